@@ -1,0 +1,125 @@
+/**
+ * What the rooms above see of the engine: `BlockVolume` for fuse, `CacheControl` for the API and
+ * the command line. Both planes speak only these.
+ */
+
+/** One cached device (or flash-only volume), as a range of bytes. */
+export interface BlockVolume {
+  /** The name of its file: `bcache0`, ... */
+  readonly name: string;
+  readonly sizeBytes: number;
+  /** The block size of the device: 512 to 4096. Any offset and length is accepted all the same. */
+  readonly blockSizeBytes: number;
+  readonly readOnly: boolean;
+
+  /**
+   * Fills `into` if that needs no waiting. False: nothing happened (the bytes of `into` are then
+   * undefined); call `read`. The hit path: no allocation, no promise.
+   */
+  tryRead(offsetBytes: number, into: Uint8Array): boolean;
+  /** Fills `into` completely. Rejects with a BcacheError. `into` is the engine's until it settles. */
+  read(offsetBytes: number, into: Uint8Array): Promise<void>;
+
+  /** Takes `from` (it is not needed any more afterwards) if that needs no waiting; else false. */
+  tryWrite(offsetBytes: number, from: Uint8Array): boolean;
+  /** Resolves when written, as into a disk with a volatile write cache. `from` is the engine's until then. */
+  write(offsetBytes: number, from: Uint8Array): Promise<void>;
+
+  /** Everything acknowledged before the call survives a power cut once this resolves. */
+  flush(): Promise<void>;
+  /** Afterwards the range reads as zeroes, and space is given back where that can be done. */
+  zero(offsetBytes: number, lengthBytes: number): Promise<void>;
+}
+
+export type CacheMode = "writethrough" | "writeback" | "writearound" | "none";
+export const CACHE_MODES: readonly CacheMode[] = [
+  "writethrough",
+  "writeback",
+  "writearound",
+  "none",
+];
+
+export type DeviceState = "no cache" | "clean" | "dirty" | "inconsistent";
+
+/** The counters of one period, bcache's names in camel case. */
+export interface CacheStats {
+  cacheHits: number;
+  cacheMisses: number;
+  cacheBypassHits: number;
+  cacheBypassMisses: number;
+  /** Percent, 0 when nothing was read. */
+  cacheHitRatio: number;
+  cacheMissCollisions: number;
+  bypassedBytes: number;
+}
+
+export interface DeviceStatus {
+  /** `bcache0`, ... */
+  name: string;
+  backingPath: string;
+  uuid: string;
+  label: string;
+  sizeBytes: number;
+  blockSizeBytes: number;
+  cacheMode: CacheMode;
+  state: DeviceState;
+  dirtyBytes: number;
+  writeback: {
+    running: boolean;
+    percent: number;
+    rateBytesPerSecond: number;
+  };
+  ioErrors: number;
+  stats: CacheStats;
+}
+
+export interface SetStatus {
+  setUuid: string;
+  cachePath: string;
+  sizeBytes: number;
+  bucketSizeBytes: number;
+  blockSizeBytes: number;
+  bucketCount: number;
+  replacementPolicy: "lru" | "fifo" | "random";
+  /** Why the set serves nothing any more, if so. */
+  failed?: string;
+  /** Percent of buckets that hold something that cannot simply be dropped or was not yet collected. */
+  inUsePercent: number;
+  availablePercent: number;
+  btree: { depth: number; nodes: number; cachedBytes: number };
+  journal: { sequence: number; activeEntries: number };
+  writtenBytes: number;
+  btreeWrittenBytes: number;
+  metadataWrittenBytes: number;
+  ioErrors: number;
+  uptimeSeconds: number;
+  devices: DeviceStatus[];
+}
+
+/** One attribute as `get` and `set` show it, named as in the kernel's sysfs. */
+export interface AttributeInfo {
+  name: string;
+  /** The value in the form `set` takes. */
+  value: string;
+  writable: boolean;
+  help: string;
+}
+
+/**
+ * Steers a running cache set. Values are plain JSON, so that an implementation may live on the
+ * other side of a message channel. Every method rejects with a BcacheError.
+ *
+ * `device` is a device's name (`bcache0`); undefined means the cache set.
+ */
+export interface CacheControl {
+  status(): Promise<SetStatus>;
+  /** All attributes of the device, or of the set; or the one with that name. */
+  attributes(device: string | undefined, name?: string): Promise<AttributeInfo[]>;
+  /** Sets an attribute and returns it as it reads afterwards. */
+  setAttribute(device: string | undefined, name: string, value: string): Promise<AttributeInfo>;
+  /**
+   * Writes all dirty data of the device (or of all) back, makes it durable, and resolves when the
+   * device is clean. Its progress is the falling `dirtyBytes` of `status`.
+   */
+  flushDirty(device: string | undefined): Promise<void>;
+}

@@ -1,0 +1,5 @@
+#!/usr/bin/env bun
+/** bcache-fuse: Linux bcache as a userspace program. Imported, this is the library. */
+export * from "./lib/base/errors.ts";
+export type { Device, WriteOptions } from "./lib/device/device.ts";
+export * from "./lib/cache/ports.ts";
