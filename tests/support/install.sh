@@ -1,0 +1,62 @@
+#!/bin/sh
+# Installs what is missing: the npm packages always, and the Debian packages that the named purposes
+# need (demo, test, bench) when run as root. Quick when nothing is missing. Needs Node and npm.
+#
+#   sh tests/support/install.sh [demo] [test] [bench]
+set -eu
+cd "$(dirname "$0")/../.."
+PATH="$PATH:/usr/sbin:/sbin"
+
+# npm keeps its own record of what it installed; ours names the lock file it was made from.
+stamp=node_modules/.installed-lock
+if ! cmp -s package-lock.json "$stamp"; then
+  if ! command -v npm >/dev/null; then
+    echo "install: npm is missing; install Node 20 or newer, which brings it" >&2
+    exit 1
+  fi
+  echo "install: npm packages"
+  # `ci` starts by removing node_modules, under the feet of whatever runs from it.
+  if [ -d node_modules ]; then
+    npm install --no-save --no-audit --no-fund --loglevel=error
+  else
+    npm ci --no-audit --no-fund --loglevel=error
+  fi
+  cp package-lock.json "$stamp"
+fi
+for runtime in bun deno; do
+  if ! "node_modules/.bin/$runtime" --version >/dev/null 2>&1; then
+    echo "install: $runtime does not start; remove node_modules and try again" >&2
+    exit 1
+  fi
+done
+
+packages=""
+need() { # need PACKAGE COMMAND: asks for the package when the command is missing
+  command -v "$2" >/dev/null || packages="$packages $1"
+}
+for purpose in "$@"; do
+  case $purpose in
+    demo) need e2fsprogs mkfs.ext4; need mount losetup; need fuse3 fusermount3 ;;
+    test)
+      need e2fsprogs mkfs.ext4; need mount losetup; need fuse3 fusermount3
+      need xfsprogs xfs_repair; need btrfs-progs btrfs; need fio fio
+      need bcache-tools bcache-super-show; need xz-utils xz; need git git ;;
+    bench) need fio fio; need fuse3 fusermount3; need qemu-system-common qemu-storage-daemon ;;
+    *) echo "install: unknown purpose $purpose; use demo, test or bench" >&2; exit 2 ;;
+  esac
+done
+if [ -n "$packages" ]; then
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    echo "install: Debian packages$packages"
+    export DEBIAN_FRONTEND=noninteractive
+    # shellcheck disable=SC2086 # a list of words
+    { apt-get update -qq && apt-get install -y -qq --no-install-recommends $packages; } \
+      >/dev/null </dev/null
+  else
+    echo "install: missing$packages; install them as root to run everything" >&2
+  fi
+fi
+# Without these the kernel offers neither /dev/fuse nor loop devices; built in on many machines.
+if [ "$(id -u)" = 0 ] && command -v modprobe >/dev/null; then
+  for module in fuse loop xfs btrfs; do modprobe -q "$module" 2>/dev/null || true; done
+fi
