@@ -1,0 +1,52 @@
+/**
+ * Sizes for people: what they type (`512k`, `1.5G`, plain bytes) and what bcache prints (`4.0k`).
+ */
+import { BcacheError } from "./errors.ts";
+
+export const KIB = 1024;
+export const MIB = 1024 * 1024;
+export const GIB = 1024 * 1024 * 1024;
+
+const SUFFIXES = "kMGTPEZY";
+
+/**
+ * Bytes from a text: decimal digits, optionally a fraction, optionally k, M, G or T (powers of
+ * 1024, any case; an `iB` or `B` behind it is accepted). Throws InvalidArgument; `what` names the
+ * option in the message.
+ */
+export function parseSizeBytes(text: string, what: string = "size"): number {
+  const match = /^(\d+)(?:\.(\d{1,9}))?\s*([kmgt])?(?:i?b)?$/i.exec(text.trim());
+  const expected = "expected a number of bytes, or one with k, M, G or T (1024 each), like 512k";
+  if (!match) throw new BcacheError("InvalidArgument", `${what} ${quoted(text)}: ${expected}`);
+  const power = match[3] === undefined ? 0 : 1 + SUFFIXES.toLowerCase().indexOf(
+    match[3].toLowerCase(),
+  );
+  const bytes = Number(`${match[1]}.${match[2] ?? "0"}`) * KIB ** power;
+  if (!Number.isSafeInteger(bytes)) {
+    const reason = bytes > Number.MAX_SAFE_INTEGER ? "too large" : "not a whole number of bytes";
+    throw new BcacheError("InvalidArgument", `${what} ${quoted(text)} is ${reason}; ${expected}`);
+  }
+  return bytes;
+}
+
+/** Somebody's text in a message: shortened, so that one line stays one line. */
+function quoted(text: string): string {
+  return JSON.stringify(text.length > 40 ? `${text.slice(0, 40)}...` : text);
+}
+
+/**
+ * bcache's form: divided by 1024 at least once and until below 1000, one digit after the point,
+ * cut off, not rounded: 0 is `0.0k`, 4096 is `4.0k`. Kernel: bch_hprint in util.c.
+ */
+export function formatSize(bytes: number): string {
+  let whole = Math.abs(Math.trunc(bytes));
+  let remainder = 0;
+  let unit = -1;
+  do {
+    unit++;
+    remainder = whole % KIB;
+    whole = Math.floor(whole / KIB);
+  } while (whole >= 1000);
+  const sign = bytes < 0 ? "-" : "";
+  return `${sign}${whole}.${Math.floor(remainder * 10 / KIB)}${SUFFIXES[unit]!}`;
+}
