@@ -9,6 +9,6 @@ type Body = () => void | Promise<void>;
 
 /** The timeout of `bun:test` is its third argument; node:test takes it in an options object. */
 export function test(name: string, body: Body, timeoutMs?: number): void {
-  it(name, timeoutMs === undefined ? {} : { timeout: timeoutMs }, body);
+  void it(name, timeoutMs === undefined ? {} : { timeout: timeoutMs }, body);
 }
 export { test as it };

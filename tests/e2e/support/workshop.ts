@@ -98,13 +98,19 @@ export class Workshop {
   }
 
   /** Makes a cache and a backing file with the command line under test. */
-  async format(options: { cacheMib: number; backingMib: number; flags?: readonly string[] }) {
+  async format(options: {
+    cacheMib: number;
+    backingMib: number;
+    /** Small by default, so that small devices have enough buckets. */
+    bucket?: string;
+    flags?: readonly string[];
+  }): Promise<{ cache: string; backing: string }> {
     const cache = this.path("cache.img");
     const backing = this.path("backing.img");
     await run("truncate", "-s", `${options.cacheMib}M`, cache);
     await run("truncate", "-s", `${options.backingMib}M`, backing);
-    const flags = options.flags ?? [];
-    await bcacheFuse("make", "-C", cache, "-B", backing, "-b", "64k", "-w", "4k", ...flags);
+    const geometry = ["-b", options.bucket ?? "64k", "-w", "4k", ...(options.flags ?? [])];
+    await bcacheFuse("make", "-C", cache, "-B", backing, ...geometry);
     return { cache, backing };
   }
 
@@ -195,6 +201,11 @@ export class Workshop {
     if (!hasEnded(child)) child.kill("SIGKILL");
     if (isMounted(mountpoint)) await attempt(["umount", "-l", mountpoint]);
     await ended(child);
+  }
+
+  /** Has `undo` run when the workshop closes, before what was set up earlier is undone. */
+  onClose(undo: () => Promise<void>): void {
+    this.#undo.push(undo);
   }
 
   async close(): Promise<void> {

@@ -1,0 +1,116 @@
+/**
+ * The benchmark: the mounted file, with all data cached, beside qemu-storage-daemon's FUSE export
+ * of a plain file on the same disk, in the same run. Repeats alternate between the two, so that
+ * what disturbs the machine disturbs both; medians and their ratios are printed.
+ *
+ *   bun tests/bench/run.ts [--quick] [--alone] [--write]
+ *
+ * --quick: tiny sizes, to see that it runs. --alone: without qemu-storage-daemon. --write: also
+ * into docs/benchmark.md. Under `deno run -A` it measures the program under Deno.
+ */
+// deno-lint-ignore-file no-console
+import { writeFileSync } from "node:fs";
+import { cpus, release, totalmem } from "node:os";
+import { join } from "node:path";
+import { inWorkshop, TOP } from "../e2e/support/workshop.ts";
+import { type Contender, startOurs, startQemu } from "./contenders.ts";
+import {
+  fillAs4kExtents,
+  measure,
+  median,
+  type Sizes,
+  type Workload,
+  WORKLOADS,
+} from "./workloads.ts";
+
+const FULL: Sizes = { dataMib: 1024, seconds: 4, repeats: 3 };
+const QUICK: Sizes = { dataMib: 48, seconds: 1, repeats: 1 };
+const MEMORY_LIMIT_MIB = 250;
+
+function row(cells: readonly string[]): string {
+  return `| ${cells.join(" | ")} |`;
+}
+
+function rounded(value: number): string {
+  return Math.round(value).toLocaleString("en-US");
+}
+
+function resultRow(workload: Workload, medians: readonly number[]): string {
+  const [ours, theirs] = medians;
+  const ratio = theirs === undefined ? "-" : (ours! / theirs).toFixed(2);
+  return row([
+    workload.name,
+    `${rounded(ours!)} ${workload.unit}`,
+    theirs === undefined ? "-" : `${rounded(theirs)} ${workload.unit}`,
+    ratio,
+    `at least ${workload.wantedRatio}`,
+  ]);
+}
+
+/** Medians of interleaved runs, one per contender. */
+async function compare(
+  workload: Workload,
+  contenders: readonly Contender[],
+  sizes: Sizes,
+): Promise<number[]> {
+  const results = contenders.map((): number[] => []);
+  for (let repeat = 0; repeat < sizes.repeats; repeat++) {
+    for (const [at, contender] of contenders.entries()) {
+      results[at]!.push(await measure(workload, contender.file, sizes));
+    }
+  }
+  return results.map(median);
+}
+
+function heading(sizes: Sizes): string {
+  const runtime = process.versions["bun"] === undefined ? "Deno" : "Bun";
+  const version = process.versions["bun"] ?? process.versions["deno"];
+  const machine = `${cpus().length} × ${cpus()[0]!.model}, ${Math.round(totalmem() / 2 ** 30)} GiB`;
+  return [
+    "# Benchmark",
+    "",
+    "The mounted file with all data cached, as 4 KiB extents, beside qemu-storage-daemon's FUSE " +
+    "export of a plain file on the same disk in the same run: fio, direct I/O, medians of " +
+    `${sizes.repeats} interleaved runs of ${sizes.seconds} s over ${sizes.dataMib} MiB. ` +
+    "`npm run bench -- --write` makes this page.",
+    "",
+    `${runtime} ${version}, Linux ${release()}, ${machine}.`,
+    "",
+    row(["workload", "bcache-fuse", "qemu-storage-daemon", "ratio", "wanted"]),
+    row(["---", "---:", "---:", "---:", "---:"]),
+  ].join("\n");
+}
+
+async function main(): Promise<void> {
+  const args = process.argv.slice(2);
+  const sizes = args.includes("--quick") ? QUICK : FULL;
+  const lines: string[] = [];
+  const say = (text: string) => {
+    lines.push(text);
+    console.log(text);
+  };
+  await inWorkshop(async (place) => {
+    const { contender: ours, served } = await startOurs(place, sizes.dataMib);
+    const contenders = [ours];
+    if (!args.includes("--alone")) contenders.push(await startQemu(place, sizes.dataMib));
+    for (const contender of contenders) await fillAs4kExtents(contender.file, sizes.dataMib);
+    const filled = ours.memory();
+    say(heading(sizes));
+    for (const workload of WORKLOADS) {
+      say(resultRow(workload, await compare(workload, contenders, sizes)));
+    }
+    const end = ours.memory();
+    say("");
+    say(
+      `Resident set with ${sizes.dataMib} MiB cached as 4 KiB extents: ` +
+        `${rounded(filled.residentMib)} MiB (wanted: under ${MEMORY_LIMIT_MIB} MiB), ` +
+        `${rounded(end.residentMib)} MiB after the runs, ${rounded(end.peakMib)} MiB at its peak.`,
+    );
+    await place.unmount(served);
+  });
+  if (args.includes("--write")) {
+    writeFileSync(join(TOP, "docs/benchmark.md"), lines.join("\n") + "\n");
+  }
+}
+
+await main();

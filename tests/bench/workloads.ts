@@ -1,0 +1,93 @@
+/** What is measured, by fio, and what is asked of us beside qemu-storage-daemon. */
+import { run } from "../e2e/support/workshop.ts";
+
+export interface Workload {
+  readonly name: string;
+  /** fio's options besides the file, the size and the time. */
+  readonly options: readonly string[];
+  readonly direction: "read" | "write";
+  readonly unit: "IOPS" | "MiB/s";
+  /** The least ratio of ours to theirs that we want. */
+  readonly wantedRatio: number;
+}
+
+const ASYNC = ["--ioengine=libaio", "--direct=1"];
+
+export const WORKLOADS: readonly Workload[] = [
+  {
+    name: "4 KiB random read, depth 16",
+    options: ["--rw=randread", "--bs=4k", "--iodepth=16", ...ASYNC],
+    direction: "read",
+    unit: "IOPS",
+    wantedRatio: 2,
+  },
+  {
+    name: "4 KiB random read, depth 1",
+    options: ["--rw=randread", "--bs=4k", "--ioengine=psync", "--direct=1"],
+    direction: "read",
+    unit: "IOPS",
+    wantedRatio: 0.8,
+  },
+  {
+    name: "1 MiB sequential read",
+    options: ["--rw=read", "--bs=1m", "--iodepth=4", ...ASYNC],
+    direction: "read",
+    unit: "MiB/s",
+    wantedRatio: 1.5,
+  },
+  {
+    name: "4 KiB random write, depth 16",
+    options: ["--rw=randwrite", "--bs=4k", "--iodepth=16", ...ASYNC],
+    direction: "write",
+    unit: "IOPS",
+    wantedRatio: 1,
+  },
+];
+
+export interface Sizes {
+  readonly dataMib: number;
+  readonly seconds: number;
+  readonly repeats: number;
+}
+
+/** One timed run of a workload; the result is in the workload's unit. */
+export async function measure(workload: Workload, file: string, sizes: Sizes): Promise<number> {
+  const output = await run(
+    "fio",
+    "--name=bench",
+    `--filename=${file}`,
+    `--size=${sizes.dataMib}m`,
+    "--time_based",
+    `--runtime=${sizes.seconds}`,
+    `--ramp_time=${sizes.seconds >= 2 ? 1 : 0}`,
+    "--randrepeat=0",
+    "--norandommap",
+    "--output-format=json",
+    ...workload.options,
+  );
+  // fio may print a note before its JSON.
+  const job = JSON.parse(output.slice(output.indexOf("{"))).jobs[0][workload.direction];
+  return workload.unit === "IOPS" ? job.iops : job.bw_bytes / (1 << 20);
+}
+
+/** Writes every 4 KiB block once, in random order: the most keys that the data can make. */
+export async function fillAs4kExtents(file: string, dataMib: number): Promise<void> {
+  await run(
+    "fio",
+    "--name=fill",
+    `--filename=${file}`,
+    `--size=${dataMib}m`,
+    "--rw=randwrite",
+    "--bs=4k",
+    "--iodepth=16",
+    "--randrepeat=1",
+    "--end_fsync=1",
+    ...ASYNC,
+  );
+}
+
+export function median(values: readonly number[]): number {
+  const sorted = [...values].sort((a, b) => a - b);
+  const middle = sorted.length >> 1;
+  return sorted.length % 2 === 1 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2;
+}
