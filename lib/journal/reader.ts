@@ -1,0 +1,276 @@
+/**
+ * Finds what a journal says after a restart: the newest entry, and all entries it still needs.
+ *
+ * The first entry of a bucket is at its start, and tells how old the bucket is. So one small read
+ * per bucket (at most 256) gives their order, and then only the buckets from the newest down to
+ * the one with `last_seq` are read whole. Linux probes a few buckets by a hash and searches by
+ * halves, which can miss the newest entry when a bucket in the middle is damaged; the result on
+ * an undamaged journal is the same, and here it does not depend on luck.
+ *
+ * What is remembered per entry is a number and a place; `entries` reads the keys again, so memory
+ * does not grow with the journal.
+ *
+ * Answers to bch_journal_read() and the checks of bch_journal_replay() of Linux's journal.c.
+ */
+import { assert } from "../base/assert.ts";
+import { BcacheError } from "../base/errors.ts";
+import { keyDiskWords, keyOffset, keyPointers, keySizeSectors } from "../ondisk/bkey.ts";
+import { JSET, JSET_HEADER_BYTES, JSET_KEY_BYTES, JSET_VERSION } from "../ondisk/jset.ts";
+import { BucketReader, type JournalPlace, type ParsedEntry } from "./parse.ts";
+import type { JournalStart } from "./writer.ts";
+
+const HEADER_WORDS = JSET_HEADER_BYTES / 4;
+/** Warnings kept; a journal has at most 256 buckets, each can have one. */
+const WARNINGS_MAX = 300;
+
+/** What the newest entry says besides keys. */
+export interface JournalHead {
+  readonly seq: number;
+  readonly lastSeq: number;
+  /** 0: the UUID table has the old 64-byte entries. */
+  readonly version: number;
+  /** The on-disk words of the key of the UUID table's bucket (16 words, the tail undefined). */
+  readonly uuidBucketKey: Uint32Array;
+  /** The on-disk words of the key of the root node (16 words, the tail undefined). */
+  readonly rootKey: Uint32Array;
+  readonly rootLevel: number;
+  /** The bucket number of the first prio_set. */
+  readonly prioBucket: number;
+}
+
+/** An entry to replay: its keys are `words[start, end)`, valid until the next one is asked for. */
+export interface ReplayEntry {
+  readonly seq: number;
+  readonly words: Uint32Array;
+  readonly start: number;
+  readonly end: number;
+}
+
+export interface JournalReplay {
+  readonly head: JournalHead;
+  /** How a `Journal` goes on from here. */
+  readonly start: JournalStart;
+  /** How many entries `entries` yields. */
+  readonly entryCount: number;
+  /** Damage that was passed over, one line each. */
+  readonly warnings: readonly string[];
+  /** The entries to replay, oldest first; may be run through more than once. */
+  entries(): AsyncIterable<ReplayEntry>;
+}
+
+export interface ReadJournalOptions {
+  /** The superblock's discard flag: entries missing at the beginning were discarded, not lost. */
+  readonly discard?: boolean;
+}
+
+interface Found {
+  readonly seq: number;
+  readonly index: number;
+  readonly block: number;
+  /** What is wrong with its keys. */
+  readonly fault: string | undefined;
+}
+
+interface Survey {
+  readonly found: Map<number, Found>;
+  readonly bucketNewestSeq: number[];
+  readonly currentIndex: number;
+  readonly currentUsedBlocks: number;
+  readonly head: JournalHead;
+  readonly warnings: string[];
+}
+
+/**
+ * Reads the journal. Rejects with BcacheError: DeviceIo; BadFormat when there is no entry at all,
+ * when one that is needed is missing, or when a key in one cannot be a key. Bytes that are no
+ * entry are passed over, as in Linux, with a warning.
+ */
+export async function readJournal(
+  place: JournalPlace,
+  options: ReadJournalOptions = {},
+): Promise<JournalReplay> {
+  const reader = new BucketReader(place);
+  const survey = await readBuckets(place, reader);
+  const { head, warnings } = survey;
+  const where = `${place.device.name}: journal`;
+  if (head.version > JSET_VERSION) {
+    throw new BcacheError(
+      "BadFormat",
+      `${where}: entry ${head.seq} has version ${head.version}, expected at most ${JSET_VERSION}; ` +
+        `use a program that knows it`,
+    );
+  }
+  const needed = [...survey.found.values()].filter((entry) => entry.seq >= head.lastSeq)
+    .sort((a, b) => a.seq - b.seq);
+  refuseGaps(where, needed, head, options.discard ?? false, warnings);
+  for (const entry of needed) {
+    if (entry.fault === undefined) continue;
+    const offset = entry.block * place.blockSectors;
+    throw new BcacheError(
+      "BadFormat",
+      `${where} bucket ${place.buckets[entry.index]}, offset ${offset} sectors, entry ` +
+        `${entry.seq}: ${entry.fault}; \`check\` shows what else is damaged`,
+    );
+  }
+  return {
+    head,
+    warnings,
+    entryCount: needed.length,
+    start: {
+      ring: {
+        currentIndex: survey.currentIndex,
+        currentUsedBlocks: survey.currentUsedBlocks,
+        bucketNewestSeq: survey.bucketNewestSeq,
+        lastSeq: head.lastSeq,
+      },
+      firstSeq: needed[0]!.seq,
+      nextSeq: head.seq + 1,
+    },
+    entries: () => replay(place, needed),
+  };
+}
+
+async function readBuckets(place: JournalPlace, reader: BucketReader): Promise<Survey> {
+  const warnings: string[] = [];
+  const warn = (index: number, block: number, detail: string) => {
+    if (warnings.length === WARNINGS_MAX) return;
+    warnings.push(
+      `${place.device.name}: journal bucket ${place.buckets[index]}, offset ` +
+        `${block * place.blockSectors} sectors: ${detail}; the rest of the bucket is ignored`,
+    );
+  };
+  const bucketNewestSeq = await firstSeqs(place, reader, warn);
+  const order = bucketNewestSeq.map((_, index) => index)
+    .filter((index) => bucketNewestSeq[index]! > 0)
+    .sort((a, b) => bucketNewestSeq[b]! - bucketNewestSeq[a]!);
+
+  const found = new Map<number, Found>();
+  let head: JournalHead | undefined;
+  let currentIndex = 0;
+  let currentUsedBlocks = 0;
+  for (const index of order) {
+    const firstSeq = bucketNewestSeq[index]!;
+    const end = await reader.read(index, 0, (entry) => {
+      const seq = entry.header.sequence;
+      bucketNewestSeq[index] = seq;
+      if (!found.has(seq)) {
+        found.set(seq, { seq, index, block: entry.block, fault: faultOfKeys(entry) });
+      }
+      if (head === undefined || seq > head.seq) {
+        head = headOf(entry);
+        currentIndex = index;
+      }
+      return true;
+    });
+    if (end.damage !== undefined) warn(index, end.block, end.damage);
+    if (index === currentIndex) currentUsedBlocks = end.block;
+    // Older buckets hold only what is older than this one's first entry.
+    if (head !== undefined && firstSeq <= head.lastSeq) break;
+  }
+  if (head === undefined) {
+    throw new BcacheError(
+      "BadFormat",
+      `${place.device.name}: no journal entries found in ${place.buckets.length} buckets` +
+        `${warnings.length > 0 ? ` (${warnings[0]})` : ""}; the cache cannot be used`,
+    );
+  }
+  return { found, bucketNewestSeq, currentIndex, currentUsedBlocks, head, warnings };
+}
+
+/** Per bucket the number of its first entry; 0 for none. */
+async function firstSeqs(
+  place: JournalPlace,
+  reader: BucketReader,
+  warn: (index: number, block: number, detail: string) => void,
+): Promise<number[]> {
+  const seqs: number[] = [];
+  for (let index = 0; index < place.buckets.length; index++) {
+    const first = await reader.entryAt(index, 0, true);
+    if (typeof first === "string") warn(index, 0, first);
+    seqs.push(typeof first === "object" ? first.header.sequence : 0);
+  }
+  return seqs;
+}
+
+/** Throws if one of the entries that `head` needs is not among `needed`, which are in order. */
+function refuseGaps(
+  where: string,
+  needed: readonly Found[],
+  head: JournalHead,
+  discard: boolean,
+  warnings: string[],
+): void {
+  let expected = head.lastSeq;
+  for (const entry of needed) {
+    if (entry.seq !== expected) {
+      const message = `${where} entries ${expected}-${entry.seq - 1} missing ` +
+        `(replaying ${head.lastSeq}-${head.seq})`;
+      // Kernels before 6.18 discarded old buckets before the larger last_seq was on the disk.
+      const discarded = discard && expected === head.lastSeq;
+      if (!discarded) {
+        throw new BcacheError("BadFormat", `${message}; \`check\` shows what else is damaged`);
+      }
+      warnings.push(`${message}: discarded`);
+    }
+    expected = entry.seq + 1;
+  }
+  assert(expected === head.seq + 1, "the newest journal entry is among those to be replayed");
+}
+
+function headOf(entry: ParsedEntry): JournalHead {
+  const { header } = entry;
+  const words = wordsOf(entry);
+  const key = (offset: number) => words.slice(offset / 4, (offset + JSET_KEY_BYTES) / 4);
+  return {
+    seq: header.sequence,
+    lastSeq: header.lastSequence,
+    version: header.version,
+    uuidBucketKey: key(JSET.uuid_bucket),
+    rootKey: key(JSET.btree_root),
+    rootLevel: header.btreeLevel,
+    prioBucket: header.prioBucket,
+  };
+}
+
+/** What is wrong with the keys of an entry; nobody has looked at them yet. */
+function faultOfKeys(entry: ParsedEntry): string | undefined {
+  const words = wordsOf(entry);
+  let key = 0;
+  for (let at = HEADER_WORDS; at < words.length; at += keyDiskWords(words, at), key++) {
+    if (at + 4 > words.length) return `key ${key} is cut off`;
+    const pointers = keyPointers(words, at);
+    if (pointers > 1) return `key ${key} has ${pointers} pointers, expected at most 1`;
+    if (at + keyDiskWords(words, at) > words.length) return `key ${key} is cut off`;
+    const offset = keyOffset(words, at);
+    const size = keySizeSectors(words, at);
+    if (size > offset) return `key ${key} has ${size} sectors that end at sector ${offset}`;
+    if (offset > Number.MAX_SAFE_INTEGER) return `key ${key} ends beyond sector 2^53`;
+  }
+  return undefined;
+}
+
+function wordsOf(entry: ParsedEntry): Uint32Array {
+  const { bytes } = entry;
+  // Blocks are whole sectors, so entries are aligned in the reader's window.
+  return new Uint32Array(bytes.buffer, bytes.byteOffset, bytes.length / 4);
+}
+
+async function* replay(
+  place: JournalPlace,
+  needed: readonly Found[],
+): AsyncGenerator<ReplayEntry, void, undefined> {
+  const reader = new BucketReader(place);
+  for (const { seq, index, block } of needed) {
+    const entry = await reader.entryAt(index, block);
+    // Checked again: these bytes were read a second time.
+    if (typeof entry !== "object" || entry.header.sequence !== seq || faultOfKeys(entry)) {
+      throw new BcacheError(
+        "DeviceIo",
+        `${place.device.name}: journal entry ${seq} in bucket ${place.buckets[index]} read ` +
+          `differently the second time: ${typeof entry === "string" ? entry : "another entry"}`,
+      );
+    }
+    const words = wordsOf(entry);
+    yield { seq, words, start: HEADER_WORDS, end: words.length };
+  }
+}
