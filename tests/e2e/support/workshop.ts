@@ -114,7 +114,7 @@ export class Workshop {
     return { cache, backing };
   }
 
-  /** Mounts in the foreground and returns when the file is there. */
+  /** Mounts in the foreground and returns when the status line says that the file can be used. */
   async mount(options: MountOptions): Promise<Served> {
     const mountpoint = this.makeFolder("mnt");
     const args = ["mount", "--cache", options.cache, "--backing", options.backing, mountpoint];
@@ -130,11 +130,12 @@ export class Workshop {
     const file = join(mountpoint, "bcache0");
     this.#undo.push(() => this.#takeDown(child, mountpoint));
     const deadlineMs = Date.now() + 30_000;
-    while (!existsSync(file)) {
+    while (!output.includes(`mounted at ${mountpoint}`)) {
       assert(!hasEnded(child), `mount ended with ${child.exitCode}:\n${output}`);
-      assert(Date.now() < deadlineMs, `no ${file} after 30 s:\n${output}`);
+      assert(Date.now() < deadlineMs, `no status line after 30 s:\n${output}`);
       await sleep(20);
     }
+    assert(existsSync(file), `${file} is there when the status line says so`);
     return { mountpoint, file, process: child, output: () => output };
   }
 
