@@ -1,0 +1,115 @@
+/**
+ * `get` and `set`: attributes by name. A name alone is looked for in the cache set and in its
+ * devices; `bcache0/label` says whose.
+ */
+import { BcacheError } from "../../lib/base/errors.ts";
+import type { AttributeInfo, CacheControl } from "../../lib/cache/ports.ts";
+import { printable, table } from "./format.ts";
+import { findMount } from "./find_mount.ts";
+import type { Program } from "./program.ts";
+import { UsageError } from "./program.ts";
+
+/** An attribute and whose it is; `device` undefined means the cache set's. */
+interface Owned {
+  device: string | undefined;
+  attribute: AttributeInfo;
+}
+
+/** Reads `NAME=VALUE`. */
+export function parseSetting(text: string): { name: string; value: string } {
+  const at = text.indexOf("=");
+  if (at <= 0) throw new UsageError(`--set ${text}: expected NAME=VALUE`);
+  return { name: text.slice(0, at), value: text.slice(at + 1) };
+}
+
+async function attributesOf(control: CacheControl): Promise<Owned[]> {
+  const { devices } = await control.status();
+  const owned: Owned[] = [];
+  for (const device of [undefined, ...devices.map((each) => each.name)]) {
+    for (const attribute of await control.attributes(device)) owned.push({ device, attribute });
+  }
+  return owned;
+}
+
+function fullName({ device, attribute }: Owned): string {
+  return device === undefined ? attribute.name : `${device}/${attribute.name}`;
+}
+
+function matching(all: readonly Owned[], name: string): Owned[] {
+  const found = all.filter((owned) => fullName(owned) === name || owned.attribute.name === name);
+  if (found.length > 0) return found;
+  throw new BcacheError(
+    "NotFound",
+    `there is no attribute ${JSON.stringify(name)}; bcache-fuse get MOUNTPOINT lists them all`,
+  );
+}
+
+/**
+ * Sets all, after all names were looked up and found writable. Throws at the first value that is
+ * refused, before any later one is set.
+ */
+export async function applySettings(
+  control: CacheControl,
+  settings: ReadonlyArray<{ name: string; value: string }>,
+): Promise<Array<{ name: string; value: string }>> {
+  const all = settings.length === 0 ? [] : await attributesOf(control);
+  const targets = settings.map(({ name, value }) => {
+    const found = matching(all, name);
+    const [target] = found;
+    if (found.length > 1 || target === undefined) {
+      throw new BcacheError(
+        "InvalidArgument",
+        `several devices have ${name}; say which: ${found.map(fullName).join(", ")}`,
+      );
+    }
+    if (!target.attribute.writable) {
+      throw new BcacheError("ReadOnly", `the attribute ${fullName(target)} cannot be set`);
+    }
+    return { target, value };
+  });
+  const results = [];
+  for (const { target, value } of targets) {
+    const after = await control.setAttribute(target.device, target.attribute.name, value);
+    results.push({ name: fullName(target), value: after.value });
+  }
+  return results;
+}
+
+/** `get MOUNTPOINT [NAME]`: a value alone; or, when several match or all are asked for, a table. */
+export async function runGet(
+  program: Program,
+  options: { mountPoint: string; name: string | undefined; json: boolean },
+): Promise<void> {
+  const all = await attributesOf(await findMount(program, options.mountPoint));
+  const found = options.name === undefined ? all : matching(all, options.name);
+  if (options.json) {
+    const values = found.map((owned) => ({
+      device: owned.device ?? null,
+      ...owned.attribute,
+    }));
+    program.out(`${JSON.stringify(values, null, 2)}\n`);
+    return;
+  }
+  const [only] = found;
+  if (options.name !== undefined && found.length === 1 && only !== undefined) {
+    program.out(`${only.attribute.value}\n`);
+    return;
+  }
+  program.out(
+    table(found.map((owned) => [
+      fullName(owned),
+      owned.attribute.writable ? "rw" : "r",
+      printable(owned.attribute.value),
+    ])),
+  );
+}
+
+/** `set MOUNTPOINT NAME VALUE`: prints the value as it reads afterwards. */
+export async function runSet(
+  program: Program,
+  options: { mountPoint: string; name: string; value: string },
+): Promise<void> {
+  const control = await findMount(program, options.mountPoint);
+  const [result] = await applySettings(control, [options]);
+  program.out(`${result?.value ?? ""}\n`);
+}

@@ -1,0 +1,195 @@
+/** The commands and their options: what the argument parser knows, and nothing it does not. */
+import { Command, Option } from "commander";
+import { CACHE_MODES, type CacheMode } from "../../lib/cache/ports.ts";
+import { parseHostPort } from "../http/serve.ts";
+import { parseSetting, runGet, runSet } from "./attributes.ts";
+import { startDaemon } from "./daemon.ts";
+import { type MakeOptions, makeRequest } from "./make.ts";
+import { type MountCommand, runMount } from "./mount.ts";
+import type { Program } from "./program.ts";
+import { UsageError } from "./program.ts";
+import { runShow } from "./show.ts";
+import { runStatus } from "./status.ts";
+import { runFlush, runUnmount } from "./unmount.ts";
+
+export const HTTP_DEFAULT = "127.0.0.1:8380";
+
+/** Builds the parser of all commands. Its actions run the commands. */
+export function createParser(program: Program): Command {
+  const parser = new Command("bcache-fuse")
+    .description("Linux bcache as a userspace program: a cache on SSD before slower storage")
+    .version(program.version, "-V, --version", "print the version")
+    .helpOption("-h, --help", "print help")
+    .helpCommand(false)
+    .exitOverride()
+    .configureOutput({
+      writeOut: (text) => program.out(text),
+      writeErr: (text) => program.err(text),
+      outputError: () => {}, // main.ts prints errors, all in one form.
+    });
+  addMake(parser, program);
+  addShow(parser, program);
+  addMount(parser, program);
+  addUnmountAndFlush(parser, program);
+  addStatus(parser, program);
+  addGetAndSet(parser, program);
+  return parser;
+}
+
+function addMake(parser: Command, program: Program): void {
+  parser.command("make")
+    .description("format a cache device, backing devices, or both as one set")
+    .option("-C, --cache <path...>", "format a cache device")
+    .option("-B, --bdev <path...>", "format backing devices")
+    .addOption(new Option("--backing <path...>", "the same as --bdev"))
+    .option("-b, --bucket <size>", "bucket size: k, M, G and T are powers of 1024")
+    .option("-w, --block <size>", "block size, 512 to 4k")
+    .option("-o, --data-offset <sectors>", "where data begins on a backing device")
+    .option("--cset-uuid <uuid>", "UUID of the cache set")
+    .option("--writeback", "enable writeback")
+    .option("--discard", "enable discards")
+    .option("--cache-replacement-policy <policy>", "lru, fifo or random")
+    .addOption(new Option("--cache_replacement_policy <policy>").hideHelp())
+    .option("--label <text>", "label of the backing device, at most 32 bytes")
+    .option("--sidecar", "leave the image as it is: keep its superblock in IMAGE.bcache beside it")
+    .option("--size <size>", "create missing files, sparse, of this size")
+    .option("--force", "overwrite what is there: a bcache, file system or partition table")
+    .addOption(new Option("--wipe-bcache", "the same as --force").hideHelp())
+    .action(async (options: MakeOptions & Record<string, unknown>) => {
+      program.out(await program.parts.make(makeRequest(joinAliases(options))));
+    });
+}
+
+/** Options that have two names, as one. commander names `--cache_replacement_policy` as it is. */
+function joinAliases(options: MakeOptions & Record<string, unknown>): MakeOptions {
+  const { backing, wipeBcache, cache_replacement_policy: policy, ...rest } = options;
+  const bdev = [...(rest.bdev ?? []), ...(Array.isArray(backing) ? backing as string[] : [])];
+  return {
+    ...rest,
+    ...(bdev.length === 0 ? {} : { bdev }),
+    ...(wipeBcache === true ? { force: true } : {}),
+    ...(typeof policy === "string" ? { cacheReplacementPolicy: policy } : {}),
+  };
+}
+
+function addShow(parser: Command, program: Program): void {
+  parser.command("show")
+    .description("print the superblock of a device, as bcache-super-show does")
+    .argument("<device>")
+    .option("--json", "print JSON")
+    .action((device: string, options: { json?: boolean }) =>
+      runShow(program, { path: device, json: options.json ?? false })
+    );
+}
+
+interface MountFlags {
+  cache: string[];
+  backing: string[];
+  cacheMode?: CacheMode;
+  http: string;
+  daemon?: boolean;
+  readOnly?: boolean;
+  allowOther?: boolean;
+  set?: string[];
+}
+
+function addMount(parser: Command, program: Program): void {
+  parser.command("mount")
+    .description("mount a cache set: MOUNTPOINT/bcache0, ... in the order of --backing")
+    .argument("<mountpoint>", "an empty directory")
+    .requiredOption("-C, --cache <path>", "the cache device", collect)
+    .requiredOption("-B, --backing <path>", "a backing device; may be repeated", collect)
+    .addOption(
+      new Option("--cache-mode <mode>", "set the cache mode of the devices").choices(CACHE_MODES),
+    )
+    .option("--http <host:port>", "where HTTP listens, or off", HTTP_DEFAULT)
+    .option("--daemon", "return when the files are ready, go on in the background")
+    .option("--read-only", "refuse writes")
+    .option("--allow-other", "let other users in")
+    .option("--set <name=value>", "set an attribute; may be repeated", collect)
+    .action(async (mountPoint: string, flags: MountFlags) => {
+      await mount(program, mountCommand(mountPoint, flags), flags.daemon ?? false);
+    });
+}
+
+function collect(value: string, previous: string[] | undefined): string[] {
+  return [...(previous ?? []), value];
+}
+
+function mountCommand(mountPoint: string, flags: MountFlags): MountCommand {
+  const [cachePath, ...more] = flags.cache;
+  if (cachePath === undefined || more.length > 0) {
+    throw new UsageError(
+      `a cache set has one cache device, ${flags.cache.length} were given; give --cache once`,
+    );
+  }
+  const paths = [cachePath, ...flags.backing];
+  const twice = paths.find((path, at) => paths.indexOf(path) !== at);
+  if (twice !== undefined) throw new UsageError(`${twice} is named twice; name each device once`);
+  return {
+    cachePath,
+    backingPaths: flags.backing,
+    mountPoint,
+    cacheMode: flags.cacheMode,
+    http: flags.http === "off" ? undefined : parseHostPort(flags.http),
+    readOnly: flags.readOnly ?? false,
+    allowOther: flags.allowOther ?? false,
+    settings: (flags.set ?? []).map(parseSetting),
+  };
+}
+
+async function mount(program: Program, command: MountCommand, daemon: boolean): Promise<void> {
+  if (daemon && !program.isDaemon) {
+    program.out(`${await startDaemon(program, command)}\n`);
+    return;
+  }
+  await runMount(program, command, (line) => {
+    if (program.isDaemon) program.out(`${JSON.stringify({ ready: line })}\n`);
+    else program.out(`${line}; Ctrl-C unmounts\n`);
+  });
+}
+
+function addUnmountAndFlush(parser: Command, program: Program): void {
+  parser.command("unmount").alias("umount")
+    .description("unmount, and wait until all is written")
+    .argument("<mountpoint>")
+    .option("--flush", "first write all dirty data back to the backing devices")
+    .option("--lazy", "detach at once, also when files are open")
+    .action(async (mountPoint: string, flags: { flush?: boolean; lazy?: boolean }) => {
+      const { flush = false, lazy = false } = flags;
+      await runUnmount(program, { mountPoint, flush, lazy });
+    });
+  parser.command("flush")
+    .description("write all dirty data back to the backing devices")
+    .argument("<mountpoint>")
+    .action((mountPoint: string) => runFlush(program, { mountPoint }));
+}
+
+function addStatus(parser: Command, program: Program): void {
+  parser.command("status")
+    .description("show one mount, or all of this user")
+    .argument("[mountpoint]")
+    .option("--json", "print JSON")
+    .action((mountPoint: string | undefined, flags: { json?: boolean }) =>
+      runStatus(program, { mountPoint, json: flags.json ?? false })
+    );
+}
+
+function addGetAndSet(parser: Command, program: Program): void {
+  parser.command("get")
+    .description("print an attribute, or all: bcache's sysfs names, bcache0/NAME for one device's")
+    .argument("<mountpoint>")
+    .argument("[name]")
+    .option("--json", "print JSON")
+    .action((mountPoint: string, name: string | undefined, flags: { json?: boolean }) =>
+      runGet(program, { mountPoint, name, json: flags.json ?? false })
+    );
+  parser.command("set")
+    .description("set an attribute, print it as it reads afterwards")
+    .argument("<mountpoint>")
+    .argument("<name>")
+    .argument("<value>")
+    .action((mountPoint: string, name: string, value: string) =>
+      runSet(program, { mountPoint, name, value })
+    );
+}

@@ -1,0 +1,85 @@
+/**
+ * `mount --daemon`: starts this program again, detached, and returns when its mount is ready.
+ *
+ * The child says how it went in one line of JSON on its standard output: `{"ready": line}` or
+ * `{"error": line, "status": n}`. Afterwards it writes only to its log.
+ */
+import { spawn } from "node:child_process";
+import { closeSync, openSync } from "node:fs";
+import { resolve } from "node:path";
+import process from "node:process";
+import { ensureRunDirectory, logPath } from "../control/run_directory.ts";
+import { realMountPoint } from "../control/mount_table.ts";
+import type { MountCommand } from "./mount.ts";
+import type { Program } from "./program.ts";
+
+/** Set in the child's environment. */
+export const DAEMON_VARIABLE = "BCACHE_FUSE_DAEMON";
+
+/** The child could not mount; it has said why in `message`. */
+export class DaemonError extends Error {
+  override name = "DaemonError";
+  readonly status: number;
+
+  constructor(message: string, status: number) {
+    super(message);
+    this.status = status;
+  }
+}
+
+/** Starts the daemon and resolves with its line when the files can be used. */
+export async function startDaemon(program: Program, command: MountCommand): Promise<string> {
+  const directory = ensureRunDirectory(program.environment);
+  const log = logPath(directory, realMountPoint(command.mountPoint));
+  const logDescriptor = openSync(log, "a", 0o600);
+  const runtime = "Deno" in globalThis ? ["run", "--quiet", "--no-check", "-A"] : [];
+  const child = spawn(process.execPath, [...runtime, program.path, ...daemonArguments(command)], {
+    detached: true,
+    cwd: "/", // A daemon must not keep the directory busy that it happened to be started in.
+    env: { ...process.env, [DAEMON_VARIABLE]: "1" },
+    stdio: ["ignore", "pipe", logDescriptor],
+  });
+  closeSync(logDescriptor);
+  const report = await new Promise<string>((done, reject) => {
+    let text = "";
+    child.once("error", reject);
+    child.stdout?.setEncoding("utf8");
+    child.stdout?.on("data", (part: string) => {
+      text += part;
+      if (text.includes("\n")) done(text.slice(0, text.indexOf("\n")));
+    });
+    child.once("close", () => done(text));
+  });
+  child.stdout?.destroy();
+  child.unref();
+  return readReport(report, log);
+}
+
+function readReport(report: string, log: string): string {
+  let parsed: { ready?: unknown; error?: unknown; status?: unknown } = {};
+  try {
+    parsed = JSON.parse(report) as typeof parsed;
+  } catch {
+    // Not a report: the child died before it could say why. The log has what there is.
+  }
+  if (typeof parsed.ready === "string") return `${parsed.ready}; log: ${log}`;
+  if (typeof parsed.error === "string") {
+    throw new DaemonError(parsed.error, typeof parsed.status === "number" ? parsed.status : 1);
+  }
+  throw new DaemonError(`the daemon ended before it was ready; see ${log}`, 1);
+}
+
+/** The command as arguments, with paths that do not depend on the working directory. */
+export function daemonArguments(command: MountCommand): string[] {
+  const words = ["mount", "--cache", resolve(command.cachePath)];
+  for (const path of command.backingPaths) words.push("--backing", resolve(path));
+  if (command.cacheMode !== undefined) words.push("--cache-mode", command.cacheMode);
+  const { http } = command;
+  const isIPv6 = http?.host.includes(":") ?? false;
+  words.push("--http", http ? `${isIPv6 ? `[${http.host}]` : http.host}:${http.port}` : "off");
+  if (command.readOnly) words.push("--read-only");
+  if (command.allowOther) words.push("--allow-other");
+  for (const { name, value } of command.settings) words.push("--set", `${name}=${value}`);
+  words.push("--", resolve(command.mountPoint));
+  return words;
+}

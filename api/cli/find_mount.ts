@@ -1,0 +1,38 @@
+/** From a path that a person gave to the running mount behind it. */
+import { existsSync } from "node:fs";
+import { BcacheError } from "../../lib/base/errors.ts";
+import { ControlClient } from "../control/client.ts";
+import { isDeadMount, realMountPoint } from "../control/mount_table.ts";
+import { controlSocketPath, controlSockets, runDirectoryPath } from "../control/run_directory.ts";
+import { isAnswered, removeSocket } from "../http/serve.ts";
+import type { Program } from "./program.ts";
+
+/** The control of the mount at `path`. Throws NotFound when no process of this user serves it. */
+export async function findMount(program: Program, path: string): Promise<ControlClient> {
+  const real = realMountPoint(path);
+  const socket = controlSocketPath(runDirectoryPath(program.environment), real);
+  if (existsSync(socket)) {
+    if (await isAnswered(socket)) return new ControlClient(socket);
+    removeSocket(socket);
+  }
+  if (isDeadMount(real)) {
+    throw new BcacheError(
+      "NotFound",
+      `the process that served ${path} has ended; run bcache-fuse unmount ${path}, then mount again`,
+    );
+  }
+  throw new BcacheError(
+    "NotFound",
+    `nothing of this user is mounted at ${path}; bcache-fuse status lists what is`,
+  );
+}
+
+/** All mounts of this user that answer. Sockets that processes left behind are removed. */
+export async function findAllMounts(program: Program): Promise<ControlClient[]> {
+  const clients: ControlClient[] = [];
+  for (const socket of controlSockets(runDirectoryPath(program.environment))) {
+    if (await isAnswered(socket)) clients.push(new ControlClient(socket));
+    else removeSocket(socket);
+  }
+  return clients;
+}

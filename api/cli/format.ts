@@ -1,0 +1,41 @@
+/** How figures and foreign text look in a terminal. */
+
+const UNITS = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"] as const;
+
+/** `1536` as `1.5 KiB`. */
+export function formatBytes(bytes: number): string {
+  let value = bytes;
+  let unit = 0;
+  while (value >= 1024 && unit < UNITS.length - 1) {
+    value /= 1024;
+    unit++;
+  }
+  return unit === 0 ? `${bytes} B` : `${value.toFixed(1)} ${UNITS[unit]}`;
+}
+
+/**
+ * Text from a disk or another program, made safe to print: a label may hold escape sequences that
+ * would steer the terminal.
+ */
+export function printable(text: string): string {
+  return text.replace(/\p{Cc}/gu, "?");
+}
+
+/** An error message as one line; line ends become blanks. */
+export function oneLine(text: string): string {
+  return printable(text.trim().replace(/\s*\n\s*/g, "; "));
+}
+
+/** Rows with columns padded to line up; the last column is left as it is. */
+export function table(rows: readonly (readonly string[])[]): string {
+  const widths: number[] = [];
+  for (const row of rows) {
+    row.forEach((cell, at) => {
+      widths[at] = Math.max(widths[at] ?? 0, cell.length);
+    });
+  }
+  return rows.map((row) =>
+    row.map((cell, at) => at === row.length - 1 ? cell : cell.padEnd(widths[at] ?? 0)).join("  ")
+      .trimEnd() + "\n"
+  ).join("");
+}

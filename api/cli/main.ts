@@ -1,0 +1,46 @@
+/**
+ * The command line: runs one command and turns every failure into one line on standard error.
+ * Exit status: 0 done, 1 failed, 2 the command line itself is wrong.
+ */
+import { CommanderError } from "commander";
+import process from "node:process";
+import { messageOf } from "../../lib/base/errors.ts";
+import { createParser } from "./commands.ts";
+import { DaemonError } from "./daemon.ts";
+import { oneLine } from "./format.ts";
+import type { Program } from "./program.ts";
+import { UsageError } from "./program.ts";
+
+/** Runs the command in `words` (without runtime and file name). Never rejects. */
+export async function main(words: readonly string[], program: Program): Promise<number> {
+  const parser = createParser(program);
+  try {
+    if (words.length === 0) throw new UsageError("no command was given");
+    await parser.parseAsync([...words], { from: "user" });
+    return 0;
+  } catch (error) {
+    if (error instanceof CommanderError && error.exitCode === 0) return 0; // --help, --version
+    const known = parser.commands.find((command) => command.name() === words[0]);
+    const { line, status } = describe(error, known?.name());
+    if (program.isDaemon) program.out(`${JSON.stringify({ error: line, status })}\n`);
+    program.err(`bcache-fuse: ${line}\n`);
+    if (process.env["BCACHE_FUSE_DEBUG"] && error instanceof Error) {
+      program.err(`${error.stack ?? ""}\n`);
+    }
+    return status;
+  }
+}
+
+function describe(
+  error: unknown,
+  command: string | undefined,
+): { line: string; status: number } {
+  const message = oneLine(messageOf(error));
+  if (error instanceof DaemonError) return { line: message, status: error.status };
+  if (error instanceof CommanderError || error instanceof UsageError) {
+    const text = message.replace(/^error: /, "");
+    const help = command === undefined ? "bcache-fuse --help" : `bcache-fuse ${command} --help`;
+    return { line: `${text}; see ${help}`, status: 2 };
+  }
+  return { line: message, status: 1 };
+}

@@ -1,0 +1,223 @@
+/**
+ * `mount`: joins the engine, FUSE, the control socket and HTTP, and keeps them until the end.
+ *
+ * Order: first everything that can be refused without a trace (mount point, control socket, HTTP
+ * port), then the mount. The control socket is also the lock of the mount point. What was begun is
+ * taken back when a later step fails.
+ */
+import { existsSync, readdirSync, statSync } from "node:fs";
+import process from "node:process";
+import { hostname } from "node:os";
+import { BcacheError, messageOf } from "../../lib/base/errors.ts";
+import type { CacheMode, SetStatus } from "../../lib/cache/ports.ts";
+import { mountAt, realMountPoint } from "../control/mount_table.ts";
+import { isDeadMount } from "../control/mount_table.ts";
+import { controlSocketPath, ensureRunDirectory } from "../control/run_directory.ts";
+import { createApp } from "../http/app.ts";
+import type { MountInfo } from "../http/schema.ts";
+import { type HostPort, type Listening, listenTcp, listenUnix } from "../http/serve.ts";
+import { applySettings } from "./attributes.ts";
+import { formatBytes, oneLine, printable } from "./format.ts";
+import type { MountHandle, Program } from "./program.ts";
+import { StopRequests, unmountPatiently } from "./stopping.ts";
+
+export interface MountCommand {
+  cachePath: string;
+  backingPaths: string[];
+  mountPoint: string;
+  cacheMode: CacheMode | undefined;
+  http: HostPort | undefined;
+  readOnly: boolean;
+  allowOther: boolean;
+  settings: Array<{ name: string; value: string }>;
+}
+
+/**
+ * Mounts and stays until it is unmounted or told to stop. `ready` is called once with a line about
+ * the mount when the files can be used.
+ */
+export async function runMount(
+  program: Program,
+  command: MountCommand,
+  ready: (line: string) => void,
+): Promise<void> {
+  const mountPoint = checkedMountPoint(command.mountPoint);
+  const served = new Served(program, command, mountPoint);
+  const stops = new StopRequests();
+  try {
+    await served.listen();
+    const handle = await program.parts.mount({
+      cachePath: command.cachePath,
+      backingPaths: command.backingPaths,
+      mountPoint,
+      ...(command.cacheMode === undefined ? {} : { cacheMode: command.cacheMode }),
+      readOnly: command.readOnly,
+      allowOther: command.allowOther,
+      log: (level, message) => program.err(`bcache-fuse: ${level}: ${oneLine(message)}\n`),
+    });
+    await serveUntilEnded(program, { command, mountPoint, served, stops, handle, ready });
+  } finally {
+    stops.close();
+    await served.close();
+  }
+}
+
+async function serveUntilEnded(
+  program: Program,
+  parts: {
+    command: MountCommand;
+    mountPoint: string;
+    served: Served;
+    stops: StopRequests;
+    handle: MountHandle;
+    ready: (line: string) => void;
+  },
+): Promise<void> {
+  const { command, mountPoint, served, stops, handle } = parts;
+  // `ended` may reject while something else is awaited; the failure is taken up at the end.
+  const end = handle.ended.then(() => undefined, (error: unknown) => ({ error }));
+  try {
+    await applySettings(handle.control, command.settings);
+    const status = await handle.control.status();
+    served.handle = handle;
+    parts.ready(readyLine(mountPoint, status, served.httpAddress));
+  } catch (error) {
+    await handle.unmount({ lazy: true });
+    await end;
+    throw error;
+  }
+  await Promise.race([end, stops.first]);
+  if (stops.count > 0) await unmountPatiently({ program, handle, mountPoint, stops, end });
+  const failure = await end;
+  if (failure) throw failure.error;
+}
+
+function readyLine(mountPoint: string, status: SetStatus, http: string | undefined): string {
+  const devices = status.devices.map((device) =>
+    `${device.name} ${formatBytes(device.sizeBytes)} ${device.cacheMode} ${device.state}`
+  ).join(", ");
+  return `mounted at ${printable(mountPoint)}: ${devices}; ${http ?? "HTTP off"}`;
+}
+
+/** The two servers of a mount, over one app that answers "starting" until `handle` is set. */
+class Served {
+  handle: MountHandle | undefined;
+  httpAddress: string | undefined;
+  #program: Program;
+  #command: MountCommand;
+  #mountPoint: string;
+  #listening: Listening[] = [];
+
+  constructor(program: Program, command: MountCommand, mountPoint: string) {
+    this.#program = program;
+    this.#command = command;
+    this.#mountPoint = mountPoint;
+  }
+
+  async listen(): Promise<void> {
+    const common = {
+      control: () => this.handle?.control,
+      version: this.#program.version,
+      log: (_level: string, message: string) =>
+        this.#program.err(`bcache-fuse: ${oneLine(message)}\n`),
+    };
+    const directory = ensureRunDirectory(this.#program.environment);
+    const socket = controlSocketPath(directory, this.#mountPoint);
+    const mount = {
+      info: () => this.#info(),
+      unmount: (options: { lazy: boolean }) => this.#unmount(options),
+    };
+    try {
+      this.#listening.push(await listenUnix(createApp({ ...common, mount }), socket));
+    } catch (error) {
+      if (!(error instanceof BcacheError) || error.code !== "AddressInUse") throw error;
+      throw new BcacheError(
+        "Busy",
+        `${this.#command.mountPoint} is already served by bcache-fuse; ` +
+          `run bcache-fuse unmount ${this.#command.mountPoint} first, or choose another directory`,
+        { cause: error },
+      );
+    }
+    const { http } = this.#command;
+    if (http === undefined) return;
+    const binding = { host: http.host, machineName: hostname() };
+    const listening = await listenTcp(createApp({ ...common, binding }), http);
+    this.#listening.push(listening);
+    this.httpAddress = listening.address;
+  }
+
+  async close(): Promise<void> {
+    await Promise.all(this.#listening.map((each) => each.close()));
+  }
+
+  #info(): MountInfo {
+    return {
+      pid: process.pid,
+      mountPoint: this.#mountPoint,
+      cachePath: this.#command.cachePath,
+      backingPaths: this.#command.backingPaths,
+      readOnly: this.#command.readOnly,
+      httpAddress: this.httpAddress ?? null,
+      version: this.#program.version,
+    };
+  }
+
+  async #unmount(options: { lazy: boolean }): Promise<void> {
+    if (this.handle) return await this.handle.unmount(options);
+    throw new BcacheError("Shutdown", "the mount is still starting; try again in a moment");
+  }
+}
+
+/**
+ * The real path of a directory that can be mounted on: it exists, is empty, and nothing is mounted
+ * there. Also checks that there is FUSE at all. Throws a BcacheError.
+ */
+export function checkedMountPoint(path: string): string {
+  if (!existsSync("/dev/fuse")) {
+    throw new BcacheError(
+      "NotSupported",
+      "there is no /dev/fuse; load the module with modprobe fuse (in a container: --device /dev/fuse)",
+    );
+  }
+  const real = realMountPoint(path);
+  if (isDeadMount(real)) {
+    throw new BcacheError(
+      "Busy",
+      `${path} holds a mount whose process has ended; run bcache-fuse unmount ${path} first`,
+    );
+  }
+  const found = mountAt(real);
+  if (found?.type.startsWith("fuse")) {
+    throw new BcacheError(
+      "Busy",
+      `${path} is already a mount point (${printable(found.type)}); ` +
+        `run bcache-fuse unmount ${path} first, or choose another directory`,
+    );
+  }
+  try {
+    if (!statSync(real).isDirectory()) {
+      throw new BcacheError(
+        "InvalidArgument",
+        `the mount point ${path} is not a directory; choose an empty directory`,
+      );
+    }
+    if (readdirSync(real).length > 0) {
+      throw new BcacheError(
+        "InvalidArgument",
+        `the mount point ${path} is not empty; choose an empty directory`,
+      );
+    }
+  } catch (error) {
+    if (error instanceof BcacheError) throw error;
+    const isMissing = !existsSync(real);
+    throw new BcacheError(
+      isMissing ? "NotFound" : "Permission",
+      isMissing
+        ? `the mount point ${path} does not exist; make it with mkdir -p ${path}`
+        : `the mount point ${path} cannot be read (${messageOf(error)}); ` +
+          "choose an empty directory of yours",
+      { cause: error },
+    );
+  }
+  return real;
+}

@@ -1,0 +1,69 @@
+/**
+ * What a command needs of the world, as one object: where to write, where the run directory is,
+ * and the parts below the command line. Tests pass their own; `main.ts` passes the real ones.
+ */
+import type { Log } from "../../lib/base/runtime.ts";
+import type { CacheControl, CacheMode } from "../../lib/cache/ports.ts";
+import type { RunEnvironment } from "../control/run_directory.ts";
+
+export interface MountOptions {
+  cachePath: string;
+  backingPaths: string[];
+  mountPoint: string;
+  cacheMode?: CacheMode;
+  readOnly: boolean;
+  allowOther: boolean;
+  log: Log;
+}
+
+/** A mounted cache set, as fuse/mount_handle.ts returns it. */
+export interface MountHandle {
+  readonly control: CacheControl;
+  /** Settles when nothing is mounted any more and all is written; rejects if that went wrong. */
+  readonly ended: Promise<void>;
+  /** Unmounts; `ended` follows. Rejects with Busy while files are open, unless `lazy`. */
+  unmount(options: { lazy: boolean }): Promise<void>;
+}
+
+/** What `make` was asked for. Sizes are bytes; undefined leaves the choice to the formatter. */
+export interface MakeRequest {
+  cachePath: string | undefined;
+  backingPaths: string[];
+  bucketSizeBytes: number | undefined;
+  blockSizeBytes: number | undefined;
+  dataOffsetSectors: number | undefined;
+  setUuid: string | undefined;
+  writeback: boolean;
+  discard: boolean;
+  replacementPolicy: "lru" | "fifo" | "random" | undefined;
+  label: string | undefined;
+  sidecar: boolean;
+  sizeBytes: number | undefined;
+  force: boolean;
+}
+
+/** The rooms below, as the commands use them. */
+export interface Parts {
+  mount(options: MountOptions): Promise<MountHandle>;
+  /** Formats all that was asked for, or nothing. Returns what to tell: lines of text. */
+  make(request: MakeRequest): Promise<string>;
+}
+
+export interface Program {
+  readonly version: string;
+  /** The file that runs this program, for starting it again as a daemon. */
+  readonly path: string;
+  readonly parts: Parts;
+  readonly environment: RunEnvironment;
+  /** Whether standard error is a terminal: progress bars go there. */
+  readonly isTerminal: boolean;
+  /** Set in the process that `mount --daemon` starts. */
+  readonly isDaemon: boolean;
+  out(text: string): void;
+  err(text: string): void;
+}
+
+/** The command line itself is wrong: exit status 2, and a pointer to the help. */
+export class UsageError extends Error {
+  override name = "UsageError";
+}

@@ -1,0 +1,64 @@
+/** `status`: what is mounted, and how it does. */
+import type { DeviceStatus, SetStatus } from "../../lib/cache/ports.ts";
+import type { ControlClient } from "../control/client.ts";
+import type { MountInfo } from "../http/schema.ts";
+import { findAllMounts, findMount } from "./find_mount.ts";
+import { formatBytes, printable, table } from "./format.ts";
+import type { Program } from "./program.ts";
+
+interface MountStatus {
+  mount: MountInfo;
+  /** Absent while the set is starting. */
+  set?: SetStatus;
+}
+
+/** `status [MOUNTPOINT] [--json]`. With JSON one object for one mount, a list for all. */
+export async function runStatus(
+  program: Program,
+  options: { mountPoint: string | undefined; json: boolean },
+): Promise<void> {
+  const { mountPoint, json } = options;
+  const clients = mountPoint === undefined
+    ? await findAllMounts(program)
+    : [await findMount(program, mountPoint)];
+  const all = await Promise.all(clients.map(statusOf));
+  if (json) {
+    program.out(`${JSON.stringify(mountPoint === undefined ? all : all[0], null, 2)}\n`);
+    return;
+  }
+  if (all.length === 0) program.out("nothing is mounted\n");
+  program.out(all.map(statusText).join("\n"));
+}
+
+async function statusOf(client: ControlClient): Promise<MountStatus> {
+  const mount = await client.mountInfo();
+  try {
+    return { mount, set: await client.status() };
+  } catch {
+    return { mount }; // Starting or ending: that much is told.
+  }
+}
+
+/** One mount as text, one paragraph. */
+export function statusText({ mount, set }: MountStatus): string {
+  const head = `${printable(mount.mountPoint)}  PID ${mount.pid}, ` +
+    `${mount.httpAddress ?? "HTTP off"}${mount.readOnly ? ", read-only" : ""}\n`;
+  if (!set) return `${head}  not ready\n`;
+  const failed = set.failed === undefined ? "" : `  FAILED: ${printable(set.failed)}\n`;
+  const cache = `  cache ${printable(set.cachePath)}  ${formatBytes(set.sizeBytes)}, ` +
+    `${Math.round(set.inUsePercent)} % in use, set ${set.setUuid}\n`;
+  return head + failed + cache + table(set.devices.map(deviceRow));
+}
+
+function deviceRow(device: DeviceStatus): string[] {
+  const { cacheHits, cacheMisses, cacheHitRatio } = device.stats;
+  return [
+    `  ${device.name}`,
+    formatBytes(device.sizeBytes),
+    device.cacheMode,
+    device.state,
+    `${formatBytes(device.dirtyBytes)} dirty`,
+    `${Math.round(cacheHitRatio)} % hits of ${cacheHits + cacheMisses}`,
+    printable(device.backingPath) + (device.label === "" ? "" : ` (${printable(device.label)})`),
+  ];
+}

@@ -1,0 +1,84 @@
+/** `unmount` and `flush`: they ask the process that serves the mount, and wait for it. */
+import { spawnSync } from "node:child_process";
+import process from "node:process";
+import { BcacheError, messageOf } from "../../lib/base/errors.ts";
+import type { ControlClient } from "../control/client.ts";
+import { isDeadMount, mountAt, realMountPoint } from "../control/mount_table.ts";
+import { findMount } from "./find_mount.ts";
+import { formatBytes, oneLine } from "./format.ts";
+import { flushWithProgress } from "./progress.ts";
+import type { Program } from "./program.ts";
+import { busyError } from "./stopping.ts";
+
+/** How long `unmount` waits for the process to write out what it must and end. */
+const END_PATIENCE_MS = 60_000;
+const POLL_MS = 50;
+
+/** `unmount MOUNTPOINT [--flush] [--lazy]`. */
+export async function runUnmount(
+  program: Program,
+  options: { mountPoint: string; flush: boolean; lazy: boolean },
+): Promise<void> {
+  const real = realMountPoint(options.mountPoint);
+  if (isDeadMount(real)) {
+    detachDeadMount(real);
+    program.out(`unmounted ${options.mountPoint}, whose process had ended\n`);
+    return;
+  }
+  const client = await findMount(program, options.mountPoint);
+  const { pid } = await client.mountInfo();
+  if (options.flush) await flushWithProgress(program, client);
+  await unmountBy(client, real, options.lazy);
+  if (await hasEnded(pid)) {
+    program.out(`unmounted ${options.mountPoint}\n`);
+    return;
+  }
+  const reason = options.lazy ? "serves files that are still open" : "is still writing";
+  program.out(`unmounted ${options.mountPoint}; the process ${pid} ${reason}\n`);
+}
+
+async function unmountBy(client: ControlClient, real: string, lazy: boolean): Promise<void> {
+  try {
+    await client.unmount({ lazy });
+  } catch (error) {
+    if (!(error instanceof BcacheError)) throw error;
+    if (error.code === "Busy") throw busyError(real, error);
+    // The process may be gone before its answer was out. What counts is whether the mount is.
+    if (error.code !== "Shutdown" || mountAt(real)?.type.startsWith("fuse")) throw error;
+  }
+}
+
+async function hasEnded(pid: number): Promise<boolean> {
+  for (let waitedMs = 0; waitedMs < END_PATIENCE_MS; waitedMs += POLL_MS) {
+    if (!isAlive(pid)) return true;
+    await new Promise((resolve) => setTimeout(resolve, POLL_MS));
+  }
+  return false;
+}
+
+function isAlive(pid: number): boolean {
+  if (pid === process.pid) return false;
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/** A mount whose server was killed: nothing can be lost any more, the kernel only has to let go. */
+function detachDeadMount(real: string): void {
+  const isRoot = process.getuid?.() === 0;
+  const [command, flags] = isRoot ? ["umount", ["-l"]] : ["fusermount3", ["-u", "-z"]];
+  const done = spawnSync(command, [...flags, "--", real], { encoding: "utf8" });
+  if (done.status === 0) return;
+  const reason = oneLine(done.error ? messageOf(done.error) : done.stderr);
+  throw new BcacheError("Permission", `cannot unmount ${real}: ${reason}; try it as root`);
+}
+
+/** `flush MOUNTPOINT`. */
+export async function runFlush(program: Program, options: { mountPoint: string }): Promise<void> {
+  const client = await findMount(program, options.mountPoint);
+  const bytes = await flushWithProgress(program, client);
+  program.out(bytes === 0 ? "nothing was dirty\n" : `clean; ${formatBytes(bytes)} were dirty\n`);
+}

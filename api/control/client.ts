@@ -1,0 +1,113 @@
+/**
+ * The other end of a control socket: a CacheControl that speaks the HTTP API, so that commands
+ * treat a mount in another process like a cache set of their own.
+ */
+import { request } from "node:http";
+import { BcacheError } from "../../lib/base/errors.ts";
+import type {
+  AttributeInfo,
+  CacheControl,
+  DeviceStatus,
+  SetStatus,
+} from "../../lib/cache/ports.ts";
+import { errorOfProblem } from "../http/problem.ts";
+import type { MountInfo } from "../http/schema.ts";
+
+/** An answer longer than this is not one of ours. */
+const ANSWER_BYTES_MAX = 16 * 1024 * 1024;
+
+export class ControlClient implements CacheControl {
+  readonly socketPath: string;
+
+  constructor(socketPath: string) {
+    this.socketPath = socketPath;
+  }
+
+  status(): Promise<SetStatus> {
+    return this.#call<SetStatus>("GET", "/v1/stats");
+  }
+
+  async attributes(device: string | undefined, name?: string): Promise<AttributeInfo[]> {
+    if (name !== undefined) {
+      return [await this.#call<AttributeInfo>("GET", attributePath(device, name))];
+    }
+    const path = `${ownerPath(device)}/attributes`;
+    return (await this.#call<{ attributes: AttributeInfo[] }>("GET", path)).attributes;
+  }
+
+  setAttribute(device: string | undefined, name: string, value: string): Promise<AttributeInfo> {
+    return this.#call<AttributeInfo>("PUT", attributePath(device, name), { value });
+  }
+
+  async flushDirty(device: string | undefined): Promise<void> {
+    await this.#call<SetStatus | DeviceStatus>("POST", `${ownerPath(device)}/writeback/flush`);
+  }
+
+  /** What is mounted there. */
+  mountInfo(): Promise<MountInfo> {
+    return this.#call<MountInfo>("GET", "/v1/mount");
+  }
+
+  /** Asks the process to unmount. Rejects with Busy while the mount is in use. */
+  async unmount(options: { lazy: boolean }): Promise<void> {
+    await this.#call<MountInfo>("POST", "/v1/mount/unmount", { lazy: options.lazy });
+  }
+
+  async #call<T>(method: string, path: string, body?: unknown): Promise<T> {
+    const { status, text } = await this.#exchange(method, path, body);
+    let parsed: unknown;
+    try {
+      parsed = JSON.parse(text);
+    } catch {
+      parsed = undefined; // Judged by the status below.
+    }
+    if (status < 200 || status >= 300 || parsed === undefined) {
+      throw errorOfProblem(status, parsed);
+    }
+    return parsed as T;
+  }
+
+  #exchange(
+    method: string,
+    path: string,
+    body: unknown,
+  ): Promise<{ status: number; text: string }> {
+    const payload = body === undefined ? undefined : JSON.stringify(body);
+    return new Promise((resolve, reject) => {
+      const fail = (error: Error): void => {
+        reject(
+          new BcacheError(
+            "Shutdown",
+            `the process behind ${this.socketPath} does not answer: ${error.message}; ` +
+              "is it still running?",
+            { cause: error },
+          ),
+        );
+      };
+      const headers: Record<string, string> = payload === undefined ? {} : {
+        "content-type": "application/json",
+        "content-length": String(new TextEncoder().encode(payload).length),
+      };
+      const call = request({ socketPath: this.socketPath, method, path, headers }, (response) => {
+        let text = "";
+        response.setEncoding("utf8");
+        response.on("data", (part: string) => {
+          text += part;
+          if (text.length > ANSWER_BYTES_MAX) response.destroy(new Error("the answer is too long"));
+        });
+        response.once("error", fail);
+        response.once("end", () => resolve({ status: response.statusCode ?? 0, text }));
+      });
+      call.once("error", fail);
+      call.end(payload);
+    });
+  }
+}
+
+function ownerPath(device: string | undefined): string {
+  return device === undefined ? "/v1" : `/v1/devices/${encodeURIComponent(device)}`;
+}
+
+function attributePath(device: string | undefined, name: string): string {
+  return `${ownerPath(device)}/attributes/${encodeURIComponent(name)}`;
+}

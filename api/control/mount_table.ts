@@ -1,0 +1,148 @@
+/**
+ * What the kernel says is mounted where (/proc/self/mountinfo), and who uses a mount. Paths are
+ * resolved without touching the mount itself: a dead or hung FUSE mount must not hang us too.
+ */
+import { readdirSync, readFileSync, readlinkSync, realpathSync, statSync } from "node:fs";
+import { basename, dirname, join, resolve } from "node:path";
+
+export interface MountEntry {
+  mountPoint: string;
+  /** `fuse.bcache-fuse`, `ext4`, ... */
+  type: string;
+  source: string;
+}
+
+/** Reads lines of mountinfo; lines of another form are left out. */
+export function parseMountInfo(text: string): MountEntry[] {
+  const entries: MountEntry[] = [];
+  for (const line of text.split("\n")) {
+    const [left, right] = line.split(" - ");
+    const mountPoint = left?.split(" ")[4];
+    const [type, source] = right?.split(" ") ?? [];
+    if (mountPoint === undefined || type === undefined) continue;
+    entries.push({
+      mountPoint: unescapePath(mountPoint),
+      type,
+      source: unescapePath(source ?? ""),
+    });
+  }
+  return entries;
+}
+
+/** Blanks and backslashes are written as three octal digits. */
+function unescapePath(text: string): string {
+  return text.replace(
+    /\\([0-7]{3})/g,
+    (_, digits: string) => String.fromCharCode(Number.parseInt(digits, 8)),
+  );
+}
+
+/** All mounts this process sees. */
+export function mountEntries(): MountEntry[] {
+  return parseMountInfo(readFileSync("/proc/self/mountinfo", "utf8"));
+}
+
+/** The topmost mount at exactly `realPath`. */
+export function mountAt(realPath: string): MountEntry | undefined {
+  return mountEntries().findLast((entry) => entry.mountPoint === realPath);
+}
+
+/** The real path of a mount point, whether or not anything (dead or alive) is mounted there. */
+export function realMountPoint(path: string): string {
+  const absolute = resolve(path);
+  const beside = join(realPathOr(dirname(absolute)), basename(absolute));
+  if (mountAt(beside)) return beside;
+  return realPathOr(absolute);
+}
+
+function realPathOr(path: string): string {
+  try {
+    return realpathSync(path);
+  } catch {
+    return path; // It does not exist, or is dead; the command that needs it says so.
+  }
+}
+
+/** Whether a FUSE mount at `realPath` has lost its server. */
+export function isDeadMount(realPath: string): boolean {
+  if (!mountAt(realPath)?.type.startsWith("fuse")) return false;
+  try {
+    statSync(realPath);
+    return false;
+  } catch (error) {
+    return typeof error === "object" && error !== null && "code" in error &&
+      error.code === "ENOTCONN";
+  }
+}
+
+/** Something that keeps a mount busy, for a person: `fio (PID 12)`, `/dev/loop0`. */
+export interface Holder {
+  description: string;
+  remedy: string;
+}
+
+/** Who uses files below `realPath`, as far as this user may see. Bounded by the process table. */
+export function holdersOf(realPath: string): Holder[] {
+  const isInside = (path: string): boolean => path === realPath || path.startsWith(`${realPath}/`);
+  const holders: Holder[] = [];
+  for (const entry of mountEntries()) {
+    if (entry.mountPoint !== realPath && isInside(entry.mountPoint)) {
+      holders.push({
+        description: `the mount at ${entry.mountPoint}`,
+        remedy: `umount ${entry.mountPoint}`,
+      });
+    }
+  }
+  for (const device of namesIn("/sys/block")) {
+    const file = textOf(`/sys/block/${device}/loop/backing_file`)?.trim();
+    if (file !== undefined && isInside(file)) {
+      holders.push({
+        description: `the loop device /dev/${device}`,
+        remedy: `losetup -d /dev/${device}`,
+      });
+    }
+  }
+  for (const pid of namesIn("/proc")) {
+    if (!/^\d+$/.test(pid) || !usesPath(pid, isInside)) continue;
+    const name = textOf(`/proc/${pid}/comm`)?.trim() ?? "a process";
+    holders.push({ description: `${name} (PID ${pid})`, remedy: `end PID ${pid}` });
+  }
+  return holders;
+}
+
+function usesPath(pid: string, isInside: (path: string) => boolean): boolean {
+  const links = [`/proc/${pid}/cwd`, `/proc/${pid}/root`];
+  for (const descriptor of namesIn(`/proc/${pid}/fd`)) links.push(`/proc/${pid}/fd/${descriptor}`);
+  if (links.some((link) => isInside(linkOf(link)))) return true;
+  const maps = textOf(`/proc/${pid}/maps`) ?? "";
+  return maps.split("\n").some((line) => {
+    const at = line.indexOf("/");
+    return at >= 0 && isInside(line.slice(at));
+  });
+}
+
+// Processes come and go while they are looked at, and others' are closed to us: what cannot be
+// read holds nothing that we could name.
+function namesIn(path: string): string[] {
+  try {
+    return readdirSync(path);
+  } catch {
+    return [];
+  }
+}
+
+function linkOf(path: string): string {
+  try {
+    return readlinkSync(path);
+  } catch {
+    return "";
+  }
+}
+
+function textOf(path: string): string | undefined {
+  try {
+    return readFileSync(path, "utf8");
+  } catch {
+    return undefined;
+  }
+}

@@ -1,0 +1,42 @@
+/** Pieces that the route files share: parameters, bodies, answers, and the look-up of a device. */
+import { z } from "@hono/zod-openapi";
+import { BcacheError } from "../../lib/base/errors.ts";
+import type { CacheControl, DeviceStatus } from "../../lib/cache/ports.ts";
+import { ProblemSchema } from "./schema.ts";
+
+export const NameParameter = z.object({
+  name: z.string().max(64).openapi({ param: { name: "name", in: "path" }, example: "bcache0" }),
+});
+
+/** A JSON answer in a route's table. */
+export function answer<S extends z.ZodType>(
+  schema: S,
+  description: string,
+): { content: { "application/json": { schema: S } }; description: string } {
+  return { content: { "application/json": { schema } }, description };
+}
+
+/** A JSON body that must be there, in a route's table. */
+export function jsonBody<S extends z.ZodType>(
+  schema: S,
+): { content: { "application/json": { schema: S } }; required: true } {
+  return { content: { "application/json": { schema } }, required: true };
+}
+
+/** Every route may answer with a problem. */
+export const PROBLEM = {
+  content: { "application/problem+json": { schema: ProblemSchema } },
+  description: "What went wrong, and what to do",
+};
+
+/** The status of the device called `name`; NotFound names those that exist. */
+export async function deviceNamed(control: CacheControl, name: string): Promise<DeviceStatus> {
+  const { devices } = await control.status();
+  const device = devices.find((candidate) => candidate.name === name);
+  if (device) return device;
+  const names = devices.map((candidate) => candidate.name).join(", ") || "none";
+  throw new BcacheError(
+    "NotFound",
+    `there is no device ${JSON.stringify(name)}; there is: ${names}`,
+  );
+}

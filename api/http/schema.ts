@@ -1,0 +1,131 @@
+/**
+ * The shapes of the HTTP API, once: they validate what comes in, type what goes out, and make the
+ * OpenAPI document. They mirror lib/cache/ports.ts; `schema_test.ts` holds the two together.
+ */
+import { z } from "@hono/zod-openapi";
+import { CACHE_MODES } from "../../lib/cache/ports.ts";
+
+const bytes = z.number().int().nonnegative();
+const count = z.number().int().nonnegative();
+
+export const CacheModeSchema = z.enum(CACHE_MODES as [string, ...string[]]).openapi("CacheMode");
+
+export const CacheStatsSchema = z.object({
+  cacheHits: count,
+  cacheMisses: count,
+  cacheBypassHits: count,
+  cacheBypassMisses: count,
+  cacheHitRatio: z.number().openapi({ description: "percent" }),
+  cacheMissCollisions: count,
+  bypassedBytes: bytes,
+}).openapi("CacheStats");
+
+export const DeviceSchema = z.object({
+  name: z.string(),
+  backingPath: z.string(),
+  uuid: z.string(),
+  label: z.string(),
+  sizeBytes: bytes,
+  blockSizeBytes: bytes,
+  cacheMode: CacheModeSchema,
+  state: z.enum(["no cache", "clean", "dirty", "inconsistent"]),
+  dirtyBytes: bytes,
+  writeback: z.object({
+    running: z.boolean(),
+    percent: z.number(),
+    rateBytesPerSecond: z.number(),
+  }),
+  ioErrors: count,
+  stats: CacheStatsSchema,
+}).openapi("Device");
+
+export const SetSchema = z.object({
+  setUuid: z.string(),
+  cachePath: z.string(),
+  sizeBytes: bytes,
+  bucketSizeBytes: bytes,
+  blockSizeBytes: bytes,
+  bucketCount: count,
+  replacementPolicy: z.enum(["lru", "fifo", "random"]),
+  failed: z.string().optional(),
+  inUsePercent: z.number(),
+  availablePercent: z.number(),
+  btree: z.object({ depth: count, nodes: count, cachedBytes: bytes }),
+  journal: z.object({ sequence: count, activeEntries: count }),
+  writtenBytes: bytes,
+  btreeWrittenBytes: bytes,
+  metadataWrittenBytes: bytes,
+  ioErrors: count,
+  uptimeSeconds: z.number(),
+  devices: z.array(DeviceSchema),
+}).openapi("CacheSet");
+
+export const WritebackSchema = z.object({
+  running: z.boolean(),
+  percent: z.number(),
+  rateBytesPerSecond: z.number(),
+  state: z.string(),
+  dirtyBytes: bytes,
+}).openapi("Writeback");
+
+export const WritebackChangeSchema = z.strictObject({
+  running: z.boolean().optional(),
+  percent: z.number().int().min(0).max(100).optional(),
+}).refine((change) => change.running !== undefined || change.percent !== undefined, {
+  message: 'expected "running", "percent" or both',
+}).openapi("WritebackChange");
+
+export const CacheModeChangeSchema = z.strictObject({ mode: CacheModeSchema })
+  .openapi("CacheModeChange");
+
+export const AttributeSchema = z.object({
+  name: z.string(),
+  value: z.string(),
+  writable: z.boolean(),
+  help: z.string(),
+}).openapi("Attribute");
+
+export const AttributeChangeSchema = z.strictObject({
+  value: z.union([z.string().max(4096), z.number(), z.boolean()]),
+}).openapi("AttributeChange");
+
+export const MountSchema = z.object({
+  pid: z.number().int(),
+  mountPoint: z.string(),
+  cachePath: z.string(),
+  backingPaths: z.array(z.string()),
+  readOnly: z.boolean(),
+  httpAddress: z.string().nullable(),
+  version: z.string(),
+}).openapi("Mount");
+
+export const UnmountSchema = z.strictObject({
+  lazy: z.boolean().optional(),
+}).openapi("Unmount");
+
+export const HealthSchema = z.object({
+  status: z.enum(["ok", "starting", "failed"]),
+  failed: z.string().optional(),
+}).openapi("Health");
+
+export const ProblemSchema = z.object({
+  type: z.string(),
+  title: z.string(),
+  status: z.number().int(),
+  detail: z.string(),
+  code: z.string(),
+}).openapi("Problem");
+
+export type Health = z.infer<typeof HealthSchema>;
+export type Writeback = z.infer<typeof WritebackSchema>;
+export type MountInfo = z.infer<typeof MountSchema>;
+
+/** What a failed validation says: where, and what was expected. One line. */
+export function validationMessage(
+  issues: ReadonlyArray<{ path: readonly PropertyKey[]; message: string }>,
+): string {
+  return issues.map((issue) => {
+    const where = issue.path.length === 0 ? "the body" : `"${issue.path.map(String).join(".")}"`;
+    return `${where}: ${issue.message}`;
+  }).join("; ");
+}

@@ -1,0 +1,174 @@
+/**
+ * Serves an app on a TCP address or a Unix socket, with the same code under Bun and Deno
+ * (node:http, through Hono's node-server; both runtimes carry it).
+ */
+import { createAdaptorServer } from "@hono/node-server";
+import { chmodSync, rmSync } from "node:fs";
+import type { Server } from "node:http";
+import { connect, isIP } from "node:net";
+import { BcacheError, messageOf } from "../../lib/base/errors.ts";
+
+/** How long open connections are waited for when a server is closed. */
+const CLOSE_PATIENCE_MS = 500;
+
+/** Anything with Hono's `fetch`. */
+export interface Servable {
+  fetch(request: Request): Response | Promise<Response>;
+}
+
+export interface Listening {
+  /** What to tell a person: `http://127.0.0.1:8380`, or the socket's path. */
+  readonly address: string;
+  /** Stops listening, drops open connections, removes a socket's file. */
+  close(): Promise<void>;
+}
+
+/** An address of `--http`. */
+export interface HostPort {
+  host: string;
+  port: number;
+}
+
+/** Reads `HOST:PORT` (`[::1]:8380` for IPv6). Throws InvalidArgument. */
+export function parseHostPort(text: string): HostPort {
+  const match = /^(?:\[([0-9a-fA-F:.]+)\]|([^:[\]\s/]+)):(\d{1,5})$/.exec(text);
+  const host = match?.[1] ?? match?.[2];
+  const port = Number(match?.[3]);
+  const isAddress = match?.[1] === undefined || isIP(match[1]) === 6;
+  if (host === undefined || !(port <= 65535) || !isAddress) {
+    throw new BcacheError(
+      "InvalidArgument",
+      `--http ${text}: expected HOST:PORT such as 127.0.0.1:8380, or off`,
+    );
+  }
+  return { host, port };
+}
+
+/** The URL of an address. */
+export function urlOf({ host, port }: HostPort): string {
+  return `http://${isIP(host) === 6 ? `[${host}]` : host}:${port}`;
+}
+
+/** Listens on TCP. Port 0 takes a free one. Throws AddressInUse, Permission or InvalidArgument. */
+export async function listenTcp(app: Servable, at: HostPort): Promise<Listening> {
+  const server = serverOf(app);
+  try {
+    await listening(server, () => server.listen({ host: at.host, port: at.port }));
+  } catch (error) {
+    throw tcpError(at, error);
+  }
+  const bound = server.address();
+  const port = bound !== null && typeof bound === "object" ? bound.port : at.port;
+  return { address: urlOf({ host: at.host, port }), close: () => close(server) };
+}
+
+/**
+ * Listens on a Unix socket at `path`, for this user only. The file of a process that died is
+ * replaced. Throws AddressInUse while another process answers there.
+ */
+export async function listenUnix(app: Servable, path: string): Promise<Listening> {
+  const server = serverOf(app);
+  try {
+    await listening(server, () => server.listen(path));
+  } catch (error) {
+    if (codeOf(error) !== "EADDRINUSE") {
+      throw new BcacheError("Permission", `cannot listen on ${path}: ${messageOf(error)}`, {
+        cause: error,
+      });
+    }
+    if (await isAnswered(path)) {
+      throw new BcacheError("AddressInUse", `another process serves ${path}`, { cause: error });
+    }
+    removeSocket(path);
+    return await listenUnix(app, path);
+  }
+  chmodSync(path, 0o600);
+  return {
+    address: path,
+    close: async () => {
+      await close(server);
+      removeSocket(path);
+    },
+  };
+}
+
+/** Whether a process accepts connections at the Unix socket. */
+export function isAnswered(path: string): Promise<boolean> {
+  return new Promise((resolve) => {
+    const socket = connect(path);
+    socket.once("connect", () => {
+      socket.destroy();
+      resolve(true);
+    });
+    socket.once("error", () => resolve(false));
+  });
+}
+
+/** Removes a socket's file; fine if it is gone already. */
+export function removeSocket(path: string): void {
+  rmSync(path, { force: true });
+}
+
+function serverOf(app: Servable): Server {
+  const server = createAdaptorServer({
+    fetch: (request: Request) => app.fetch(request),
+  }) as Server;
+  // A stranger who opens connections and says nothing must not use up our file descriptors.
+  server.maxConnections = 256;
+  server.headersTimeout = 10_000;
+  server.requestTimeout = 30_000;
+  return server;
+}
+
+function listening(server: Server, listen: () => void): Promise<void> {
+  return new Promise((resolve, reject) => {
+    server.once("error", reject);
+    server.once("listening", () => {
+      server.off("error", reject);
+      resolve();
+    });
+    listen();
+  });
+}
+
+/** Answers under way get a moment to go out: the reply to "unmount" is one of them. */
+function close(server: Server): Promise<void> {
+  return new Promise((resolve) => {
+    const patience = setTimeout(() => server.closeAllConnections(), CLOSE_PATIENCE_MS);
+    server.close(() => {
+      clearTimeout(patience);
+      resolve();
+    });
+    server.closeIdleConnections();
+  });
+}
+
+function codeOf(error: unknown): string | undefined {
+  const code = typeof error === "object" && error !== null && "code" in error ? error.code : "";
+  return typeof code === "string" ? code : undefined;
+}
+
+function tcpError(at: HostPort, error: unknown): BcacheError {
+  const where = `${at.host}:${at.port}`;
+  switch (codeOf(error)) {
+    case "EADDRINUSE":
+      return new BcacheError(
+        "AddressInUse",
+        `${where} is in use by another program; choose another with --http HOST:PORT, ` +
+          "or --http off",
+        { cause: error },
+      );
+    case "EACCES":
+      return new BcacheError(
+        "Permission",
+        `${where} may not be used by this user; choose a port above 1023 with --http HOST:PORT`,
+        { cause: error },
+      );
+    default:
+      return new BcacheError(
+        "InvalidArgument",
+        `cannot listen on ${where}: ${messageOf(error)}; choose another with --http HOST:PORT`,
+        { cause: error },
+      );
+  }
+}

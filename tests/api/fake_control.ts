@@ -1,0 +1,158 @@
+/** A cache set that lives in a few variables, for tests of the API and the command line. */
+import { BcacheError } from "../../lib/base/errors.ts";
+import {
+  type AttributeInfo,
+  CACHE_MODES,
+  type CacheControl,
+  type CacheMode,
+  type DeviceStatus,
+  type SetStatus,
+} from "../../lib/cache/ports.ts";
+
+export class FakeControl implements CacheControl {
+  failure: Error | undefined;
+  failed: string | undefined;
+  flushFailure: Error | undefined;
+  flushes: Array<string | undefined> = [];
+  /** Set, a flush waits for it. */
+  flushGate: Promise<void> | undefined;
+  devices: DeviceStatus[];
+  #setValues = new Map([["journal_delay_ms", "100"], ["tree_depth", "1"]]);
+
+  constructor(count = 1) {
+    this.devices = Array.from({ length: count }, (_, at) => deviceStatus(`bcache${at}`));
+  }
+
+  status(): Promise<SetStatus> {
+    if (this.failure) return Promise.reject(this.failure);
+    return Promise.resolve({ ...setStatus(this.failed), devices: structuredClone(this.devices) });
+  }
+
+  attributes(device: string | undefined, name?: string): Promise<AttributeInfo[]> {
+    const all = device === undefined
+      ? [...this.#setValues].map(([name, value]) => attribute(name, value))
+      : deviceAttributes(this.#device(device));
+    if (name === undefined) return Promise.resolve(all);
+    const found = all.filter((each) => each.name === name);
+    if (found.length > 0) return Promise.resolve(found);
+    return Promise.reject(new BcacheError("NotFound", `there is no attribute "${name}"`));
+  }
+
+  async setAttribute(
+    device: string | undefined,
+    name: string,
+    value: string,
+  ): Promise<AttributeInfo> {
+    const [before] = await this.attributes(device, name);
+    if (!before?.writable) throw new BcacheError("ReadOnly", `${name} cannot be set`);
+    if (device === undefined) this.#setValues.set(name, value);
+    else setOnDevice(this.#device(device), name, value);
+    const [after] = await this.attributes(device, name);
+    return after ?? before;
+  }
+
+  async flushDirty(device: string | undefined): Promise<void> {
+    this.flushes.push(device);
+    await this.flushGate;
+    if (this.flushFailure) throw this.flushFailure;
+    for (const each of this.devices) {
+      if (device !== undefined && each.name !== device) continue;
+      each.dirtyBytes = 0;
+      each.state = "clean";
+    }
+  }
+
+  #device(name: string): DeviceStatus {
+    const found = this.devices.find((each) => each.name === name);
+    if (found) return found;
+    throw new BcacheError("NotFound", `there is no device "${name}"`);
+  }
+}
+
+function attribute(name: string, value: string): AttributeInfo {
+  return { name, value, writable: name !== "tree_depth" && name !== "state", help: `${name}.` };
+}
+
+function deviceAttributes(device: DeviceStatus): AttributeInfo[] {
+  return [
+    attribute("cache_mode", device.cacheMode),
+    attribute("label", device.label),
+    attribute("state", device.state),
+    attribute("writeback_percent", String(device.writeback.percent)),
+    attribute("writeback_running", device.writeback.running ? "1" : "0"),
+  ];
+}
+
+function setOnDevice(device: DeviceStatus, name: string, value: string): void {
+  switch (name) {
+    case "cache_mode":
+      if (!CACHE_MODES.includes(value as CacheMode)) {
+        throw new BcacheError("InvalidArgument", `cache_mode "${value}": expected a mode`);
+      }
+      device.cacheMode = value as CacheMode;
+      return;
+    case "label":
+      device.label = value;
+      return;
+    case "writeback_percent":
+      if (Number(value) > 40) {
+        throw new BcacheError("OutOfRange", `writeback_percent ${value}: expected 0 to 40`);
+      }
+      device.writeback.percent = Number(value);
+      return;
+    default:
+      // As the kernel does while nothing is attached.
+      if (device.state === "no cache") {
+        throw new BcacheError("InvalidArgument", "writeback_running: no cache is attached");
+      }
+      device.writeback.running = value === "1";
+  }
+}
+
+export function deviceStatus(name: string): DeviceStatus {
+  return {
+    name,
+    backingPath: `/data/${name}.img`,
+    uuid: "11111111-2222-3333-4444-555555555555",
+    label: "",
+    sizeBytes: 1024 ** 3,
+    blockSizeBytes: 4096,
+    cacheMode: "writeback",
+    state: "dirty",
+    dirtyBytes: 3 * 1024 ** 2,
+    writeback: { running: true, percent: 10, rateBytesPerSecond: 4096 },
+    ioErrors: 0,
+    stats: {
+      cacheHits: 75,
+      cacheMisses: 25,
+      cacheBypassHits: 1,
+      cacheBypassMisses: 2,
+      cacheHitRatio: 75,
+      cacheMissCollisions: 0,
+      bypassedBytes: 512,
+    },
+  };
+}
+
+function setStatus(failed: string | undefined): SetStatus {
+  return {
+    setUuid: "aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee",
+    cachePath: "/ssd/cache.img",
+    sizeBytes: 4 * 1024 ** 3,
+    bucketSizeBytes: 512 * 1024,
+    blockSizeBytes: 4096,
+    bucketCount: 8192,
+    replacementPolicy: "lru",
+    ...(failed === undefined ? {} : { failed }),
+    inUsePercent: 30,
+    availablePercent: 70,
+    btree: { depth: 1, nodes: 3, cachedBytes: 3 * 512 * 1024 },
+    journal: { sequence: 77, activeEntries: 2 },
+    writtenBytes: 1,
+    btreeWrittenBytes: 2,
+    metadataWrittenBytes: 3,
+    ioErrors: 0,
+    uptimeSeconds: 12.5,
+    devices: [],
+  };
+}
