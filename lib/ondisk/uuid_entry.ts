@@ -69,7 +69,7 @@ export interface UuidEntry {
   /** When it was detached; 0 while it is attached. */
   invalidated: number;
   flags: number;
-  /** The size of a flash-only volume. */
+  /** The size of a flash-only volume; at most 2^53 - 1, whatever the disk says. */
   sectors: number;
 }
 
@@ -104,7 +104,8 @@ export function readUuidEntry(table: Uint8Array, index: number): UuidEntry {
     lastRegistered: view.getUint32(UUID_ENTRY.last_reg, true),
     invalidated: view.getUint32(UUID_ENTRY.invalidated, true),
     flags: view.getUint32(UUID_ENTRY.flags, true),
-    sectors: readU64(view, UUID_ENTRY.sectors),
+    // The table has no checksum: anything may be here, and must be writable again.
+    sectors: Math.min(readU64(view, UUID_ENTRY.sectors), Number.MAX_SAFE_INTEGER),
   };
 }
 
