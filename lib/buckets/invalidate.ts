@@ -14,8 +14,8 @@ import type { Random } from "../base/runtime.ts";
 import { PRIO_INITIAL } from "../ondisk/prio_set.ts";
 import type { BucketTable } from "./table.ts";
 
-/** About half a millisecond of looking at buckets. */
-const PAUSE_BUCKETS = 65536;
+/** Well below a millisecond of looking at buckets. */
+const PAUSE_BUCKETS = 32768;
 
 /** What a policy works on. */
 export interface Invalidation {

@@ -126,6 +126,7 @@ export class PrioWriter {
    */
   async write(): Promise<boolean> {
     assert(!this.#writing, "priorities are written one round at a time");
+    assert(this.#nextChain.length === 0, "no round follows one whose journaling failed");
     const { buckets, device, table, commitPrios } = this.#options;
     if (buckets.available(RESERVE.prio) < this.setCount) return false;
     this.#writing = true;
