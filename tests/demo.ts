@@ -79,7 +79,7 @@ function chosenFolders(): string[] {
   return chosen;
 }
 
-/** ext4 through a loop device, for root. Mounted anew for every reading, so nothing is in memory. */
+/** ext4 through a loop device, for root. Every reading mounts it anew: nothing is in memory. */
 function fileSystemOn(file: string, folder: string): Store {
   mkdirSync(folder, { recursive: true });
   const loop = run("losetup", "--find", "--show", "--direct-io=on", file).trim();

@@ -29,7 +29,7 @@ interface Counts {
 /** Folders whose tests share the machine's mounts, ports and loop devices. */
 const ALONE = ["tests/api/", "tests/bench/", "tests/e2e/", "tests/fuse/"];
 const FILE_LIMIT_MS = 8 * 60_000;
-/** What `bun test` grants a test that names no limit of its own; its default of 5 s is for idle machines. */
+/** For a test under Bun that names no limit of its own; the default of 5 s suits idle machines. */
 const TEST_LIMIT_MS = 60_000;
 
 const top = join(import.meta.dirname!, "..");
