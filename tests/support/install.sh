@@ -15,12 +15,9 @@ if ! cmp -s package-lock.json "$stamp"; then
     exit 1
   fi
   echo "install: npm packages"
-  # `ci` starts by removing node_modules, under the feet of whatever runs from it.
-  if [ -d node_modules ]; then
-    npm install --no-save --no-audit --no-fund --loglevel=error
-  else
-    npm ci --no-audit --no-fund --loglevel=error
-  fi
+  # Not `npm ci`: it would remove node_modules under the feet of whatever runs from it, and it
+  # refuses a lock file that leaves out optional packages of other systems, as ours may.
+  npm install --no-save --no-audit --no-fund --loglevel=error
   cp package-lock.json "$stamp"
 fi
 for runtime in bun deno; do
