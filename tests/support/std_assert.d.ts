@@ -1,3 +1,7 @@
+/**
+ * The types of the functions of `@std/assert` that the suite uses: the npm package that carries it
+ * has none.
+ */
 declare module "@std/assert" {
   export function assert(value: unknown, message?: string): asserts value;
   export function assertEquals<T>(actual: T, expected: T, message?: string): void;
