@@ -1,0 +1,46 @@
+/**
+ * What the data plane's worker needs of an engine, and what it gives it. The real one is
+ * cache_engine.ts; tests and benchmarks name a module of their own in the mount's configuration.
+ */
+import type { Clock, Log, Random } from "../lib/base/runtime.ts";
+import type { BlockVolume, CacheControl, CacheMode } from "../lib/cache/ports.ts";
+import type { Libc } from "../lib/runtime/libc.ts";
+import type { OperationCounter } from "./counting_device.ts";
+
+/** What to mount. Plain values: it travels to the worker in a message. */
+export interface MountConfig {
+  readonly cachePath: string;
+  /** In the order of their names: bcache0, bcache1, ... */
+  readonly backingPaths: readonly string[];
+  /** An empty directory. */
+  readonly mountPoint: string;
+  /** For devices that are attached now; others keep theirs. */
+  readonly cacheMode?: CacheMode;
+  readonly readOnly: boolean;
+  /** Whether users other than the one who mounts may look inside. */
+  readonly allowOther: boolean;
+  /** Attributes to set, by name. */
+  readonly settings: readonly (readonly [name: string, value: string])[];
+  /** The address of a module that exports `openEngine` instead of the real one. */
+  readonly engineModule?: string;
+}
+
+export interface EngineWorld {
+  readonly config: MountConfig;
+  readonly libc: Libc;
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly log: Log;
+  /** Every asynchronous operation that ends through the event loop has to be counted here. */
+  readonly operations: OperationCounter;
+}
+
+export interface Engine extends CacheControl {
+  readonly volumes: readonly BlockVolume[];
+  /** Makes everything durable and lets go of the devices. */
+  close(): Promise<void>;
+}
+
+export interface EngineModule {
+  openEngine(world: EngineWorld): Promise<Engine>;
+}

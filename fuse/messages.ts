@@ -1,0 +1,64 @@
+/** What the main thread and the data plane's worker tell each other. Plain data only. */
+import { BcacheError, errnoOf, type ErrorCode, messageOf } from "../lib/base/errors.ts";
+import type { LogLevel } from "../lib/base/runtime.ts";
+import type { CacheControl } from "../lib/cache/ports.ts";
+import type { MountConfig } from "./engine.ts";
+
+/** The worker's `workerData`. */
+export interface WorkerStart {
+  readonly config: MountConfig;
+  /** An eventfd; the main thread adds one to it after each message it sends. */
+  readonly wakeFd: number;
+}
+
+export const CONTROL_METHODS = ["status", "attributes", "setAttribute", "flushDirty"] as const;
+export type ControlMethod = (typeof CONTROL_METHODS)[number] & keyof CacheControl;
+
+/** An error that arrives as it left. */
+export interface PlainError {
+  readonly code: ErrorCode | undefined;
+  readonly errno: number;
+  readonly message: string;
+}
+
+export interface VolumeInfo {
+  readonly name: string;
+  readonly sizeBytes: number;
+}
+
+export interface ControlCall {
+  readonly type: "call";
+  readonly id: number;
+  readonly method: ControlMethod;
+  readonly args: readonly unknown[];
+}
+
+/** Serve no more, and close the set: whoever still has a file open gets errors. */
+export interface StopCall {
+  readonly type: "stop";
+}
+
+export type ToWorker = ControlCall | StopCall;
+
+export type FromWorker =
+  /** The descriptor of the connection; whoever survives the other closes it. */
+  | { readonly type: "connected"; readonly fuseFd: number }
+  | { readonly type: "ready"; readonly volumes: readonly VolumeInfo[] }
+  | { readonly type: "result"; readonly id: number; readonly value: unknown }
+  | { readonly type: "failure"; readonly id: number; readonly error: PlainError }
+  | { readonly type: "log"; readonly level: LogLevel; readonly message: string }
+  /** The last message: the worker holds nothing any more. */
+  | { readonly type: "ended"; readonly error: PlainError | undefined };
+
+export function toPlain(error: unknown): PlainError {
+  return {
+    code: error instanceof BcacheError ? error.code : undefined,
+    errno: errnoOf(error),
+    message: messageOf(error),
+  };
+}
+
+export function fromPlain(error: PlainError): Error {
+  if (error.code === undefined) return new Error(error.message);
+  return new BcacheError(error.code, error.message, { errno: error.errno });
+}

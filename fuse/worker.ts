@@ -1,0 +1,173 @@
+/**
+ * The data plane's thread, started by mount_handle.ts: opens the engine, mounts, serves until the
+ * file system is unmounted (by whomever), closes the engine, and says so.
+ *
+ * The connection's descriptor stays open until the engine is closed, and is closed right before
+ * the last message: the main thread closes it if this thread does not get that far.
+ */
+import { parentPort, workerData } from "node:worker_threads";
+import { assert } from "../lib/base/assert.ts";
+import { BcacheError } from "../lib/base/errors.ts";
+import type { Log } from "../lib/base/runtime.ts";
+import { type Libc, openLibc } from "../lib/runtime/libc.ts";
+import { SystemRandom } from "../lib/runtime/random.ts";
+import { alignToPage, DevFuseChannel } from "./channel_dev_fuse.ts";
+import { DataPlane } from "./data_plane.ts";
+import { DataPlaneClock } from "./data_plane_clock.ts";
+import type { Engine, EngineModule, MountConfig } from "./engine.ts";
+import { Filesystem } from "./filesystem.ts";
+import {
+  CONTROL_METHODS,
+  type ControlCall,
+  type FromWorker,
+  type PlainError,
+  toPlain,
+  type ToWorker,
+  type WorkerStart,
+} from "./messages.ts";
+import { mountFuse, unmountFuse } from "./mount.ts";
+import { FuseSession } from "./session.ts";
+import { SlotPool } from "./slot.ts";
+
+/** How often the end of requests under way is looked for while closing. */
+const DRAIN_STEP_MS = 1;
+
+function post(message: FromWorker): void {
+  assert(parentPort !== null, "this module runs as a worker");
+  parentPort.postMessage(message);
+}
+
+const log: Log = (level, message) => post({ type: "log", level, message });
+
+/** A mounted file system and what it is made of. */
+interface Connection {
+  readonly channel: DevFuseChannel;
+  readonly session: FuseSession;
+  /** Resolves at the end of the connection; rejects when reading from it failed. */
+  readonly over: Promise<void>;
+}
+
+interface World {
+  readonly config: MountConfig;
+  readonly libc: Libc;
+  readonly plane: DataPlane;
+}
+
+async function openEngine(world: World): Promise<Engine> {
+  const { config, libc, plane } = world;
+  const address = config.engineModule ?? new URL("./cache_engine.ts", import.meta.url).href;
+  const module = await import(address) as EngineModule;
+  const random = new SystemRandom();
+  return await module.openEngine({
+    config,
+    libc,
+    clock: plane.clock,
+    random,
+    log,
+    operations: plane,
+  });
+}
+
+/** Mounts, and resolves when the kernel and we have agreed. */
+async function connect(world: World, engine: Engine): Promise<Connection> {
+  const { config, libc, plane } = world;
+  const filesystem = new Filesystem({
+    volumes: engine.volumes,
+    ownerUser: libc.effectiveUserId(),
+    ownerGroup: libc.effectiveGroupId(),
+    readOnly: config.readOnly,
+    wallSeconds: () => plane.clock.wallSeconds(),
+  });
+  const fuseFd = mountFuse(libc, config);
+  post({ type: "connected", fuseFd });
+  const channel = new DevFuseChannel(libc, fuseFd);
+  const pool = new SlotPool(alignToPage(libc));
+  const ready = Promise.withResolvers<void>();
+  const over = Promise.withResolvers<void>();
+  const session = new FuseSession({ channel, filesystem, pool, log, onReady: ready.resolve });
+  const onEnded = (error?: unknown): void => {
+    if (error === undefined) over.resolve();
+    else over.reject(error);
+  };
+  plane.attach({ channel, session, pool, onEnded });
+  const tooSoon = over.promise.then(() => {
+    throw new BcacheError("DeviceIo", `${config.mountPoint}: unmounted before it was ready`);
+  });
+  try {
+    await Promise.race([ready.promise, tooSoon]);
+  } catch (error) {
+    channel.close();
+    tryDetach(world);
+    throw error;
+  }
+  // From now on its rejection is for whoever waits for the end.
+  tooSoon.catch(() => {});
+  return { channel, session, over: over.promise };
+}
+
+function tryDetach(world: World): void {
+  try {
+    unmountFuse(world.libc, world.config.mountPoint, true);
+  } catch (error) {
+    log("warning", toPlain(error).message);
+  }
+}
+
+async function closeEngine(world: World, engine: Engine, connection?: Connection): Promise<void> {
+  while (connection !== undefined && connection.session.pending > 0) {
+    await world.plane.clock.sleep(DRAIN_STEP_MS);
+  }
+  await engine.close();
+}
+
+/** One call of the control plane. */
+async function answer(engine: Engine, call: ControlCall): Promise<FromWorker> {
+  try {
+    assert(CONTROL_METHODS.includes(call.method), `${call.method} is a method of CacheControl`);
+    const method = engine[call.method] as (...args: readonly unknown[]) => Promise<unknown>;
+    return { type: "result", id: call.id, value: await method.apply(engine, [...call.args]) };
+  } catch (error) {
+    return { type: "failure", id: call.id, error: toPlain(error) };
+  }
+}
+
+/** From opening to closing. Returns the error that ended it, if one did. */
+async function serve(world: World): Promise<PlainError | undefined> {
+  const { plane } = world;
+  let engine: Engine | undefined;
+  let connection: Connection | undefined;
+  let failure: PlainError | undefined;
+  try {
+    const opened = engine = await plane.track(openEngine(world));
+    parentPort?.on("message", (message: ToWorker) => {
+      plane.noteMessage();
+      if (message.type === "stop") plane.detach();
+      else void plane.track(answer(opened, message)).then(post);
+    });
+    connection = await plane.track(connect(world, engine));
+    const volumes = engine.volumes.map(({ name, sizeBytes }) => ({ name, sizeBytes }));
+    post({ type: "ready", volumes });
+    await connection.over;
+  } catch (error) {
+    failure = toPlain(error);
+  }
+  try {
+    if (engine !== undefined) await plane.track(closeEngine(world, engine, connection));
+  } catch (error) {
+    failure ??= toPlain(error);
+  }
+  await plane.stop();
+  connection?.channel.close();
+  return failure;
+}
+
+async function main(start: WorkerStart): Promise<void> {
+  const libc = await openLibc();
+  const clock = new DataPlaneClock();
+  const plane = new DataPlane({ libc, clock, log, wakeFd: start.wakeFd });
+  plane.start();
+  const failure = await serve({ config: start.config, libc, plane });
+  post({ type: "ended", error: failure });
+}
+
+await main(workerData as WorkerStart);

@@ -1,0 +1,239 @@
+/**
+ * The system calls this program makes itself, through the foreign function interface of the
+ * runtime (`libc_bun.ts`, `libc_deno.ts`, chosen when the program starts).
+ *
+ * Convention: a call returns its result, or the negated errno; nothing here throws but for a
+ * runtime without such an interface. Memory is named by an `Address`, made once per buffer: making
+ * one costs more than the call. Offsets are 64 bits wide, as safe integers.
+ */
+import { BcacheError } from "../base/errors.ts";
+
+/** A place in memory, as the runtime passes it to C; opaque. It does not keep its buffer alive. */
+export interface Address {
+  readonly opaqueAddress: never;
+}
+
+/** C types of arguments and results, by the names both runtimes know (`size` is 64 bits wide). */
+export type CType = "i32" | "u32" | "i64" | "size" | "address";
+export interface CSignature {
+  readonly args: readonly CType[];
+  /** `i32` where only the sign and a small number matter. */
+  readonly result: "i32" | "address";
+}
+
+/** What is called, and how. Variadic functions are listed with the arguments used here. */
+export const SIGNATURES = {
+  open: { args: ["address", "i32", "u32"], result: "i32" },
+  close: { args: ["i32"], result: "i32" },
+  read: { args: ["i32", "address", "size"], result: "i32" },
+  write: { args: ["i32", "address", "size"], result: "i32" },
+  ppoll: { args: ["address", "size", "address", "address"], result: "i32" },
+  mount: { args: ["address", "address", "address", "size", "address"], result: "i32" },
+  umount2: { args: ["address", "i32"], result: "i32" },
+  fallocate: { args: ["i32", "i32", "i64", "i64"], result: "i32" },
+  flock: { args: ["i32", "i32"], result: "i32" },
+  eventfd: { args: ["u32", "i32"], result: "i32" },
+  fcntl: { args: ["i32", "i32", "size"], result: "i32" },
+  ioctl: { args: ["i32", "size", "address"], result: "i32" },
+  prctl: { args: ["i32", "size", "size", "size", "size"], result: "i32" },
+  geteuid: { args: [], result: "i32" },
+  getegid: { args: [], result: "i32" },
+  socketpair: { args: ["i32", "i32", "i32", "address"], result: "i32" },
+  recvmsg: { args: ["i32", "address", "i32"], result: "i32" },
+  pipe2: { args: ["address", "i32"], result: "i32" },
+  posix_spawn: {
+    args: ["address", "address", "address", "address", "address", "address"],
+    result: "i32",
+  },
+  posix_spawn_file_actions_init: { args: ["address"], result: "i32" },
+  posix_spawn_file_actions_adddup2: { args: ["address", "i32", "i32"], result: "i32" },
+  posix_spawn_file_actions_destroy: { args: ["address"], result: "i32" },
+  waitpid: { args: ["i32", "address", "i32"], result: "i32" },
+  __errno_location: { args: [], result: "address" },
+} as const satisfies Record<string, CSignature>;
+
+type Argument = number | Address | null;
+/** The C functions as they are: -1 and errno on failure. */
+export type RawCalls = {
+  readonly [Name in keyof typeof SIGNATURES]: (...args: Argument[]) => number;
+};
+
+/** What a runtime has to supply. */
+export interface ForeignInterface {
+  readonly calls: RawCalls;
+  /** The address of byte `offset` of `buffer`, which must not be moved or freed meanwhile. */
+  addressOf(buffer: ArrayBuffer, offset: number): Address;
+  /** The same address as a number, to be stored inside a C struct. */
+  addressValue(address: Address): number;
+  /** The calling thread's errno. */
+  errno(): number;
+}
+
+/** Flags of the calls below (Linux, generic architectures). */
+export const O = {
+  RDONLY: 0,
+  WRONLY: 1,
+  RDWR: 2,
+  NONBLOCK: 0o4000,
+  CLOEXEC: 0o2000000,
+} as const;
+export const POLL = { IN: 1, ERR: 8, HUP: 16 } as const;
+export const MS = { RDONLY: 1, NOSUID: 2, NODEV: 4, NOATIME: 1024 } as const;
+export const MNT_DETACH = 2;
+const F_SETFL = 4;
+const BLKGETSIZE64 = 0x80081272;
+const BLKSSZGET = 0x1268;
+const PR_SET_TIMERSLACK = 29;
+const PR_SET_IO_FLUSHER = 57;
+
+/** A NUL-terminated string for C, and its address. Keep the object while C may look at it. */
+export interface CString {
+  readonly bytes: Uint8Array<ArrayBuffer>;
+  readonly address: Address;
+}
+
+export class Libc {
+  /** For hot paths: the C functions themselves. */
+  readonly calls: RawCalls;
+  #foreign: ForeignInterface;
+
+  constructor(foreign: ForeignInterface) {
+    this.#foreign = foreign;
+    this.calls = foreign.calls;
+  }
+
+  errno(): number {
+    return this.#foreign.errno();
+  }
+
+  addressOf(bytes: Uint8Array<ArrayBuffer>, offset = 0): Address {
+    return this.#foreign.addressOf(bytes.buffer, bytes.byteOffset + offset);
+  }
+
+  addressValue(address: Address): number {
+    return this.#foreign.addressValue(address);
+  }
+
+  /** @param text must not contain NUL; what follows one would be cut off. */
+  cString(text: string): CString {
+    const encoded = new TextEncoder().encode(text);
+    const bytes = new Uint8Array(encoded.length + 1);
+    bytes.set(encoded);
+    return { bytes, address: this.addressOf(bytes) };
+  }
+
+  /** A file descriptor. */
+  open(path: string, flags: number): number {
+    const name = this.cString(path);
+    return this.#checked(this.calls.open(name.address, flags, 0));
+  }
+
+  close(fd: number): number {
+    return this.#checked(this.calls.close(fd));
+  }
+
+  /** Bytes read into the start of `into`. */
+  read(fd: number, into: Uint8Array<ArrayBuffer>): number {
+    return this.#checked(this.calls.read(fd, this.addressOf(into), into.length));
+  }
+
+  /** Bytes written. */
+  write(fd: number, from: Uint8Array<ArrayBuffer>): number {
+    return this.#checked(this.calls.write(fd, this.addressOf(from), from.length));
+  }
+
+  mount(
+    options: { source: string; target: string; type: string; flags: number; data: string },
+  ): number {
+    const source = this.cString(options.source);
+    const target = this.cString(options.target);
+    const type = this.cString(options.type);
+    const data = this.cString(options.data);
+    return this.#checked(
+      this.calls.mount(source.address, target.address, type.address, options.flags, data.address),
+    );
+  }
+
+  umount2(target: string, flags: number): number {
+    const name = this.cString(target);
+    return this.#checked(this.calls.umount2(name.address, flags));
+  }
+
+  fallocate(fd: number, mode: number, offsetBytes: number, lengthBytes: number): number {
+    return this.#checked(this.calls.fallocate(fd, mode, offsetBytes, lengthBytes));
+  }
+
+  flock(fd: number, operation: number): number {
+    return this.#checked(this.calls.flock(fd, operation));
+  }
+
+  /** A non-blocking event counter, closed on exec. */
+  eventfd(): number {
+    return this.#checked(this.calls.eventfd(0, O.NONBLOCK | O.CLOEXEC));
+  }
+
+  setNonBlocking(fd: number): void {
+    this.calls.fcntl(fd, F_SETFL, O.RDWR | O.NONBLOCK);
+  }
+
+  /** The size of a block device in bytes. */
+  blockDeviceBytes(fd: number): number {
+    const size = new BigUint64Array(1);
+    const failed = this.#ioctl(fd, BLKGETSIZE64, new Uint8Array(size.buffer));
+    return failed < 0 ? failed : Number(size[0]);
+  }
+
+  /** The logical sector size of a block device in bytes. */
+  blockDeviceSectorBytes(fd: number): number {
+    const size = new Int32Array(1);
+    const failed = this.#ioctl(fd, BLKSSZGET, new Uint8Array(size.buffer));
+    return failed < 0 ? failed : size[0]!;
+  }
+
+  /**
+   * Lets short waits of the calling thread end after as little as `slackNs` (50 µs as a rule).
+   * Best effort.
+   */
+  setTimerSlackNs(slackNs: number): void {
+    this.calls.prctl(PR_SET_TIMERSLACK, slackNs, 0, 0, 0);
+  }
+
+  /**
+   * Tells the kernel that the calling thread serves a block device, so that its allocations do
+   * not wait for dirty pages that only it could write. Best effort: needs CAP_SYS_RESOURCE.
+   */
+  setIoFlusher(): void {
+    this.calls.prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
+  }
+
+  effectiveUserId(): number {
+    return this.calls.geteuid();
+  }
+
+  effectiveGroupId(): number {
+    return this.calls.getegid();
+  }
+
+  #ioctl(fd: number, request: number, into: Uint8Array<ArrayBuffer>): number {
+    return this.#checked(this.calls.ioctl(fd, request, this.addressOf(into)));
+  }
+
+  #checked(result: number): number {
+    return result < 0 ? -this.#foreign.errno() : result;
+  }
+}
+
+/** Opens libc in this thread. Throws BcacheError NotSupported outside Bun and Deno. */
+export async function openLibc(): Promise<Libc> {
+  const name = "libc.so.6";
+  if ("Bun" in globalThis) {
+    return new Libc(await (await import("./libc_bun.ts")).openForeignInterface(name));
+  }
+  if ("Deno" in globalThis) {
+    return new Libc((await import("./libc_deno.ts")).openForeignInterface(name));
+  }
+  throw new BcacheError(
+    "NotSupported",
+    "mounting needs Bun or Deno (this runtime cannot call libc): run the command with one of them",
+  );
+}

@@ -1,0 +1,145 @@
+/**
+ * An engine without a cache, for tests of the data plane: volumes in memory. The configuration's
+ * `settings` steer it: `size` (bytes), `volumes` (how many), `async` ("yes": nothing is done
+ * without waiting), `fail-open`, `crash` (see below).
+ */
+import { assert } from "../../../lib/base/assert.ts";
+import { BcacheError } from "../../../lib/base/errors.ts";
+import type {
+  AttributeInfo,
+  BlockVolume,
+  CacheControl,
+  SetStatus,
+} from "../../../lib/cache/ports.ts";
+import type { Engine, EngineWorld } from "../../../fuse/engine.ts";
+
+export class MemoryVolume implements BlockVolume {
+  readonly name: string;
+  readonly blockSizeBytes = 512;
+  readonly readOnly: boolean;
+  readonly bytes: Uint8Array;
+  flushes = 0;
+  /** Nothing at once: every read and write takes `delay`. */
+  delay: (() => Promise<void>) | undefined;
+
+  constructor(name: string, sizeBytes: number, readOnly = false) {
+    this.name = name;
+    this.bytes = new Uint8Array(sizeBytes);
+    this.readOnly = readOnly;
+  }
+
+  get sizeBytes(): number {
+    return this.bytes.length;
+  }
+
+  tryRead(offsetBytes: number, into: Uint8Array): boolean {
+    if (this.delay !== undefined) return false;
+    assert(offsetBytes + into.length <= this.bytes.length, "reads lie inside");
+    into.set(this.bytes.subarray(offsetBytes, offsetBytes + into.length));
+    return true;
+  }
+
+  async read(offsetBytes: number, into: Uint8Array): Promise<void> {
+    await this.delay?.();
+    assert(offsetBytes + into.length <= this.bytes.length, "reads lie inside");
+    into.set(this.bytes.subarray(offsetBytes, offsetBytes + into.length));
+  }
+
+  tryWrite(offsetBytes: number, from: Uint8Array): boolean {
+    if (this.delay !== undefined) return false;
+    assert(offsetBytes + from.length <= this.bytes.length, "writes lie inside");
+    this.bytes.set(from, offsetBytes);
+    return true;
+  }
+
+  async write(offsetBytes: number, from: Uint8Array): Promise<void> {
+    await this.delay?.();
+    assert(offsetBytes + from.length <= this.bytes.length, "writes lie inside");
+    this.bytes.set(from, offsetBytes);
+  }
+
+  async flush(): Promise<void> {
+    await this.delay?.();
+    this.flushes++;
+  }
+
+  async zero(offsetBytes: number, lengthBytes: number): Promise<void> {
+    await this.delay?.();
+    assert(offsetBytes + lengthBytes <= this.bytes.length, "zeroed ranges lie inside");
+    this.bytes.fill(0, offsetBytes, offsetBytes + lengthBytes);
+  }
+}
+
+class MemoryEngine implements Engine, CacheControl {
+  readonly volumes: readonly MemoryVolume[];
+  #world: EngineWorld;
+
+  constructor(world: EngineWorld, volumes: readonly MemoryVolume[]) {
+    this.#world = world;
+    this.volumes = volumes;
+  }
+
+  status(): Promise<SetStatus> {
+    return Promise.reject(new BcacheError("NotSupported", "memory has no status"));
+  }
+
+  /** The engine's own clock is tested with `sleep-ms`, its flushes are counted by `flushes`. */
+  async attributes(_device: string | undefined, name?: string): Promise<AttributeInfo[]> {
+    const flushes = this.volumes.reduce((sum, volume) => sum + volume.flushes, 0);
+    const memory = process.memoryUsage().rss;
+    const all = { flushes, memory };
+    await Promise.resolve();
+    return Object.entries(all).filter(([key]) => name === undefined || key === name)
+      .map(([key, value]) => ({ name: key, value: String(value), writable: false, help: "" }));
+  }
+
+  async setAttribute(
+    _device: string | undefined,
+    name: string,
+    value: string,
+  ): Promise<AttributeInfo> {
+    if (name === "sleep-ms") await this.#world.clock.sleep(Number(value));
+    else if (name === "crash") setImmediate(() => thrower(value));
+    else throw new BcacheError("NotFound", `${name}: no such attribute`);
+    return { name, value, writable: true, help: "" };
+  }
+
+  flushDirty(): Promise<void> {
+    return Promise.resolve();
+  }
+
+  close(): Promise<void> {
+    this.#world.log("info", "closed");
+    return Promise.resolve();
+  }
+}
+
+function thrower(message: string): never {
+  throw new Error(message);
+}
+
+export function openEngine(world: EngineWorld): Promise<Engine> {
+  const settings = new Map(world.config.settings);
+  const failure = settings.get("fail-open");
+  if (failure !== undefined) {
+    return Promise.reject(new BcacheError("BadChecksum", failure));
+  }
+  const sizeBytes = Number(settings.get("size") ?? 16 * 1024 * 1024);
+  const volumes: MemoryVolume[] = [];
+  for (let index = 0; index < Number(settings.get("volumes") ?? 1); index++) {
+    const volume = new MemoryVolume(`bcache${index}`, sizeBytes, world.config.readOnly);
+    if (settings.get("async") === "yes") volume.delay = () => world.clock.sleep(0.1);
+    if (settings.get("async") === "turn") volume.delay = eventLoopDelay(world);
+    volumes.push(volume);
+  }
+  return Promise.resolve(new MemoryEngine(world, volumes));
+}
+
+/** As a device does: the result comes through the runtime's event loop. */
+function eventLoopDelay(world: EngineWorld): () => Promise<void> {
+  return async () => {
+    world.operations.begin();
+    await new Promise<void>((resolve) => setTimeout(resolve, 1));
+    world.operations.end();
+  };
+}
