@@ -97,7 +97,7 @@ export class Allocator {
     this.sizes = options.sizes ?? reserveSizes(table.bucketCount, prioSetCount);
     const { btree, prio, movingGc, none, pending } = this.sizes;
     assert(prio === prioSetCount, "PRIO holds exactly one round of priorities");
-    assert(pending >= prioSetCount, "a round can replace the prio_sets it writes");
+    assert(pending > prioSetCount, "a round frees more than the prio_sets it writes");
     this.#free = [
       new U32Fifo(btree),
       new U32Fifo(prio),
@@ -351,9 +351,12 @@ export class Allocator {
     return this.#worthARound();
   }
 
-  /** A smaller round could not replace the prio_sets it takes, and would be the last. */
+  /**
+   * A round takes as many buckets as there are prio_sets, and sets free as many old ones. With no
+   * more than those it would go on for ever, writing priorities only to replace them.
+   */
   #worthARound(): boolean {
-    return this.#pending.length >= this.#options.prioSetCount;
+    return this.#pending.length > this.#options.prioSetCount;
   }
 
   /** Concludes from what the policy found, begun after `gcsBefore` collections, how things are. */

@@ -43,7 +43,7 @@ export function reserveSizes(bucketCount: number, prioSetCount: number): Reserve
     prio: prioSetCount,
     movingGc: unit,
     none: data,
-    // A round must at least replace the prio_sets it wrote, or no other could follow.
+    // A round must more than replace the prio_sets it wrote, or it would lead nowhere.
     pending: Math.max(data, 2 * prioSetCount),
   };
 }
