@@ -6,7 +6,7 @@ import { SECTOR_BYTES } from "../../lib/device/device.ts";
 import { readJournal } from "../../lib/journal/reader.ts";
 import { freshJournal, Journal } from "../../lib/journal/writer.ts";
 import { drainMicrotasks, ManualClock } from "../support/manual_clock.ts";
-import { PowerDevice, SeededRandom } from "./power_device.ts";
+import { type Lie, PowerDevice, SeededRandom } from "./power_device.ts";
 import {
   idsOf,
   KEY_WORDS,
@@ -218,6 +218,43 @@ describe("the journal", () => {
     assertEquals((await readJournal(placeOn(device, SMALL))).head.lastSeq, 6);
     await end(world);
   });
+});
+
+describe("the order of writes", () => {
+  /** What was still volatile when an entry was written, over a few commits with fresh data. */
+  async function violations(lie?: Lie): Promise<string[]> {
+    const stable = new Uint8Array((SMALL.buckets + 3) * SMALL.bucketSectors * SECTOR_BYTES);
+    const journalEnd = (SMALL.buckets + 1) * SMALL.bucketSectors;
+    const device = new PowerDevice({
+      random: new SeededRandom(3),
+      stable,
+      ordered: { from: SMALL.bucketSectors, to: journalEnd },
+      ...(lie === undefined ? {} : { lie }),
+    });
+    const world = openJournal(device, { ...SMALL, queueEntries: 8 });
+    await world.journal.finishRecovery();
+    for (let round = 0; round < 10; round++) {
+      await device.write(journalEnd, new Uint8Array(SECTOR_BYTES));
+      // Enough for several full entries, so that they are written one after the other.
+      for (let id = 1; id <= 500; id++) {
+        if (world.journal.tryAppend(keyOf(id), 0, KEY_WORDS) === 0) break;
+      }
+      await world.journal.commit();
+      if (device.volatile > 0) device.violations.push("a commit resolved too early");
+    }
+    await end(world);
+    return device.violations;
+  }
+
+  test("data is stable before its key is written, each entry before the next", async () => {
+    assertEquals(await violations(), []);
+  });
+
+  for (const lie of ["flush does nothing", "fua does nothing"] as const) {
+    test(`is seen to be broken if ${lie.replace("does", "did")}`, async () => {
+      assert((await violations(lie)).length > 0);
+    });
+  }
 });
 
 describe("a journal whose device fails", () => {
