@@ -162,7 +162,7 @@ export class BucketTable {
     return (this.gen[bucket]! - this.lastGc[bucket]!) & 0xff;
   }
 
-  /** Makes every pointer to `bucket` stale (a b-tree node was freed). Returns the new generation. */
+  /** Makes every pointer to `bucket` stale (a freed b-tree node). Returns the new generation. */
   bumpGen(bucket: number): number {
     this.#assertBucket(bucket);
     const gen = (this.gen[bucket]! + 1) & 0xff;
@@ -340,6 +340,7 @@ export class BucketTable {
    * and as data, so the index is damaged; nothing was changed.
    */
   setMark(bucket: number, mark: Mark): boolean {
+    this.#assertBucket(bucket);
     const present = this.mark[bucket]!;
     if (present !== MARK.none && (present === MARK.metadata) !== (mark === MARK.metadata)) {
       return false;

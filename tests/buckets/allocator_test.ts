@@ -398,7 +398,7 @@ describe("the end", () => {
   });
 });
 
-test("however it is used, no bucket is lost, given twice, or given before it is durable", async () => {
+test("however used, no bucket is lost, given twice, or given before it is durable", async () => {
   const step = fc.record({
     act: fc.constantFrom("none", "btree", "movingGc", "drop", "free", "gc", "settle", "settle"),
     index: fc.nat(50),

@@ -122,7 +122,7 @@ describe("writing the chain", () => {
     assertEquals([self.table.pins[10], self.table.pins[40]], [0, 1]);
   });
 
-  test("a round has the generations of the moment it began, whenever its sets are written", async () => {
+  test("a round has the generations of the moment it began, not of its writes", async () => {
     const self = world();
     vary(self.table, 5);
     const genBefore = self.table.gen.slice();
@@ -189,7 +189,7 @@ describe("reading the chain", () => {
     assert(!table.canInvalidate(20));
   });
 
-  test("a flipped bit in any field or the tail is a bad checksum that names the bucket", async () => {
+  test("a flipped bit anywhere is a bad checksum that names the bucket", async () => {
     for (const offset of [0, 8, 16, 24, 28, 32, PRIO_SET_HEADER_BYTES, 300, META_BYTES - 1]) {
       const self = await written();
       self.device.bytes[20 * 1024 + offset]! ^= 4;
@@ -293,7 +293,7 @@ describe("the bytes of a kernel's prio_set", () => {
   const newTable = () =>
     new BucketTable({ bucketCount: 2048, firstBucket: 1, bucketSectors: META / 512 });
 
-  test("are read, its garbage next bucket ignored, and what we write of them is the same", async () => {
+  test("are read, its garbage link ignored, and what we write is the same", async () => {
     const device = new TestDevice(44 * META / 512);
     device.bytes.set(image(), 42 * META);
     const table = newTable();

@@ -1,4 +1,4 @@
-/** What the tests of buckets share: small worlds around the parts, each under the test's control. */
+/** What the tests of buckets share: small parts of a world, each under the test's control. */
 import type { Device } from "../../lib/device/device.ts";
 import { BcacheError } from "../../lib/base/errors.ts";
 import type { Random } from "../../lib/base/runtime.ts";
