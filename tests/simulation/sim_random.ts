@@ -77,7 +77,10 @@ export class Trace {
   #length = 0;
 
   note(...facts: number[]): void {
-    for (const fact of facts) this.#hash = mix32(Math.imul(this.#hash, 31) ^ hashOf(fact));
+    for (const fact of facts) {
+      const high = Math.floor(fact / 0x1_0000_0000); // Times pass 2^32 microseconds.
+      this.#hash = mix32(Math.imul(this.#hash ^ high, 31) ^ (fact >>> 0));
+    }
     this.#length++;
   }
 

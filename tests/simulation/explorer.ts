@@ -1,0 +1,280 @@
+/**
+ * Runs a workload once and cuts the power at its every write and flush: before the disk has it
+ * (submitted: any part of it may have reached the platter) and when it completed. From each cut a
+ * new world boots, recovers, and must answer as the oracle allows; then it must work on; then its
+ * backing disk alone, drained, must hold everything. Recoveries are themselves cut, once more.
+ *
+ * Everything follows from the scenario's seed; a failure names the one cut that shows it.
+ */
+import { SECTOR_BYTES } from "../../lib/device/device.ts";
+import { Oracle, OracleMismatch } from "./oracle.ts";
+import { fillSector } from "./pattern.ts";
+import { CUT_POLICIES, imageAfterCut } from "./power_cut.ts";
+import type { CutPolicy } from "./power_cut.ts";
+import type { DiskMoment } from "./sim_disk.ts";
+import { hashOf, SimRandom } from "./sim_random.ts";
+import { runWorkload } from "./workload.ts";
+import type { WorkloadOptions } from "./workload.ts";
+import { hasOneOutcome, World, worldAfterCut } from "./world.ts";
+import type { Engine, EngineKind, WorldSnapshot } from "./world.ts";
+
+export interface Scenario {
+  readonly kind: EngineKind;
+  readonly seed: number;
+  readonly workload: WorkloadOptions;
+  readonly sync: boolean;
+  /** Cuts at one moment in so many; 1 is every one. */
+  readonly cutOneIn: number;
+  /** Of the moments within a recovery, one in so many; Infinity for none. */
+  readonly nestedOneIn: number;
+  /** Outcomes tried at each cut. */
+  readonly policies: readonly CutPolicy[];
+  /** Works on after a recovery for so many operations. */
+  readonly workOnSteps: number;
+  /**
+   * What a recovery answered, later recoveries and the drained backing disk must answer too: what
+   * a disk once returned after a power cut does not change by itself.
+   */
+  readonly steadfast: boolean;
+  /** Checks only the cut with this number. */
+  readonly onlyCut?: number;
+}
+
+export const USUAL_CUTS = {
+  cutOneIn: 1,
+  nestedOneIn: 40,
+  policies: CUT_POLICIES,
+  workOnSteps: 6,
+  steadfast: true,
+} as const;
+
+export interface Report {
+  /** Moments at which the power could have been cut. */
+  moments: number;
+  /** Recoveries checked, by depth: after the workload, after a recovery that was cut. */
+  cuts: number;
+  nestedCuts: number;
+  simulatedMs: number;
+  /** Equal for equal seeds, on every runtime. */
+  traceHash: string;
+}
+
+/** A scenario failed; the message says where and how to see it again. */
+export class SimulationFailure extends Error {
+  override name = "SimulationFailure";
+}
+
+interface Cut {
+  readonly number: number;
+  readonly label: string;
+  readonly snapshot: WorldSnapshot;
+  /** The oracle's time. */
+  readonly at: number;
+}
+
+/** Runs the scenario. @throws SimulationFailure */
+export async function explore(scenario: Scenario): Promise<Report> {
+  return await new Explorer(scenario).run();
+}
+
+class Explorer {
+  #scenario: Scenario;
+  #oracle: Oracle;
+  #world: World;
+  #waiting: Cut[] = [];
+  #workloadRuns = false;
+  #lastTime = -1;
+  #report: Report = { moments: 0, cuts: 0, nestedCuts: 0, simulatedMs: 0, traceHash: "" };
+
+  constructor(scenario: Scenario) {
+    this.#scenario = scenario;
+    this.#oracle = new Oracle(scenario.seed);
+    this.#world = new World({
+      ...this.#worldOptions(scenario.seed),
+      onMoment: (moment) => this.#note(moment),
+    });
+  }
+
+  async run(): Promise<Report> {
+    const { kind, seed, workload } = this.#scenario;
+    const world = this.#world;
+    try {
+      await world.run(kind.format(world.cache, world.backing));
+      await world.run(Promise.all([world.cache.flush(), world.backing.flush()]));
+      this.#workloadRuns = true;
+      const engine = await this.#runMain(kind.open(world.parts));
+      const random = new SimRandom(hashOf(seed, 21));
+      const target = {
+        volume: engine.volume,
+        oracle: this.#oracle,
+        clock: world.clock,
+        random,
+        disturb: engine.disturb?.bind(engine),
+      };
+      await this.#runMain(runWorkload(target, workload));
+      this.#cutNow("after the last operation");
+      await this.#verifyWaiting();
+      await this.#finish(world, engine, this.#oracle);
+    } catch (error) {
+      if (error instanceof SimulationFailure) throw error;
+      this.#fail("the run without a cut", error, world);
+    }
+    this.#report.simulatedMs = world.clock.nowMs();
+    this.#report.traceHash = world.clock.trace.hash;
+    return this.#report;
+  }
+
+  #worldOptions(seed: number) {
+    const { kind, sync } = this.#scenario;
+    const initial = (sector: number, into: Uint8Array) =>
+      fillSector(into, this.#scenario.seed, sector, 0);
+    return { kind, seed, sync, initial };
+  }
+
+  /** Runs the main world; between its events the cuts of the last one are looked into. */
+  async #runMain<T>(work: Promise<T>): Promise<T> {
+    return await this.#world.run(work, { afterEvent: () => this.#verifyWaiting() }) as T;
+  }
+
+  #note(moment: DiskMoment): void {
+    if (!this.#workloadRuns) return;
+    const { disk, operation, phase, atSector, sectors } = moment;
+    this.#cutNow(`${operation} ${atSector}+${sectors} ${phase} on ${disk.name}`);
+  }
+
+  #cutNow(label: string): void {
+    const { seed, cutOneIn, onlyCut } = this.#scenario;
+    const number = this.#report.moments++;
+    if (onlyCut !== undefined ? number !== onlyCut : hashOf(seed, number) % cutOneIn !== 0) return;
+    const at = this.#oracle.time;
+    this.#waiting.push({ number, label, snapshot: this.#world.snapshot(), at });
+  }
+
+  async #verifyWaiting(): Promise<void> {
+    const cuts = this.#waiting;
+    this.#waiting = [];
+    for (const cut of cuts) {
+      const oneOutcome = hasOneOutcome(cut.snapshot);
+      const policies = oneOutcome ? (["none"] as const) : this.#scenario.policies;
+      for (const policy of policies) await this.#verify(cut, policy);
+    }
+    if (this.#oracle.time > this.#lastTime + 500) {
+      this.#lastTime = this.#oracle.time;
+      this.#oracle.prune();
+    }
+  }
+
+  async #verify(cut: Cut, policy: CutPolicy): Promise<void> {
+    const { seed, nestedOneIn } = this.#scenario;
+    const where = `cut ${cut.number} (${cut.label}), unflushed kept: ${policy}`;
+    const nested: Cut[] = [];
+    let moments = 0;
+    let recovering = true;
+    const worldSeed = hashOf(seed, cut.number, CUT_POLICIES.indexOf(policy));
+    const world: World = worldAfterCut(cut.snapshot, policy, {
+      ...this.#worldOptions(worldSeed),
+      onMoment: ({ operation, phase, disk }) => {
+        if (!recovering || hashOf(worldSeed, moments++) % nestedOneIn !== 0) return;
+        const label = `${operation} ${phase} on ${disk.name}`;
+        nested.push({ number: moments, label, snapshot: world.snapshot(), at: 0 });
+      },
+    });
+    this.#report.cuts++;
+    try {
+      const { engine, after } = await this.#recover(world, this.#oracle, cut.at);
+      recovering = false;
+      for (const second of nested) await this.#verifyNested(second, where, after);
+      await this.#workOn(world, engine, after);
+    } catch (error) {
+      if (error instanceof SimulationFailure) throw error;
+      this.#fail(where, error, world);
+    }
+  }
+
+  /** A recovery that was cut itself must come to the same state in the end. */
+  async #verifyNested(second: Cut, first: string, oracle: Oracle): Promise<void> {
+    const policy = CUT_POLICIES[second.number % CUT_POLICIES.length]!;
+    const where = `${first}; then cut again in the recovery, at its operation ${second.number} ` +
+      `(${second.label}), unflushed kept: ${policy}`;
+    const worldSeed = hashOf(this.#scenario.seed, second.number, 77);
+    const world = worldAfterCut(second.snapshot, policy, this.#worldOptions(worldSeed));
+    this.#report.nestedCuts++;
+    try {
+      const { engine, after } = await this.#recover(world, oracle, oracle.time);
+      await this.#finish(world, engine, after);
+    } catch (error) {
+      this.#fail(where, error, world);
+    }
+  }
+
+  /** Opens the world's engine and reads back all that was ever written. */
+  async #recover(
+    world: World,
+    oracle: Oracle,
+    cutAt: number,
+  ): Promise<{ engine: Engine; after: Oracle }> {
+    const engine = await world.run(world.kind.open(world.parts)) as Engine;
+    const after = new Oracle(oracle.seed);
+    const readAll = async () => {
+      for (const { sector, sectors } of rangesOf(oracle.touchedSectors())) {
+        const bytes = new Uint8Array(sectors * SECTOR_BYTES);
+        const at = sector * SECTOR_BYTES;
+        if (!engine.volume.tryRead(at, bytes)) await engine.volume.read(at, bytes);
+        const { steadfast } = this.#scenario;
+        oracle.checkRecovered({ cutAt, sector, bytes, after, steadfast });
+      }
+    };
+    await world.run(readAll());
+    return { engine, after };
+  }
+
+  async #workOn(world: World, engine: Engine, after: Oracle): Promise<void> {
+    const { workload, workOnSteps: steps, seed } = this.#scenario;
+    const random = new SimRandom(hashOf(seed, after.time, 31));
+    const target = { volume: engine.volume, oracle: after, clock: world.clock, random };
+    await world.run(runWorkload(target, { ...workload, steps }));
+    await this.#finish(world, engine, after);
+  }
+
+  /** Drains, looks at the backing disk alone, closes, and looks for what was done wrong. */
+  async #finish(world: World, engine: Engine, oracle: Oracle): Promise<void> {
+    await world.run(engine.drain());
+    const begunAt = oracle.beginRead();
+    const random = new SimRandom(0);
+    const alone = imageAfterCut(world.backing.snapshot(), "none", random);
+    for (const { sector, sectors } of rangesOf(oracle.touchedSectors())) {
+      const bytes = new Uint8Array(sectors * SECTOR_BYTES);
+      alone.read(sector + world.kind.dataOffsetSectors, bytes);
+      try {
+        oracle.checkRead(begunAt, sector * SECTOR_BYTES, bytes);
+      } catch (error) {
+        if (!(error instanceof OracleMismatch)) throw error;
+        throw new OracleMismatch(`the drained backing disk alone: ${error.message}`);
+      }
+    }
+    await world.run(engine.close());
+    const violations = world.violations();
+    if (violations.length > 0) throw new Error(violations.join("; "));
+  }
+
+  #fail(where: string, error: unknown, world: World): never {
+    const { kind, seed } = this.#scenario;
+    const message = error instanceof Error ? `${error.name}: ${error.message}` : String(error);
+    const log = world.logLines.slice(-8).map((line) => `\n    ${line}`).join("");
+    throw new SimulationFailure(
+      `${kind.name}, seed ${seed}, ${where}:\n  ${message}${log && `\n  log:${log}`}`,
+      { cause: error },
+    );
+  }
+}
+
+/** Neighbouring sectors as one read, of 64 KiB at most. */
+function rangesOf(sectors: readonly number[]): Array<{ sector: number; sectors: number }> {
+  const ranges: Array<{ sector: number; sectors: number }> = [];
+  for (const sector of sectors) {
+    const last = ranges.at(-1);
+    if (last && last.sector + last.sectors === sector && last.sectors < 128) last.sectors++;
+    else ranges.push({ sector, sectors: 1 });
+  }
+  return ranges;
+}
