@@ -237,8 +237,10 @@ describe("priorities before reuse", () => {
     assertEquals(error.code, "SetFailed");
     await world.end();
   });
+});
 
-  test("they are not written while a freed node's parent is not", async () => {
+describe("a write of priorities", () => {
+  test("waits until the parent of a freed node is durable", async () => {
     const world = new World();
     world.allocator.blockPrios();
     world.allocator.blockPrios();
@@ -269,22 +271,22 @@ describe("priorities before reuse", () => {
   });
 });
 
-describe("when nothing can be dropped", () => {
-  /** All buckets taken or dirty. */
-  async function full(): Promise<World> {
-    const world = await new World(24).begin();
-    for (;;) {
-      const taken = world.takeAll(none);
-      if (taken.length === 0) break;
-      for (const bucket of taken) {
-        world.table.setMark(bucket, MARK.dirty);
-        world.table.unpin(bucket);
-      }
-      await drainMicrotasks();
+/** All buckets taken or dirty. */
+async function full(): Promise<World> {
+  const world = await new World(24).begin();
+  for (;;) {
+    const taken = world.takeAll(none);
+    if (taken.length === 0) break;
+    for (const bucket of taken) {
+      world.table.setMark(bucket, MARK.dirty);
+      world.table.unpin(bucket);
     }
-    return world;
+    await drainMicrotasks();
   }
+  return world;
+}
 
+describe("when nothing can be dropped", () => {
   test("gc is asked once, and its end lets the allocator go on", async () => {
     const world = await full();
     assertEquals([world.gcsAsked, world.allocator.needsGc], [1, true]);
@@ -318,7 +320,9 @@ describe("when nothing can be dropped", () => {
     assertEquals([node.outcome, world.allocator.exhausted], ["resolved", false]);
     await world.end();
   });
+});
 
+describe("a full cache", () => {
   test("gc is asked again only when somebody needs a bucket", async () => {
     const world = await full();
     await world.collectAllDirty();

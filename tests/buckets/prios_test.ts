@@ -121,7 +121,9 @@ describe("writing the chain", () => {
     assertEquals(self.released, [10, 20, 30]);
     assertEquals([self.table.pins[10], self.table.pins[40]], [0, 1]);
   });
+});
 
+describe("a round of writing", () => {
   test("a round has the generations of the moment it began, not of its writes", async () => {
     const self = world();
     vary(self.table, 5);
@@ -164,22 +166,24 @@ describe("writing the chain", () => {
   });
 });
 
-describe("reading the chain", () => {
-  async function written(): Promise<World> {
-    const self = world();
-    vary(self.table, 3);
-    await self.writer.write();
-    return self;
-  }
-  /** Changes set `bucket` as a correct writer never would, with a good checksum. */
-  function reseal(device: TestDevice, bucket: number, sequence: number, nextBucket: number) {
-    const bytes = device.bytes.subarray(bucket * 1024, bucket * 1024 + META_BYTES);
-    sealPrioSet(bytes, { sequence, nextBucket }, MAGIC);
-  }
-  async function refusal(self: World, firstBucket = 10): Promise<BcacheError> {
-    return await assertRejects(() => readBack(self, firstBucket), BcacheError);
-  }
+async function written(): Promise<World> {
+  const self = world();
+  vary(self.table, 3);
+  await self.writer.write();
+  return self;
+}
 
+/** Changes set `bucket` as a correct writer never would, with a good checksum. */
+function reseal(device: TestDevice, bucket: number, sequence: number, nextBucket: number) {
+  const bytes = device.bytes.subarray(bucket * 1024, bucket * 1024 + META_BYTES);
+  sealPrioSet(bytes, { sequence, nextBucket }, MAGIC);
+}
+
+async function refusal(self: World, firstBucket = 10): Promise<BcacheError> {
+  return await assertRejects(() => readBack(self, firstBucket), BcacheError);
+}
+
+describe("reading the chain", () => {
   test("its buckets are marked and pinned", async () => {
     const { table } = await readBack(await written(), 10);
     for (const bucket of [10, 20, 30]) {
@@ -208,7 +212,9 @@ describe("reading the chain", () => {
     assertEquals(error.code, "BadChecksum");
     assertStringIncludes(error.message, "0x0000000200000001, expected 0x201fd5fd0b3a191e");
   });
+});
 
+describe("a chain with good checksums that cannot be right", () => {
   test("links out of the device, into the superblock, or in a circle are refused", async () => {
     for (const next of [0, 400, 2 ** 40, 10]) {
       const self = await written();
