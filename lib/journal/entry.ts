@@ -120,6 +120,13 @@ export class Entry {
     return this.#completion.promise;
   }
 
+  /** Whoever waits so far is the caller's to answer. */
+  takeCompletion(): Completion | undefined {
+    const completion = this.#completion;
+    this.#completion = undefined;
+    return completion;
+  }
+
   /** The entry is durable. */
   complete(): void {
     this.#completion?.resolve();

@@ -125,6 +125,7 @@ export async function readJournal(
       },
       firstSeq: needed[0]!.seq,
       nextSeq: head.seq + 1,
+      newest: needed.at(-1)!,
     },
     entries: () => replay(place, needed),
   };

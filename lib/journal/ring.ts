@@ -15,6 +15,8 @@
  *     If the power fails before the entry of case b is durable, the bucket it was written to
  *     was free before and is free again.
  *
+ * A ring that was left without any room is met by amend.ts, during recovery only.
+ *
  * Answers to journal_reclaim(), free_journal_buckets() and journal_full() of Linux's journal.c.
  */
 import { assert } from "../base/assert.ts";

@@ -29,6 +29,7 @@ import type { Clock } from "../base/runtime.ts";
 import { type Faults, Signal, type TaskGroup } from "../base/sync.ts";
 import { SECTOR_BYTES } from "../device/device.ts";
 import { JSET_BYTES_MAX } from "../ondisk/jset.ts";
+import { amendEntry, type EntrySpot } from "./amend.ts";
 import { Entry, type JsetStamper } from "./entry.ts";
 import type { JournalPlace } from "./parse.ts";
 import { Pins } from "./pins.ts";
@@ -48,6 +49,8 @@ export interface JournalStart {
   readonly firstSeq: number;
   /** The number of the next entry. */
   readonly nextSeq: number;
+  /** Where the newest entry is; absent when there is none. */
+  readonly newest?: EntrySpot;
 }
 
 export interface JournalOptions {
@@ -90,6 +93,13 @@ export function freshJournal(bucketCount: number): JournalStart {
   };
 }
 
+interface PlacedEntry {
+  readonly entry: Entry;
+  readonly bytes: Uint8Array;
+  readonly sector: number;
+  readonly spot: EntrySpot;
+}
+
 export class Journal {
   /** Who needs which entry. Recovery's own holds on the entries to be replayed are in it. */
   readonly pins: Pins;
@@ -118,6 +128,8 @@ export class Journal {
   #timerArmed = false;
   /** What lies behind the newest recovered entry in its bucket has yet to be erased. */
   #eraseTail: { index: number; block: number } | undefined;
+  /** The newest durable entry, while recovery runs. */
+  #newest: EntrySpot | undefined;
   #state: "recovering" | "serving" | "stopping" | "ended" = "recovering";
   #running = 0;
   #ending = new AbortController();
@@ -126,7 +138,7 @@ export class Journal {
   #entriesWritten = 0;
   #bytesWritten = 0;
 
-  /** Starts nothing; `start` does. Throws BcacheError NoSpace if the ring has no block left. */
+  /** Starts nothing; `start` does. */
   constructor(options: JournalOptions) {
     const { place, start } = options;
     this.#place = place;
@@ -139,14 +151,7 @@ export class Journal {
     this.#entryBytes = Math.min(place.bucketSectors * SECTOR_BYTES, JSET_BYTES_MAX);
     assert(place.buckets.length === start.ring.bucketNewestSeq.length, "journal buckets match");
     this.#ring = new Ring(start.ring, Math.floor(place.bucketSectors / place.blockSectors));
-    if (this.#ring.free === 0 && this.#ring.blocksLeft === 0) {
-      throw new BcacheError(
-        "NoSpace",
-        `${place.device.name}: the journal has no free block; entries ${start.ring.lastSeq}-` +
-          `${start.nextSeq - 1} fill all ${place.buckets.length} buckets; ` +
-          `use \`writeback\` or \`extract\` to save the data`,
-      );
-    }
+    this.#newest = start.newest;
     const tail = start.ring.currentUsedBlocks;
     if (start.nextSeq > 1 && tail < this.#ring.blocksPerBucket) {
       this.#eraseTail = { index: start.ring.currentIndex, block: tail };
@@ -312,7 +317,12 @@ export class Journal {
   async #write(): Promise<void> {
     while (this.#state !== "ended") {
       if (this.#faults.failed !== undefined) throw this.#faults.failed;
-      if (this.#wantedSeq === this.#open.seq && this.pins.free > 0) this.#seal();
+      const wanted = this.#wantedSeq === this.#open.seq;
+      if (wanted && this.#mustAmend()) {
+        await this.#amend();
+        continue;
+      }
+      if (wanted && this.pins.free > 0) this.#seal();
       const batch = this.#placeBatch();
       if (batch.length === 0) {
         // Nothing to do, or no place to do it: then leaves must be written first.
@@ -330,8 +340,8 @@ export class Journal {
    * Gives the sealed entries their places, as many as one bucket takes, and completes them.
    * Synchronous: one last_seq, one state of the stamper.
    */
-  #placeBatch(): Array<{ entry: Entry; bytes: Uint8Array; sector: number }> {
-    const batch: Array<{ entry: Entry; bytes: Uint8Array; sector: number }> = [];
+  #placeBatch(): PlacedEntry[] {
+    const batch: PlacedEntry[] = [];
     const lastSeq = this.pins.oldest();
     const { magic, buckets, bucketSectors, blockSectors } = this.#place;
     while (this.#sealed.length > 0) {
@@ -340,28 +350,28 @@ export class Journal {
       if (batch.length > 0 && blocks > this.#ring.blocksLeft) break;
       if (!this.#ring.mayPlace(blocks, lastSeq)) break;
       assert(lastSeq <= entry.seq, "an entry keeps itself");
-      const { index, block } = this.#ring.place(entry.seq, blocks, lastSeq);
+      const spot = this.#ring.place(entry.seq, blocks, lastSeq);
       const bytes = entry.seal(this.#stamper, magic, lastSeq, this.#blockBytes);
-      batch.push({ entry, bytes, sector: buckets[index]! * bucketSectors + block * blockSectors });
+      const sector = buckets[spot.index]! * bucketSectors + spot.block * blockSectors;
+      batch.push({ entry, bytes, sector, spot });
       this.#writing.push(entry);
       this.#sealed.shift();
     }
     return batch;
   }
 
-  async #writeBatch(
-    batch: ReadonlyArray<{ entry: Entry; bytes: Uint8Array; sector: number }>,
-  ): Promise<void> {
+  async #writeBatch(batch: readonly PlacedEntry[]): Promise<void> {
     const { device } = this.#place;
     await this.#erase();
     // Durable before: data, leaves, nodes, priorities that these entries rely on; the erasure.
     await device.flush();
-    for (const { entry, bytes, sector } of batch) {
+    for (const { entry, bytes, sector, spot } of batch) {
       if (this.#faults.failed !== undefined) throw this.#faults.failed;
       if (this.#state === "ended") return;
       assert(entry === this.#writing[0], "entries are written in order");
       // Durable after: this entry; only then is the next one begun.
       await device.write(sector, bytes, { fua: true });
+      this.#newest = spot;
       this.#durable(entry, bytes.length);
     }
   }
@@ -393,6 +403,40 @@ export class Journal {
     const sector = buckets[tail.index]! * bucketSectors + skipSectors;
     await device.zero(sector, this.#ring.blocksPerBucket * blockSectors - skipSectors);
     this.#eraseTail = undefined;
+  }
+
+  /**
+   * Recovery wants metadata on the disk, and there is no place for another entry: see amend.ts.
+   * Waiting would not help: recovery itself may hold what would have to be let go of.
+   */
+  #mustAmend(): boolean {
+    if (this.#ring.keepReserve || this.#newest === undefined) return false;
+    assert(!this.#open.hasKeys, "nothing is appended during recovery");
+    return this.pins.free <= PINS_KEPT || !this.#ring.mayPlace(1, this.pins.oldest());
+  }
+
+  /** Does what writing the open entry would do, without an entry. It stays open. */
+  async #amend(): Promise<void> {
+    let completion: ReturnType<Entry["takeCompletion"]>;
+    try {
+      const lastSeq = await amendEntry({
+        place: this.#place,
+        spot: this.#newest!,
+        stamper: this.#stamper,
+        lastSeqFor: (seq) => {
+          // From here on, who asks wants something newer.
+          completion = this.#open.takeCompletion();
+          this.#wantedSeq = 0;
+          return Math.min(this.pins.oldest(), seq);
+        },
+      });
+      this.#ring.durable(lastSeq);
+      completion?.resolve();
+      this.#changed.raise();
+    } catch (error) {
+      completion?.reject(error);
+      throw error;
+    }
   }
 
   // Room.

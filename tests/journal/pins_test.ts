@@ -93,7 +93,9 @@ describe("journal pins", () => {
           const seq = oldest() + distance;
           const holders = held.get(seq);
           if (kind <= 1) {
-            if (next - oldest() < 16) held.set(next++, [undefined]), pins.open();
+            if (next - oldest() === 16) continue;
+            held.set(next++, [undefined]);
+            pins.open();
           } else if (kind === 2 && seq < next) {
             held.set(seq, [...(holders ?? []), leaves[which]]);
             pins.pin(seq, leaves[which]!);

@@ -284,9 +284,32 @@ describe("a journal that goes on after recovery", () => {
     assert(hidden.every((byte) => byte === 0), "entries 5 and 6 cannot come back");
   });
 
-  test("refuses a ring without one free block, naming the remedy", async () => {
-    const error = await assertRejects(() => goOn(image(run(0, 1, 32, 1)), 1), BcacheError);
-    assertEquals(error.code, "NoSpace");
-    assertStringIncludes(error.message, "no free block");
+  test("recovers from a ring without one free block, by renewing the newest entry", async () => {
+    const { replay } = await goOn(image(run(0, 1, 32, 1)), 3);
+    assertEquals(replay.head.seq, 35);
+    assertEquals(await idsIn(replay), [1000, 1000, 1000]);
+  });
+
+  test("makes metadata durable in a full ring while every entry is still to be replayed", async () => {
+    const device = deviceOf(image(run(0, 1, 32, 1)));
+    const first = await readJournal(placeOn(device, SHAPE));
+    const world = openJournal(device, SHAPE, first.start);
+    for (const prioBucket of [50, 51]) {
+      world.stamp.prioBucket = prioBucket;
+      await world.journal.commit();
+      const replay = await readJournal(placeOn(deviceOf(device.afterPowerCut()), SHAPE));
+      device.dead = false;
+      assertEquals(replay.head.prioBucket, prioBucket);
+      assertEquals((await seqsOf(replay)).length, 32);
+    }
+    await world.journal.stop();
   });
 });
+
+async function idsIn(replay: JournalReplay): Promise<number[]> {
+  const ids: number[] = [];
+  for await (const entry of replay.entries()) {
+    ids.push(...idsOf(entry.words, entry.start, entry.end));
+  }
+  return ids;
+}
