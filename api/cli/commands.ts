@@ -83,8 +83,8 @@ function addShow(parser: Command, program: Program): void {
 }
 
 interface MountFlags {
-  cache: string[];
-  backing: string[];
+  cache?: string[];
+  backing?: string[];
   cacheMode?: CacheMode;
   http: string;
   daemon?: boolean;
@@ -97,8 +97,8 @@ function addMount(parser: Command, program: Program): void {
   parser.command("mount")
     .description("mount a cache set: MOUNTPOINT/bcache0, ... in the order of --backing")
     .argument("<mountpoint>", "an empty directory")
-    .requiredOption("-C, --cache <path>", "the cache device", collect)
-    .requiredOption("-B, --backing <path>", "a backing device; may be repeated", collect)
+    .option("-C, --cache <path>", "the cache device", collect)
+    .option("-B, --backing <path>", "a backing device; may be repeated", collect)
     .addOption(
       new Option("--cache-mode <mode>", "set the cache mode of the devices").choices(CACHE_MODES),
     )
@@ -117,18 +117,23 @@ function collect(value: string, previous: string[] | undefined): string[] {
 }
 
 function mountCommand(mountPoint: string, flags: MountFlags): MountCommand {
-  const [cachePath, ...more] = flags.cache;
-  if (cachePath === undefined || more.length > 0) {
+  const { cache = [], backing: backingPaths = [] } = flags;
+  const [cachePath] = cache;
+  if (cachePath === undefined) throw new UsageError("no cache device was given; add --cache CACHE");
+  if (cache.length > 1) {
     throw new UsageError(
-      `a cache set has one cache device, ${flags.cache.length} were given; give --cache once`,
+      `a cache set has one cache device, ${cache.length} were given; give --cache once`,
     );
   }
-  const paths = [cachePath, ...flags.backing];
+  if (backingPaths.length === 0) {
+    throw new UsageError("no backing device was given; add --backing BACKING");
+  }
+  const paths = [cachePath, ...backingPaths];
   const twice = paths.find((path, at) => paths.indexOf(path) !== at);
   if (twice !== undefined) throw new UsageError(`${twice} is named twice; name each device once`);
   return {
     cachePath,
-    backingPaths: flags.backing,
+    backingPaths,
     mountPoint,
     cacheMode: flags.cacheMode,
     http: flags.http === "off" ? undefined : parseHostPort(flags.http),
@@ -154,10 +159,10 @@ function addUnmountAndFlush(parser: Command, program: Program): void {
     .description("unmount, and wait until all is written")
     .argument("<mountpoint>")
     .option("--flush", "first write all dirty data back to the backing devices")
-    .option("--lazy", "detach at once, also when files are open")
-    .action(async (mountPoint: string, flags: { flush?: boolean; lazy?: boolean }) => {
-      const { flush = false, lazy = false } = flags;
-      await runUnmount(program, { mountPoint, flush, lazy });
+    .option("--force", "also when files are open: they are taken away from who uses them")
+    .action(async (mountPoint: string, flags: { flush?: boolean; force?: boolean }) => {
+      const { flush = false, force = false } = flags;
+      await runUnmount(program, { mountPoint, flush, force });
     });
   parser.command("flush")
     .description("write all dirty data back to the backing devices")

@@ -9,16 +9,17 @@ import { existsSync, readdirSync, statSync } from "node:fs";
 import process from "node:process";
 import { hostname } from "node:os";
 import { BcacheError, messageOf } from "../../lib/base/errors.ts";
+import type { Log } from "../../lib/base/runtime.ts";
 import type { CacheMode, SetStatus } from "../../lib/cache/ports.ts";
-import { mountAt, realMountPoint } from "../control/mount_table.ts";
-import { isDeadMount } from "../control/mount_table.ts";
+import { isDeadMount, mountAt, realMountPoint } from "../control/mount_table.ts";
 import { controlSocketPath, ensureRunDirectory } from "../control/run_directory.ts";
 import { createApp } from "../http/app.ts";
 import type { MountInfo } from "../http/schema.ts";
 import { type HostPort, type Listening, listenTcp, listenUnix } from "../http/serve.ts";
 import { applySettings } from "./attributes.ts";
 import { formatBytes, oneLine, printable } from "./format.ts";
-import type { MountHandle, Program } from "./program.ts";
+import type { MountHandle } from "../../fuse/mount_handle.ts";
+import type { Program } from "./program.ts";
 import { StopRequests, unmountPatiently } from "./stopping.ts";
 
 export interface MountCommand {
@@ -46,15 +47,18 @@ export async function runMount(
   const stops = new StopRequests();
   try {
     await served.listen();
-    const handle = await program.parts.mount({
+    const log: Log = (level, message) =>
+      program.err(`bcache-fuse: ${level}: ${oneLine(message)}\n`);
+    const config = {
       cachePath: command.cachePath,
       backingPaths: command.backingPaths,
       mountPoint,
       ...(command.cacheMode === undefined ? {} : { cacheMode: command.cacheMode }),
       readOnly: command.readOnly,
       allowOther: command.allowOther,
-      log: (level, message) => program.err(`bcache-fuse: ${level}: ${oneLine(message)}\n`),
-    });
+      settings: [], // Set below, where names of devices are understood too.
+    };
+    const handle = await program.parts.mount(config, { log });
     await serveUntilEnded(program, { command, mountPoint, served, stops, handle, ready });
   } finally {
     stops.close();
@@ -74,22 +78,22 @@ async function serveUntilEnded(
   },
 ): Promise<void> {
   const { command, mountPoint, served, stops, handle } = parts;
-  // `ended` may reject while something else is awaited; the failure is taken up at the end.
-  const end = handle.ended.then(() => undefined, (error: unknown) => ({ error }));
   try {
     await applySettings(handle.control, command.settings);
     const status = await handle.control.status();
     served.handle = handle;
     parts.ready(readyLine(mountPoint, status, served.httpAddress));
   } catch (error) {
-    await handle.unmount({ lazy: true });
-    await end;
+    await handle.unmount({ force: true });
     throw error;
   }
-  await Promise.race([end, stops.first]);
-  if (stops.count > 0) await unmountPatiently({ program, handle, mountPoint, stops, end });
-  const failure = await end;
-  if (failure) throw failure.error;
+  await Promise.race([handle.ended, stops.first]);
+  if (stops.count > 0) await unmountPatiently({ program, handle, mountPoint, stops });
+  const end = await handle.ended;
+  if (end.reason !== "unmounted") {
+    throw end.error ??
+      new BcacheError("SetFailed", "the cache set has failed; see the lines above");
+  }
 }
 
 function readyLine(mountPoint: string, status: SetStatus, http: string | undefined): string {
@@ -125,7 +129,7 @@ class Served {
     const socket = controlSocketPath(directory, this.#mountPoint);
     const mount = {
       info: () => this.#info(),
-      unmount: (options: { lazy: boolean }) => this.#unmount(options),
+      unmount: (options: { force: boolean }) => this.#unmount(options),
     };
     try {
       this.#listening.push(await listenUnix(createApp({ ...common, mount }), socket));
@@ -162,7 +166,7 @@ class Served {
     };
   }
 
-  async #unmount(options: { lazy: boolean }): Promise<void> {
+  async #unmount(options: { force: boolean }): Promise<void> {
     if (this.handle) return await this.handle.unmount(options);
     throw new BcacheError("Shutdown", "the mount is still starting; try again in a moment");
   }

@@ -2,28 +2,8 @@
  * What a command needs of the world, as one object: where to write, where the run directory is,
  * and the parts below the command line. Tests pass their own; `main.ts` passes the real ones.
  */
-import type { Log } from "../../lib/base/runtime.ts";
-import type { CacheControl, CacheMode } from "../../lib/cache/ports.ts";
+import type { MountConfig, MountHandle, MountListeners } from "../../fuse/mount_handle.ts";
 import type { RunEnvironment } from "../control/run_directory.ts";
-
-export interface MountOptions {
-  cachePath: string;
-  backingPaths: string[];
-  mountPoint: string;
-  cacheMode?: CacheMode;
-  readOnly: boolean;
-  allowOther: boolean;
-  log: Log;
-}
-
-/** A mounted cache set, as fuse/mount_handle.ts returns it. */
-export interface MountHandle {
-  readonly control: CacheControl;
-  /** Settles when nothing is mounted any more and all is written; rejects if that went wrong. */
-  readonly ended: Promise<void>;
-  /** Unmounts; `ended` follows. Rejects with Busy while files are open, unless `lazy`. */
-  unmount(options: { lazy: boolean }): Promise<void>;
-}
 
 /** What `make` was asked for. Sizes are bytes; undefined leaves the choice to the formatter. */
 export interface MakeRequest {
@@ -44,7 +24,7 @@ export interface MakeRequest {
 
 /** The rooms below, as the commands use them. */
 export interface Parts {
-  mount(options: MountOptions): Promise<MountHandle>;
+  mount(config: MountConfig, listeners: MountListeners): Promise<MountHandle>;
   /** Formats all that was asked for, or nothing. Returns what to tell: lines of text. */
   make(request: MakeRequest): Promise<string>;
 }

@@ -1,9 +1,10 @@
 /** How a mount ends: signals, and unmounting something that is still in use. */
 import process from "node:process";
 import { BcacheError } from "../../lib/base/errors.ts";
-import { type Holder, holdersOf } from "../control/mount_table.ts";
+import { type Holder, holdersOf, mountAt } from "../control/mount_table.ts";
 import { printable } from "./format.ts";
-import type { MountHandle, Program } from "./program.ts";
+import type { MountHandle } from "../../fuse/mount_handle.ts";
+import type { Program } from "./program.ts";
 
 const SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
 const RETRY_MS = 500;
@@ -57,38 +58,38 @@ export function busyError(mountPoint: string, cause: unknown): BcacheError {
 
 /**
  * Unmounts; while the mount is in use, says by whom and tries again until they leave. A second
- * stop request detaches the mount at once: files that are open stay usable until closed.
+ * stop request takes the files away from them. Resolves when the mount has ended.
  */
 export async function unmountPatiently(
-  parts: {
-    program: Program;
-    handle: MountHandle;
-    mountPoint: string;
-    stops: StopRequests;
-    /** Settles when the mount has ended in any way. */
-    end: Promise<unknown>;
-  },
+  parts: { program: Program; handle: MountHandle; mountPoint: string; stops: StopRequests },
 ): Promise<void> {
-  const { program, handle, mountPoint, stops, end } = parts;
+  const { program, handle, mountPoint, stops } = parts;
   let isOver = false;
-  const over = end.then(() => {
+  const over = handle.ended.then(() => {
     isOver = true;
   });
   let told = "";
   while (!isOver) {
+    const isForced = stops.count > 1;
+    let isBusy = false;
     try {
-      await handle.unmount({ lazy: stops.count > 1 });
+      await handle.unmount({ force: isForced });
       return;
     } catch (error) {
-      if (!(error instanceof BcacheError) || error.code !== "Busy") throw error;
+      isBusy = error instanceof BcacheError && error.code === "Busy";
+      // Gone from the table of mounts, though open files keep the connection: `umount -l`.
+      const isDetached = !isBusy && mountAt(mountPoint) === undefined;
+      if (isForced || (!isBusy && !isDetached)) throw error;
     }
-    const holders = describeHolders(holdersOf(mountPoint));
-    if (holders !== told) {
+    const reason = isBusy
+      ? `is in use by ${describeHolders(holdersOf(mountPoint))}`
+      : "was detached by hand while files were open";
+    if (reason !== told) {
       program.err(
-        `bcache-fuse: ${mountPoint} is in use by ${holders}; waiting until it is free ` +
-          "(once more Ctrl-C: detach it now, open files stay usable until closed)\n",
+        `bcache-fuse: ${mountPoint} ${reason}; waiting until it is free ` +
+          "(once more Ctrl-C: take the files away)\n",
       );
-      told = holders;
+      told = reason;
     }
     await Promise.race([over, stops.second, sleep(RETRY_MS)]);
   }

@@ -14,10 +14,10 @@ import { busyError } from "./stopping.ts";
 const END_PATIENCE_MS = 60_000;
 const POLL_MS = 50;
 
-/** `unmount MOUNTPOINT [--flush] [--lazy]`. */
+/** `unmount MOUNTPOINT [--flush] [--force]`. */
 export async function runUnmount(
   program: Program,
-  options: { mountPoint: string; flush: boolean; lazy: boolean },
+  options: { mountPoint: string; flush: boolean; force: boolean },
 ): Promise<void> {
   const real = realMountPoint(options.mountPoint);
   if (isDeadMount(real)) {
@@ -28,18 +28,17 @@ export async function runUnmount(
   const client = await findMount(program, options.mountPoint);
   const { pid } = await client.mountInfo();
   if (options.flush) await flushWithProgress(program, client);
-  await unmountBy(client, real, options.lazy);
+  await unmountBy(client, real, options.force);
   if (await hasEnded(pid)) {
     program.out(`unmounted ${options.mountPoint}\n`);
     return;
   }
-  const reason = options.lazy ? "serves files that are still open" : "is still writing";
-  program.out(`unmounted ${options.mountPoint}; the process ${pid} ${reason}\n`);
+  program.out(`unmounted ${options.mountPoint}; the process ${pid} has not ended yet\n`);
 }
 
-async function unmountBy(client: ControlClient, real: string, lazy: boolean): Promise<void> {
+async function unmountBy(client: ControlClient, real: string, force: boolean): Promise<void> {
   try {
-    await client.unmount({ lazy });
+    await client.unmount({ force });
   } catch (error) {
     if (!(error instanceof BcacheError)) throw error;
     if (error.code === "Busy") throw busyError(real, error);

@@ -49,8 +49,8 @@ export class ControlClient implements CacheControl {
   }
 
   /** Asks the process to unmount. Rejects with Busy while the mount is in use. */
-  async unmount(options: { lazy: boolean }): Promise<void> {
-    await this.#call<MountInfo>("POST", "/v1/mount/unmount", { lazy: options.lazy });
+  async unmount(options: { force: boolean }): Promise<void> {
+    await this.#call<MountInfo>("POST", "/v1/mount/unmount", { force: options.force });
   }
 
   async #call<T>(method: string, path: string, body?: unknown): Promise<T> {

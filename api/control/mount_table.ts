@@ -4,6 +4,7 @@
  */
 import { readdirSync, readFileSync, readlinkSync, realpathSync, statSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
+import { messageOf } from "../../lib/base/errors.ts";
 
 export interface MountEntry {
   mountPoint: string;
@@ -70,8 +71,9 @@ export function isDeadMount(realPath: string): boolean {
     statSync(realPath);
     return false;
   } catch (error) {
-    return typeof error === "object" && error !== null && "code" in error &&
-      error.code === "ENOTCONN";
+    const code = typeof error === "object" && error !== null && "code" in error ? error.code : "";
+    // Deno has no code for ENOTCONN; its message ends in the number.
+    return code === "ENOTCONN" || /os error 107\b|not connected/i.test(messageOf(error));
   }
 }
 

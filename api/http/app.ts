@@ -26,8 +26,8 @@ export const BODY_BYTES_MAX = 16 * 1024;
 /** The mount that is served, for those who may end it. */
 export interface ServedMount {
   info(): MountInfo;
-  /** Unmounts. Rejects with Busy while somebody has a file open, unless `lazy`. */
-  unmount(options: { lazy: boolean }): Promise<void>;
+  /** Unmounts. Rejects with Busy while somebody has a file open, unless `force`. */
+  unmount(options: { force: boolean }): Promise<void>;
 }
 
 export interface AppOptions {

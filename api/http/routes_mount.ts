@@ -22,7 +22,7 @@ const unmount = createRoute({
 export function addMountRoutes(app: App, mount: ServedMount): void {
   app.openapi(mountInfo, (c) => c.json(mount.info(), 200));
   app.openapi(unmount, async (c) => {
-    await mount.unmount({ lazy: c.req.valid("json").lazy ?? false });
+    await mount.unmount({ force: c.req.valid("json").force ?? false });
     return c.json(mount.info(), 200);
   });
 }

@@ -100,7 +100,7 @@ export const MountSchema = z.object({
 }).openapi("Mount");
 
 export const UnmountSchema = z.strictObject({
-  lazy: z.boolean().optional(),
+  force: z.boolean().optional(),
 }).openapi("Unmount");
 
 export const HealthSchema = z.object({

@@ -368,6 +368,6 @@ describe("the document", () => {
   });
   test("unmounting is not offered over TCP", async () => {
     const expected = { status: 404, code: "NotFound", detail: /unmount/ };
-    await problem(new FakeControl(), expected, "POST", "/v1/mount/unmount", { lazy: true });
+    await problem(new FakeControl(), expected, "POST", "/v1/mount/unmount", { force: true });
   });
 });

@@ -38,9 +38,9 @@ function appOver(control: FakeControl, unmounts: boolean[] = []) {
       httpAddress: null,
       version: "1",
     }),
-    unmount: ({ lazy }: { lazy: boolean }) => {
-      unmounts.push(lazy);
-      if (lazy) return Promise.resolve();
+    unmount: ({ force }: { force: boolean }) => {
+      unmounts.push(force);
+      if (force) return Promise.resolve();
       return Promise.reject(new BcacheError("Busy", "in use"));
     },
   };
@@ -159,7 +159,7 @@ describe("the control client", () => {
       [() => client.attributes("bcache0", "nonsense"), "NotFound"],
       [() => client.setAttribute("bcache0", "writeback_percent", "41"), "OutOfRange"],
       [() => client.setAttribute(undefined, "tree_depth", "1"), "ReadOnly"],
-      [() => client.unmount({ lazy: false }), "Busy"],
+      [() => client.unmount({ force: false }), "Busy"],
     ];
     for (const [call, code] of cases) {
       assertEquals((await assertRejects(call, BcacheError)).code, code as BcacheError["code"]);
@@ -172,7 +172,7 @@ describe("the control client", () => {
     const listening = await listenUnix(appOver(new FakeControl(), unmounts), path);
     const client = new ControlClient(path);
     assertEquals((await client.mountInfo()).mountPoint, "/mnt/x");
-    await client.unmount({ lazy: true });
+    await client.unmount({ force: true });
     assertEquals(unmounts, [true]);
     await listening.close();
   });

@@ -1,0 +1,56 @@
+/** The program as it really runs: standard streams, environment, the engine's own parts. */
+import { readFileSync } from "node:fs";
+import process from "node:process";
+import { fileURLToPath } from "node:url";
+import { runEnvironment } from "../control/run_directory.ts";
+import { DAEMON_VARIABLE } from "./daemon.ts";
+import { main } from "./main.ts";
+import type { Parts, Program } from "./program.ts";
+
+/** Loaded when they are used: `status` needs no FUSE, `mount` no formatter. */
+const REAL_PARTS: Parts = {
+  mount: async (config, listeners) => {
+    const { mountCacheSet } = await import("../../fuse/mount_handle.ts");
+    return await mountCacheSet(config, listeners);
+  },
+  make: async (request) => {
+    const { makeDevices } = await import("./make_devices.ts");
+    return await makeDevices(request);
+  },
+};
+
+/** Runs the command line of this process to its end, and the process with it. */
+export async function runProgram(programUrl: string, parts: Parts = REAL_PARTS): Promise<never> {
+  // A reader that went away (`| head`) ends nothing that matters: the command does its work.
+  process.stdout.on("error", () => {});
+  process.stderr.on("error", () => {});
+  const status = await main(process.argv.slice(2), realProgram(programUrl, parts));
+  await Promise.all([drained(process.stdout), drained(process.stderr)]);
+  process.exit(status);
+}
+
+function realProgram(programUrl: string, parts: Parts): Program {
+  return {
+    version: versionOfPackage(),
+    path: fileURLToPath(programUrl),
+    parts,
+    environment: runEnvironment(),
+    isTerminal: process.stderr.isTTY === true,
+    isDaemon: process.env[DAEMON_VARIABLE] === "1",
+    out: (text) => void process.stdout.write(text),
+    err: (text) => void process.stderr.write(text),
+  };
+}
+
+function versionOfPackage(): string {
+  const path = fileURLToPath(new URL("../../package.json", import.meta.url));
+  return (JSON.parse(readFileSync(path, "utf8")) as { version: string }).version;
+}
+
+/** Resolves when all that was written is out; exiting earlier would cut off a pipe. */
+function drained(stream: NodeJS.WriteStream): Promise<void> {
+  return new Promise((resolve) => {
+    if (stream.destroyed) resolve();
+    else stream.write("", () => resolve());
+  });
+}

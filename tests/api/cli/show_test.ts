@@ -1,0 +1,107 @@
+/** `show` beside Debian's bcache-super-show, and the launcher that npm installs. */
+import { afterAll, beforeAll, describe, test } from "bun:test";
+import { assertEquals, assertMatch } from "@std/assert";
+import { spawnSync } from "node:child_process";
+import { mkdtempSync, renameSync, rmSync, symlinkSync, truncateSync, writeFileSync } from "node:fs";
+import { openSync, writeSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import process from "node:process";
+import { runShow } from "../../../api/cli/show.ts";
+import type { Program } from "../../../api/cli/program.ts";
+import { BcacheError } from "../../../lib/base/errors.ts";
+
+const HAS_TOOLS = spawnSync("bcache-super-show", ["--help"]).error === undefined;
+const LAUNCHER = join(import.meta.dirname!, "../../../api/cli/launch.sh");
+
+let directory = "";
+let cache = "";
+let backing = "";
+beforeAll(() => {
+  directory = mkdtempSync(join(tmpdir(), "bcache-fuse-show-"));
+  cache = join(directory, "cache");
+  backing = join(directory, "backing");
+  if (!HAS_TOOLS) return;
+  for (const path of [cache, backing]) {
+    writeFileSync(path, "");
+    truncateSync(path, 64 * 1024 * 1024);
+  }
+  spawnSync("make-bcache", ["-b", "64k", "-o", "32", "-C", cache, "-B", backing]);
+});
+afterAll(() => rmSync(directory, { recursive: true, force: true }));
+
+function show(path: string, json = false): { out: string; error: BcacheError | undefined } {
+  let out = "";
+  const program = { out: (text: string) => void (out += text) } as unknown as Program;
+  try {
+    runShow(program, { path, json });
+    return { out, error: undefined };
+  } catch (error) {
+    if (error instanceof BcacheError) return { out, error };
+    throw error;
+  }
+}
+
+const debian = (path: string) =>
+  spawnSync("bcache-super-show", [path], { encoding: "utf8" }).stdout;
+
+describe("show", () => {
+  if (!HAS_TOOLS) return;
+  test("prints what bcache-super-show prints, for both kinds", () => {
+    for (const path of [cache, backing]) {
+      const { out, error } = show(path);
+      assertEquals(error, undefined);
+      assertEquals(out, debian(path));
+      assertMatch(out, /sb\.magic\t\tok/);
+    }
+  });
+  test("prints JSON", () => {
+    const json = JSON.parse(show(backing, true).out);
+    assertEquals([json.kind, json.backing.dataOffsetSectors], ["backing", 32]);
+  });
+  test("finds the superblock beside an image that has none", () => {
+    const image = join(directory, "image");
+    writeFileSync(image, new Uint8Array(65536));
+    assertMatch(show(image).error?.message ?? "", /bad magic.*no bcache device/);
+    const expected = debian(backing);
+    renameSync(backing, `${image}.bcache`);
+    assertEquals(show(image).out, expected);
+    renameSync(`${image}.bcache`, backing);
+  });
+  test("prints what can be told of a damaged one, and fails", () => {
+    const file = openSync(cache, "r+");
+    writeSync(file, new Uint8Array([1, 2, 3]), 0, 3, 4096 + 200);
+    const { out, error } = show(cache);
+    assertEquals(out, debian(cache));
+    assertEquals(error?.code, "BadFormat");
+    assertMatch(error?.message ?? "", /bad csum.*damaged/);
+  });
+});
+
+test("show refuses what is too short to hold a superblock", () => {
+  const short = join(directory, "short");
+  writeFileSync(short, new Uint8Array(8191));
+  assertMatch(show(short).error?.message ?? "", /ends before byte 8192/);
+});
+
+describe("the installed command", () => {
+  test("runs under the runtime that was chosen, through a link", () => {
+    const link = join(directory, "bcache-fuse");
+    symlinkSync(LAUNCHER, link);
+    for (const runtime of ["bun", "deno"]) {
+      const env = { ...process.env, BCACHE_FUSE_RUNTIME: runtime };
+      const result = spawnSync(link, ["--version"], { encoding: "utf8", env, cwd: directory });
+      assertEquals(result.stderr, "");
+      assertMatch(result.stdout, /^\d+\.\d+\.\d+\n$/);
+      const wrong = spawnSync(link, ["show"], { encoding: "utf8", env, cwd: directory });
+      assertEquals(wrong.status, 2);
+      assertMatch(wrong.stderr, /^bcache-fuse: missing required argument 'device'; see .*\n$/);
+    }
+  });
+  test("says what to do when there is no runtime", () => {
+    const env = { ...process.env, BCACHE_FUSE_RUNTIME: "no-such-runtime" };
+    const result = spawnSync(LAUNCHER, ["--version"], { encoding: "utf8", env });
+    assertEquals(result.status, 1);
+    assertMatch(result.stderr, /^bcache-fuse: neither bun nor deno was found; .*\n$/);
+  });
+});
