@@ -38,6 +38,8 @@ export interface Scenario {
   readonly steadfast: boolean;
   /** Checks only the cut with this number. */
   readonly onlyCut?: number;
+  /** What makes tests/simulation/run.ts run this scenario; without it no replay line is given. */
+  readonly replay?: string;
 }
 
 export const USUAL_CUTS = {
@@ -117,7 +119,7 @@ class Explorer {
       await this.#finish(world, engine, this.#oracle);
     } catch (error) {
       if (error instanceof SimulationFailure) throw error;
-      this.#fail("the run without a cut", error, world);
+      this.#fail({ where: "the run without a cut", cut: undefined, error, world });
     }
     this.#report.simulatedMs = world.clock.nowMs();
     this.#report.traceHash = world.clock.trace.hash;
@@ -183,16 +185,16 @@ class Explorer {
     try {
       const { engine, after } = await this.#recover(world, this.#oracle, cut.at);
       recovering = false;
-      for (const second of nested) await this.#verifyNested(second, where, after);
+      for (const second of nested) await this.#verifyNested(second, where, cut, after);
       await this.#workOn(world, engine, after);
     } catch (error) {
       if (error instanceof SimulationFailure) throw error;
-      this.#fail(where, error, world);
+      this.#fail({ where, cut, error, world });
     }
   }
 
   /** A recovery that was cut itself must come to the same state in the end. */
-  async #verifyNested(second: Cut, first: string, oracle: Oracle): Promise<void> {
+  async #verifyNested(second: Cut, first: string, cut: Cut, oracle: Oracle): Promise<void> {
     const policy = CUT_POLICIES[second.number % CUT_POLICIES.length]!;
     const where = `${first}; then cut again in the recovery, at its operation ${second.number} ` +
       `(${second.label}), unflushed kept: ${policy}`;
@@ -203,7 +205,7 @@ class Explorer {
       const { engine, after } = await this.#recover(world, oracle, oracle.time);
       await this.#finish(world, engine, after);
     } catch (error) {
-      this.#fail(where, error, world);
+      this.#fail({ where, cut, error, world });
     }
   }
 
@@ -257,14 +259,25 @@ class Explorer {
     if (violations.length > 0) throw new Error(violations.join("; "));
   }
 
-  #fail(where: string, error: unknown, world: World): never {
-    const { kind, seed } = this.#scenario;
-    const message = error instanceof Error ? `${error.name}: ${error.message}` : String(error);
-    const log = world.logLines.slice(-8).map((line) => `\n    ${line}`).join("");
-    throw new SimulationFailure(
-      `${kind.name}, seed ${seed}, ${where}:\n  ${message}${log && `\n  log:${log}`}`,
-      { cause: error },
-    );
+  #fail(failure: {
+    where: string;
+    cut: Cut | undefined;
+    error: unknown;
+    world: World;
+  }): never {
+    const { where, cut, error, world } = failure;
+    const { kind, seed, replay } = this.#scenario;
+    const lines = [
+      `${kind.name}, seed ${seed}, ${where}:`,
+      error instanceof Error ? `${error.name}: ${error.message}` : String(error),
+    ];
+    if (world.logLines.length > 0) lines.push("log:");
+    for (const line of world.logLines.slice(-8)) lines.push(`  ${line}`);
+    if (replay !== undefined) {
+      const only = cut === undefined ? "" : ` --cut ${cut.number}`;
+      lines.push(`replay: bun tests/simulation/run.ts ${replay} --seed ${seed}${only}`);
+    }
+    throw new SimulationFailure(lines.join("\n  "), { cause: error });
   }
 }
 
