@@ -15,8 +15,7 @@ export function decodeLabel(raw: Uint8Array): string {
   let end = raw.findIndex((byte) => byte === 0 || byte === 0x0a);
   if (end < 0) end = raw.length;
   const text = new TextDecoder().decode(raw.subarray(0, end));
-  // deno-lint-ignore no-control-regex
-  return text.replace(/[\u0000-\u001f\u007f-\u009f]/g, "\ufffd");
+  return text.replace(/\p{Cc}/gu, "\ufffd");
 }
 
 /** The 32 bytes of a label. Throws InvalidArgument when it does not fit. */
@@ -26,8 +25,7 @@ export function encodeLabel(text: string): Uint8Array {
     const found = `the label is ${encoded.length} bytes, at most ${LABEL_BYTES} fit`;
     throw new BcacheError("InvalidArgument", `${found}; choose a shorter one`);
   }
-  // deno-lint-ignore no-control-regex
-  if (/[\u0000-\u001f\u007f]/.test(text)) {
+  if (/\p{Cc}/u.test(text)) {
     const found = "the label holds a control character";
     throw new BcacheError("InvalidArgument", `${found}; use printable characters`);
   }

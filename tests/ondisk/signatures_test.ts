@@ -69,7 +69,7 @@ function blank(sizeBytes = 4 * 1024 * 1024): DeviceEnds {
 }
 
 function put(bytes: Uint8Array, at: number, what: string | readonly number[]): void {
-  const data = typeof what === "string" ? [...what].map((c) => c.charCodeAt(0)) : what;
+  const data = typeof what === "string" ? Array.from(what, (c) => c.charCodeAt(0)) : what;
   bytes.set(data, at);
 }
 

@@ -1,0 +1,101 @@
+/**
+ * One writer at a time: an exclusive flock on the file, and for block devices also the kernel's own
+ * claim (O_EXCL), which mounted devices and members of arrays already have. The kernel lets go of
+ * both when the process ends, however it ends. A conflict is an error that names who has it.
+ */
+import * as fs from "node:fs";
+import { BcacheError } from "../base/errors.ts";
+import { ERRNO_OF, type HostCalls } from "./host.ts";
+
+const LOCK_EXCLUSIVE_NOW = 2 | 4;
+const OPEN_CLAIM = fs.constants.O_RDONLY | fs.constants.O_EXCL | 0o2000000;
+
+/**
+ * Locks an open file for this process until it is closed. Returns a second file descriptor to
+ * close (by `host.close`) when the device is closed, or undefined. Throws Busy.
+ */
+export function lockFile(
+  path: string,
+  fd: number,
+  stat: fs.Stats,
+  host: HostCalls,
+): number | undefined {
+  const locked = host.flock(fd, LOCK_EXCLUSIVE_NOW);
+  if (locked === -ERRNO_OF.EAGAIN) {
+    throw new BcacheError("Busy", `${path} is in use by ${lockHolder(stat)}; stop that first`);
+  }
+  if (locked < 0) {
+    const why = `errno ${-locked}; the file system may not support locks`;
+    throw new BcacheError("NotSupported", `${path} cannot be locked (${why})`, { errno: -locked });
+  }
+  if (!stat.isBlockDevice()) return undefined;
+  const claim = host.open(path, OPEN_CLAIM);
+  if (claim === -ERRNO_OF.EBUSY) {
+    const by = mountPoint(path) ?? "a mount, an array or another driver (see lsblk)";
+    throw new BcacheError("Busy", `${path} is in use by ${by}; release it first`);
+  }
+  if (claim < 0) {
+    throw new BcacheError("DeviceIo", `${path} cannot be claimed: errno ${-claim}`, {
+      errno: -claim,
+    });
+  }
+  return claim;
+}
+
+/** `process 123 (name)` as /proc tells it; vague when the holder cannot be seen from here. */
+function lockHolder(stat: fs.Stats): string {
+  const unknown = "another process";
+  let locks: string;
+  try {
+    locks = fs.readFileSync("/proc/locks", "latin1");
+  } catch {
+    return unknown; // Only the name is missing: that it is locked is known.
+  }
+  // 1: FLOCK  ADVISORY  WRITE 1234 fe:01:5678 0 EOF
+  const pattern = /^\d+: FLOCK\s+\S+\s+\S+\s+(\d+)\s+([0-9a-f]+):([0-9a-f]+):(\d+)\s/;
+  let byInode: string | undefined;
+  for (const line of locks.split("\n")) {
+    const match = pattern.exec(line);
+    if (!match || match[4] !== String(stat.ino) || match[1] === "0") continue;
+    byInode ??= match[1];
+    const device = linuxDevice(stat.dev);
+    const [major, minor] = [match[2]!, match[3]!].map((part) => Number.parseInt(part, 16));
+    if (major === device.major && minor === device.minor) return processName(match[1]!);
+  }
+  // Some file systems show another device number in stat than in /proc/locks.
+  return byInode === undefined ? unknown : processName(byInode);
+}
+
+function processName(pid: string): string {
+  if (pid === String(process.pid)) return `this process (${pid})`;
+  try {
+    const name = fs.readFileSync(`/proc/${pid}/comm`, "utf8").trim();
+    return `process ${pid} (${name})`;
+  } catch {
+    return `process ${pid}`; // It ended meanwhile, or hides.
+  }
+}
+
+/** Where the block device is mounted, for a message. */
+function mountPoint(path: string): string | undefined {
+  try {
+    const device = fs.realpathSync(path);
+    for (const line of fs.readFileSync("/proc/self/mounts", "utf8").split("\n")) {
+      const [source, target] = line.split(" ");
+      if (source === device && target !== undefined) return `a mount on ${target}`;
+    }
+  } catch {
+    return undefined; // The message is vaguer, no more.
+  }
+  return undefined;
+}
+
+/** Linux's 64-bit device number, taken apart without 64-bit arithmetic. */
+export function linuxDevice(device: number): { major: number; minor: number } {
+  const low = device % 0x1_0000_0000;
+  const high = Math.floor(device / 0x1_0000_0000);
+  // Major: bits 8-19 and 32-63; minor: bits 0-7 and 20-31.
+  const major = ((low >>> 8) & 0xfff) + Math.floor(high / 0x1000) * 0x1000;
+  const minor = (low & 0xff) + (low >>> 20) * 0x100;
+  return { major, minor };
+}

@@ -1,0 +1,106 @@
+/**
+ * What a file device needs of the operating system: node:fs for transfers, and a few system calls
+ * that node:fs does not have, given by the composition root (lib/runtime/libc.ts fits as it is).
+ * All of it is replaceable, so that tests can plant short transfers and errors.
+ */
+import * as fs from "node:fs";
+import { BcacheError, type ErrorCode } from "../base/errors.ts";
+
+/** System calls. Each returns its result, or the negated errno. */
+export interface HostCalls {
+  open(path: string, flags: number): number;
+  close(fd: number): number;
+  fallocate(fd: number, mode: number, offsetBytes: number, lengthBytes: number): number;
+  flock(fd: number, operation: number): number;
+  blockDeviceBytes(fd: number): number;
+  blockDeviceSectorBytes(fd: number): number;
+}
+
+/** Transfers at a position: bytes done, possibly fewer than asked. node:fs has this form. */
+export interface FileCalls {
+  read(
+    fd: number,
+    into: Uint8Array,
+    offset: number,
+    length: number,
+    position: number,
+    done: (error: Error | null, bytes: number) => void,
+  ): void;
+  write(
+    fd: number,
+    from: Uint8Array,
+    offset: number,
+    length: number,
+    position: number,
+    done: (error: Error | null, bytes: number) => void,
+  ): void;
+  readSync(fd: number, into: Uint8Array, offset: number, length: number, position: number): number;
+  writeSync(fd: number, from: Uint8Array, offset: number, length: number, position: number): number;
+  fdatasync(fd: number, done: (error: Error | null) => void): void;
+}
+
+/** The real transfers. */
+export const nodeFileCalls: FileCalls = {
+  read: fs.read,
+  write: fs.write,
+  readSync: fs.readSync,
+  writeSync: fs.writeSync,
+  fdatasync: fs.fdatasync,
+};
+
+/** The error codes of node:fs that mean something else than a failing device. */
+const CODES: Readonly<Record<string, ErrorCode>> = {
+  ENOSPC: "NoSpace",
+  EDQUOT: "NoSpace",
+  EFBIG: "NoSpace",
+  ENOENT: "NotFound",
+  ENOTDIR: "NotFound",
+  ENXIO: "NotFound",
+  ENODEV: "NotFound",
+  EACCES: "Permission",
+  EPERM: "Permission",
+  EROFS: "ReadOnly",
+  EBUSY: "Busy",
+  EEXIST: "Exists",
+  EISDIR: "InvalidArgument",
+};
+
+/** `ENOSPC`, ... of an error of node:fs; undefined for any other error. */
+export function systemCode(error: unknown): string | undefined {
+  if (!(error instanceof Error) || !("code" in error)) return undefined;
+  return typeof error.code === "string" ? error.code : undefined;
+}
+
+/** What to do about it, by system error. */
+const ADVICE: Readonly<Record<string, string>> = {
+  ENOSPC: "free space on the file system that holds it",
+  EDQUOT: "the disk quota is used up",
+  EFBIG: "the file system or a limit does not allow so large a file",
+  EIO: "the storage reports an error; see the kernel log",
+  ENOENT: "there is no such file; check the path, or create it",
+  ENOTDIR: "a part of the path is not a directory",
+  EACCES: "no permission; run as a user who may, or change the file's mode",
+  EPERM: "no permission; run as a user who may",
+  EROFS: "the file system is mounted read-only",
+};
+
+/** A BcacheError for a failed call of node:fs. `action` says what was tried, and where. */
+export function systemError(action: string, error: unknown): BcacheError {
+  if (error instanceof BcacheError) return error;
+  const code = systemCode(error) ?? "";
+  const reason = error instanceof Error ? error.message : String(error);
+  const what = code !== "" && !reason.includes(code) ? `${code}: ${reason}` : reason;
+  const advice = ADVICE[code];
+  const message = `${action}: ${what}${advice === undefined ? "" : ` (${advice})`}`;
+  return new BcacheError(CODES[code] ?? "DeviceIo", message, { cause: error });
+}
+
+/** The few errnos told apart here. */
+export const ERRNO_OF = {
+  EINTR: 4,
+  EAGAIN: 11,
+  EBUSY: 16,
+  ENOSPC: 28,
+  EIO: 5,
+  EDQUOT: 122,
+} as const;
