@@ -291,12 +291,19 @@ describe("a journal that goes on after recovery", () => {
   });
 
   test("makes metadata durable in a full ring while every entry is still to be replayed", async () => {
-    const device = deviceOf(image(run(0, 1, 32, 1)));
+    const device = new PowerDevice({
+      random: new SeededRandom(1),
+      stable: image(run(0, 1, 32, 1)),
+      ordered: { from: SHAPE.bucketSectors, to: BYTES / SECTOR_BYTES },
+    });
     const first = await readJournal(placeOn(device, SHAPE));
     const world = openJournal(device, SHAPE, first.start);
     for (const prioBucket of [50, 51]) {
       world.stamp.prioBucket = prioBucket;
+      // What the metadata names was written, and is volatile still.
+      await device.write(0, new Uint8Array(SECTOR_BYTES));
       await world.journal.commit();
+      assertEquals(device.violations, []);
       const replay = await readJournal(placeOn(deviceOf(device.afterPowerCut()), SHAPE));
       device.dead = false;
       assertEquals(replay.head.prioBucket, prioBucket);
