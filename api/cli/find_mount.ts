@@ -18,7 +18,8 @@ export async function findMount(program: Program, path: string): Promise<Control
   if (isDeadMount(real)) {
     throw new BcacheError(
       "NotFound",
-      `the process that served ${path} has ended; run bcache-fuse unmount ${path}, then mount again`,
+      `the process that served ${path} has ended; ` +
+        `run bcache-fuse unmount ${path}, then mount again`,
     );
   }
   throw new BcacheError(

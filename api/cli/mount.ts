@@ -180,7 +180,8 @@ export function checkedMountPoint(path: string): string {
   if (!existsSync("/dev/fuse")) {
     throw new BcacheError(
       "NotSupported",
-      "there is no /dev/fuse; load the module with modprobe fuse (in a container: --device /dev/fuse)",
+      "there is no /dev/fuse; load the module with modprobe fuse " +
+        "(in a container: --device /dev/fuse)",
     );
   }
   const real = realMountPoint(path);

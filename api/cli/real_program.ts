@@ -1,5 +1,6 @@
 /** The program as it really runs: standard streams, environment, the engine's own parts. */
 import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
 import { runEnvironment } from "../control/run_directory.ts";
@@ -43,7 +44,7 @@ function realProgram(programUrl: string, parts: Parts): Program {
 }
 
 function versionOfPackage(): string {
-  const path = fileURLToPath(new URL("../../package.json", import.meta.url));
+  const path = join(import.meta.dirname, "..", "..", "package.json");
   return (JSON.parse(readFileSync(path, "utf8")) as { version: string }).version;
 }
 

@@ -4,7 +4,8 @@
  * at 127.0.0.1 (DNS rebinding). Two rules stop both: the Host header must name this server, and a
  * request that a page made must come from a page of this server.
  *
- * Requests over the control socket need neither: browsers cannot reach it, its directory is private.
+ * Requests over the control socket need neither: browsers cannot reach it, and its directory is
+ * private.
  */
 import { isIP } from "node:net";
 
@@ -18,7 +19,7 @@ export interface Binding {
 
 const MUTATING = new Set(["POST", "PUT", "PATCH", "DELETE"]);
 
-/** The host part of a Host header, without port and brackets, in lower case; undefined if malformed. */
+/** The host of a Host header, without port and brackets, in lower case; undefined if malformed. */
 export function hostNameOf(header: string): string | undefined {
   const match = /^(?:\[([0-9a-fA-F:.]+)\]|([^:[\]/@\s]+))(?::\d{1,5})?$/.exec(header);
   return (match?.[1] ?? match?.[2])?.toLowerCase();

@@ -82,7 +82,7 @@ export function requestProblem(status: RequestStatus, detail: string): Problem {
   return problem(status, REQUEST_CODES[status], detail);
 }
 
-/** The problem for anything thrown below a route. Untyped errors are internal, with their message. */
+/** The problem for anything thrown below a route. Untyped errors are internal ones. */
 export function problemOf(error: unknown): Problem {
   if (error instanceof BcacheError) {
     return problem(STATUS_OF_CODE[error.code], error.code, error.message);

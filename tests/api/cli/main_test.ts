@@ -1,5 +1,5 @@
 /** The command line as a process, under the runtime that runs this test, over a fake engine. */
-import { afterAll, afterEach, beforeAll, beforeEach, describe, test } from "bun:test";
+import { afterAll, afterEach, beforeAll, beforeEach, test } from "bun:test";
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { type ChildProcess, spawn } from "node:child_process";
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -11,7 +11,11 @@ import { main } from "../../../api/cli/main.ts";
 
 const PROGRAM = fileURLToPath(new URL("./fake_program.ts", import.meta.url));
 const RUNTIME = "Deno" in globalThis ? ["run", "--quiet", "--no-check", "-A"] : [];
-const HAS_FUSE = existsSync("/dev/fuse");
+
+/** Without FUSE every mount is refused for that reason first. */
+function testWithFuse(name: string, body: () => Promise<void>, timeoutMs?: number): void {
+  if (existsSync("/dev/fuse")) test(name, body, timeoutMs);
+}
 
 let directory = "";
 let mountPoint = "";
@@ -86,198 +90,197 @@ function signal(running: Running, name: "SIGINT" | "SIGTERM" | "SIGKILL"): void 
 
 const calls = () => readFileSync(log, "utf8").trim().split("\n").filter((line) => line !== "");
 
-describe("the command line", () => {
-  test("prints help and the version", async () => {
-    const help = await run(["--help"]);
-    assertEquals(help.status, 0);
-    for (const name of ["make", "show", "mount", "unmount", "status", "flush", "get", "set"]) {
-      assertMatch(help.out, new RegExp(`^  ${name}[ |]`, "m"));
-    }
-    const version = await run(["--version"]);
-    assertMatch(version.out, /^\d+\.\d+\.\d+\n$/);
-    const ofCommand = await run(["mount", "--help"]);
-    assertStringIncludes(ofCommand.out, "--cache-mode <mode>");
-    assertStringIncludes(ofCommand.out, "127.0.0.1:8380");
-  });
-
-  const WRONG: ReadonlyArray<readonly [number, RegExp, readonly string[]]> = [
-    [2, /no command.*--help/, []],
-    [2, /unknown command 'mout'.*mount.*--help/, ["mout"]],
-    [2, /unknown option '--chache'.*mount --help/, ["mount", "--chache", "c", "m"]],
-    [2, /no cache device was given; add --cache CACHE/, ["mount", "--backing", "b", "m"]],
-    [2, /no backing device was given; add --backing BACKING/, ["mount", "--cache", "c", "m"]],
-    [2, /missing required argument 'mountpoint'/, ["mount", "--cache", "c", "--backing", "b"]],
-    [2, /one cache device, 2 were given/, ["mount", "-C", "c", "-C", "d", "-B", "b", "m"]],
-    [2, /b is named twice/, ["mount", "-C", "c", "-B", "b", "-B", "b", "m"]],
-    [2, /choices are writethrough/i, ["mount", "-C", "c", "-B", "b", "--cache-mode", "x", "m"]],
-    [2, /expected NAME=VALUE/, ["mount", "-C", "c", "-B", "b", "--set", "x", "m"]],
-    [1, /expected HOST:PORT/, ["mount", "-C", "c", "-B", "b", "--http", "x", "m"]],
-    [2, /nothing to make/, ["make"]],
-    [2, /one cache device, 2 were given/, ["make", "-C", "c", "d"]],
-    [2, /c is named twice/, ["make", "-C", "c", "-B", "c"]],
-    [2, /--sidecar is about a backing device/, ["make", "-C", "c", "--sidecar"]],
-    [2, /--discard is about a cache device/, ["make", "-B", "b", "--discard"]],
-    [2, /leave out --data-offset/, ["make", "-B", "b", "--sidecar", "-o", "16"]],
-    [1, /--bucket "12q".*like 512k/, ["make", "-C", "c", "-b", "12q"]],
-    [2, /--size 0: a size above zero/, ["make", "-C", "c", "--size", "0"]],
-    [2, /--data-offset 8k: expected a number of sectors/, ["make", "-B", "b", "-o", "8k"]],
-    [2, /--cset-uuid 123: expected a UUID/, ["make", "-C", "c", "--cset-uuid", "123"]],
-    [
-      2,
-      /--cache-replacement-policy mru: expected lru, fifo, random/,
-      ["make", "-C", "c", "--cache_replacement_policy=mru"],
-    ],
-    [2, /--label is 33 bytes long; at most 32/, ["make", "-B", "b", "--label", "x".repeat(33)]],
-    [1, /none does not exist/, ["show", "none"]],
-    [1, /neither a file nor a block device/, ["show", "."]],
-    [1, /nothing of this user is mounted at .*none; .*status/, ["unmount", "none"]],
-    [1, /nothing of this user is mounted/, ["status", "none"]],
-    [1, /nothing of this user is mounted/, ["flush", "none"]],
-    [1, /nothing of this user is mounted/, ["get", "none", "label"]],
-    [1, /nothing of this user is mounted/, ["set", "none", "label", "x"]],
-    [2, /missing required argument 'value'/, ["set", "none", "label"]],
-  ];
-  for (const [status, line, words] of WRONG) {
-    test(`refuses: ${words.join(" ").slice(0, 70) || "nothing at all"}`, async () => {
-      let out = "";
-      let err = "";
-      const parts = {
-        mount: () => Promise.reject(new Error("nothing may be mounted")),
-        make: () => Promise.reject(new Error("nothing may be made")),
-      };
-      const found = await main(words, {
-        version: "1.2.3",
-        path: PROGRAM,
-        parts,
-        environment: { uid: process.getuid?.() ?? 0, xdgRuntimeDirectory: directory },
-        isTerminal: false,
-        isDaemon: false,
-        out: (text) => void (out += text),
-        err: (text) => void (err += text),
-      });
-      assertMatch(err, /^bcache-fuse: [^\n]+\n$/);
-      assertMatch(err, line);
-      assertEquals([found, out], [status, ""]);
-    });
+test("the command line prints help and the version", async () => {
+  const help = await run(["--help"]);
+  assertEquals(help.status, 0);
+  for (const name of ["make", "show", "mount", "unmount", "status", "flush", "get", "set"]) {
+    assertMatch(help.out, new RegExp(`^  ${name}[ |]`, "m"));
   }
+  const version = await run(["--version"]);
+  assertMatch(version.out, /^\d+\.\d+\.\d+\n$/);
+  const ofCommand = await run(["mount", "--help"]);
+  assertStringIncludes(ofCommand.out, "--cache-mode <mode>");
+  assertStringIncludes(ofCommand.out, "127.0.0.1:8380");
+});
 
-  test("a refusal reaches standard error and the exit status of the process", async () => {
-    await refused(2, /unknown command 'mout'/, ["mout"]);
-    await refused(1, /none does not exist; check the path/, ["show", "none"]);
-  });
-
-  test("make passes everything on, under each of an option's names", async () => {
-    const uuid = "01234567-89ab-cdef-0123-456789abcdef";
-    const short = ["-C", "c", "-B", "b1", "b2", "-b", "1M", "-w", "512", "-o", "32"];
-    const long = ["--cache", "c", "--bdev", "b1", "--backing", "b2", "--bucket", "1024k"];
-    long.push("--block", "0.5k", "--data-offset=32");
-    const rest = ["--cset-uuid", uuid, "--writeback", "--discard", "--label", "l", "--size", "1G"];
-    const one = [...short, ...rest, "--cache_replacement_policy=fifo", "--wipe-bcache"];
-    const other = [...long, ...rest, "--cache-replacement-policy", "fifo", "--force"];
-    const result = await run(["make", ...one]);
-    assertEquals([result.status, result.out, result.err], [0, "made\n", ""]);
-    assertEquals((await run(["make", ...other])).status, 0);
-    const [first, second] = calls();
-    assertEquals(first, second);
-    assertEquals(JSON.parse(first!.slice(5)), {
-      cachePath: "c",
-      backingPaths: ["b1", "b2"],
-      bucketSizeBytes: 1024 ** 2,
-      blockSizeBytes: 512,
-      dataOffsetSectors: 32,
-      setUuid: uuid,
-      writeback: true,
-      discard: true,
-      replacementPolicy: "fifo",
-      label: "l",
-      sidecar: false,
-      sizeBytes: 1024 ** 3,
-      force: true,
+const WRONG: ReadonlyArray<readonly [number, RegExp, readonly string[]]> = [
+  [2, /no command.*--help/, []],
+  [2, /unknown command 'mout'.*mount.*--help/, ["mout"]],
+  [2, /unknown option '--chache'.*mount --help/, ["mount", "--chache", "c", "m"]],
+  [2, /no cache device was given; add --cache CACHE/, ["mount", "--backing", "b", "m"]],
+  [2, /no backing device was given; add --backing BACKING/, ["mount", "--cache", "c", "m"]],
+  [2, /missing required argument 'mountpoint'/, ["mount", "--cache", "c", "--backing", "b"]],
+  [2, /one cache device, 2 were given/, ["mount", "-C", "c", "-C", "d", "-B", "b", "m"]],
+  [2, /b is named twice/, ["mount", "-C", "c", "-B", "b", "-B", "b", "m"]],
+  [2, /choices are writethrough/i, ["mount", "-C", "c", "-B", "b", "--cache-mode", "x", "m"]],
+  [2, /expected NAME=VALUE/, ["mount", "-C", "c", "-B", "b", "--set", "x", "m"]],
+  [1, /expected HOST:PORT/, ["mount", "-C", "c", "-B", "b", "--http", "x", "m"]],
+  [2, /nothing to make/, ["make"]],
+  [2, /one cache device, 2 were given/, ["make", "-C", "c", "d"]],
+  [2, /c is named twice/, ["make", "-C", "c", "-B", "c"]],
+  [2, /--sidecar is about a backing device/, ["make", "-C", "c", "--sidecar"]],
+  [2, /--discard is about a cache device/, ["make", "-B", "b", "--discard"]],
+  [2, /leave out --data-offset/, ["make", "-B", "b", "--sidecar", "-o", "16"]],
+  [1, /--bucket "12q".*like 512k/, ["make", "-C", "c", "-b", "12q"]],
+  [2, /--size 0: a size above zero/, ["make", "-C", "c", "--size", "0"]],
+  [2, /--data-offset 8k: expected a number of sectors/, ["make", "-B", "b", "-o", "8k"]],
+  [2, /--cset-uuid 123: expected a UUID/, ["make", "-C", "c", "--cset-uuid", "123"]],
+  [
+    2,
+    /--cache-replacement-policy mru: expected lru, fifo, random/,
+    ["make", "-C", "c", "--cache_replacement_policy=mru"],
+  ],
+  [2, /--label is 33 bytes long; at most 32/, ["make", "-B", "b", "--label", "x".repeat(33)]],
+  [1, /none does not exist/, ["show", "none"]],
+  [1, /neither a file nor a block device/, ["show", "."]],
+  [1, /nothing of this user is mounted at .*none; .*status/, ["unmount", "none"]],
+  [1, /nothing of this user is mounted/, ["status", "none"]],
+  [1, /nothing of this user is mounted/, ["flush", "none"]],
+  [1, /nothing of this user is mounted/, ["get", "none", "label"]],
+  [1, /nothing of this user is mounted/, ["set", "none", "label", "x"]],
+  [2, /missing required argument 'value'/, ["set", "none", "label"]],
+];
+for (const [status, line, words] of WRONG) {
+  const shown = words.join(" ").slice(0, 70) || "nothing at all";
+  test(`the command line refuses: ${shown}`, async () => {
+    let out = "";
+    let err = "";
+    const parts = {
+      mount: () => Promise.reject(new Error("nothing may be mounted")),
+      make: () => Promise.reject(new Error("nothing may be made")),
+    };
+    const found = await main(words, {
+      version: "1.2.3",
+      path: PROGRAM,
+      parts,
+      environment: { uid: process.getuid?.() ?? 0, xdgRuntimeDirectory: directory },
+      isTerminal: false,
+      isDaemon: false,
+      out: (text) => void (out += text),
+      err: (text) => void (err += text),
     });
+    assertMatch(err, /^bcache-fuse: [^\n]+\n$/);
+    assertMatch(err, line);
+    assertEquals([found, out], [status, ""]);
+  });
+}
+
+test("a refusal reaches standard error and the exit status of the process", async () => {
+  await refused(2, /unknown command 'mout'/, ["mout"]);
+  await refused(1, /none does not exist; check the path/, ["show", "none"]);
+});
+
+test("make passes everything on, under each of an option's names", async () => {
+  const uuid = "01234567-89ab-cdef-0123-456789abcdef";
+  const short = ["-C", "c", "-B", "b1", "b2", "-b", "1M", "-w", "512", "-o", "32"];
+  const long = ["--cache", "c", "--bdev", "b1", "--backing", "b2", "--bucket", "1024k"];
+  long.push("--block", "0.5k", "--data-offset=32");
+  const rest = ["--cset-uuid", uuid, "--writeback", "--discard", "--label", "l", "--size", "1G"];
+  const one = [...short, ...rest, "--cache_replacement_policy=fifo", "--wipe-bcache"];
+  const other = [...long, ...rest, "--cache-replacement-policy", "fifo", "--force"];
+  const result = await run(["make", ...one]);
+  assertEquals([result.status, result.out, result.err], [0, "made\n", ""]);
+  assertEquals((await run(["make", ...other])).status, 0);
+  const [first, second] = calls();
+  assertEquals(first, second);
+  assertEquals(JSON.parse(first!.slice(5)), {
+    cachePath: "c",
+    backingPaths: ["b1", "b2"],
+    bucketSizeBytes: 1024 ** 2,
+    blockSizeBytes: 512,
+    dataOffsetSectors: 32,
+    setUuid: uuid,
+    writeback: true,
+    discard: true,
+    replacementPolicy: "fifo",
+    label: "l",
+    sidecar: false,
+    sizeBytes: 1024 ** 3,
+    force: true,
   });
 });
 
-describe("mount points", () => {
-  if (!HAS_FUSE) return; // Without FUSE every mount is refused for that reason first.
-  const mount = ["mount", "-C", "c", "-B", "b", "--http", "off"];
-  test("that are missing, files, not empty or in use are refused before the engine starts", async () => {
+const mount = ["mount", "-C", "c", "-B", "b", "--http", "off"];
+testWithFuse(
+  "mount points that are missing, files, not empty or in use are refused before the engine starts",
+  async () => {
     writeFileSync(join(directory, "file"), "");
     mkdirSync(join(directory, "full", "x"), { recursive: true });
     await refused(1, /none does not exist; make it with mkdir -p none/, [...mount, "none"]);
     await refused(1, /is not a directory/, [...mount, "file"]);
     await refused(1, /is not empty/, [...mount, "full"]);
     assertEquals(calls(), []);
-  });
-});
+  },
+);
 
-describe("a mount", () => {
-  if (!HAS_FUSE) return;
-  const words = ["mount", "-C", "c", "-B", "b", "--http", "127.0.0.1:0"];
+const words = ["mount", "-C", "c", "-B", "b", "--http", "127.0.0.1:0"];
 
-  async function mounted(variables: Record<string, string> = {}, more: string[] = []) {
-    const running = start([...words, ...more, "mnt"], variables);
-    await until("the mount", () => running.out().includes("\n") || running.child.exitCode !== null);
-    return running;
-  }
-  const client = (...line: string[]) => run(line);
+async function mounted(variables: Record<string, string> = {}, more: string[] = []) {
+  const running = start([...words, ...more, "mnt"], variables);
+  await until("the mount", () => running.out().includes("\n") || running.child.exitCode !== null);
+  return running;
+}
+const client = (...line: string[]) => run(line);
 
-  test("says one line, is found by all commands, and ends at SIGINT", async () => {
-    const running = await mounted();
-    assertMatch(
-      running.out(),
-      /^mounted at \S+mnt: bcache0 1\.0 GiB writeback dirty; http:\/\/127\.0\.0\.1:\d+; Ctrl-C unmounts\n$/,
-    );
-    const url = /http:\S+(?=;)/.exec(running.out())?.[0];
-    assertEquals((await fetch(`${url}/v1/stats`)).status, 200);
+testWithFuse("a mount says one line, is found by all commands, and ends at SIGINT", async () => {
+  const running = await mounted();
+  assertMatch(
+    running.out(),
+    /^mounted at \S+mnt: bcache0 1\.0 GiB writeback dirty; http:\S+:\d+; Ctrl-C unmounts\n$/,
+  );
+  const url = /http:\S+(?=;)/.exec(running.out())?.[0];
+  assertEquals((await fetch(`${url}/v1/stats`)).status, 200);
 
-    const again = await client("mount", "-C", "c", "-B", "b", "--http", "off", "mnt");
-    assertMatch(again.err, /^bcache-fuse: mnt is already served.*unmount mnt first.*\n$/);
-    const port = new URL(url!).host;
-    mkdirSync(join(directory, "mnt2"), { recursive: true });
-    const samePort = await client("mount", "-C", "c", "-B", "b", "--http", port, "mnt2");
-    assertMatch(samePort.err, /^bcache-fuse: \S+ is in use by another program; choose.*\n$/);
-    assertEquals(calls().length, 1);
+  const again = await client("mount", "-C", "c", "-B", "b", "--http", "off", "mnt");
+  assertMatch(again.err, /^bcache-fuse: mnt is already served.*unmount mnt first.*\n$/);
+  const port = new URL(url!).host;
+  mkdirSync(join(directory, "mnt2"), { recursive: true });
+  const samePort = await client("mount", "-C", "c", "-B", "b", "--http", port, "mnt2");
+  assertMatch(samePort.err, /^bcache-fuse: \S+ is in use by another program; choose.*\n$/);
+  assertEquals(calls().length, 1);
 
-    const status = await client("status");
-    assertMatch(status.out, /mnt {2}PID \d+, http:/);
-    assertMatch(status.out, /bcache0 {2}1\.0 GiB {2}writeback {2}dirty {2}3\.0 MiB dirty/);
-    const json = JSON.parse((await client("status", "mnt", "--json")).out);
-    assertEquals([json.mount.pid, json.set.devices.length], [running.child.pid, 1]);
-    assertEquals(JSON.parse((await client("status", "--json")).out).length, 1);
+  const status = await client("status");
+  assertMatch(status.out, /mnt {2}PID \d+, http:/);
+  assertMatch(status.out, /bcache0 {2}1\.0 GiB {2}writeback {2}dirty {2}3\.0 MiB dirty/);
+  const json = JSON.parse((await client("status", "mnt", "--json")).out);
+  assertEquals([json.mount.pid, json.set.devices.length], [running.child.pid, 1]);
+  assertEquals(JSON.parse((await client("status", "--json")).out).length, 1);
 
-    assertEquals((await client("get", "mnt", "writeback_percent")).out, "10\n");
-    assertEquals((await client("set", "mnt", "writeback_percent", "25")).out, "25\n");
-    assertEquals((await client("get", "mnt", "bcache0/writeback_percent")).out, "25\n");
-    assertMatch((await client("get", "mnt")).out, /^journal_delay_ms +rw +100$/m);
-    const outOfRange = await client("set", "mnt", "writeback_percent", "99");
-    assertEquals([outOfRange.status, outOfRange.err], [
-      1,
-      "bcache-fuse: writeback_percent 99: expected 0 to 40\n",
-    ]);
-    const unknown = await client("get", "mnt", "nonsense");
-    assertMatch(unknown.err, /^bcache-fuse: there is no attribute "nonsense"; .*\n$/);
+  assertEquals((await client("get", "mnt", "writeback_percent")).out, "10\n");
+  assertEquals((await client("set", "mnt", "writeback_percent", "25")).out, "25\n");
+  assertEquals((await client("get", "mnt", "bcache0/writeback_percent")).out, "25\n");
+  assertMatch((await client("get", "mnt")).out, /^journal_delay_ms +rw +100$/m);
+  const outOfRange = await client("set", "mnt", "writeback_percent", "99");
+  assertEquals([outOfRange.status, outOfRange.err], [
+    1,
+    "bcache-fuse: writeback_percent 99: expected 0 to 40\n",
+  ]);
+  const unknown = await client("get", "mnt", "nonsense");
+  assertMatch(unknown.err, /^bcache-fuse: there is no attribute "nonsense"; .*\n$/);
 
-    const flush = await client("flush", "mnt");
-    assertEquals([flush.out, flush.err], [
-      "clean; 3.0 MiB were dirty\n",
-      "writing back 3.0 MiB\n",
-    ]);
-    assertEquals((await client("flush", "mnt")).out, "nothing was dirty\n");
+  const flush = await client("flush", "mnt");
+  assertEquals([flush.out, flush.err], [
+    "clean; 3.0 MiB were dirty\n",
+    "writing back 3.0 MiB\n",
+  ]);
+  assertEquals((await client("flush", "mnt")).out, "nothing was dirty\n");
 
-    signal(running, "SIGINT");
-    assertEquals(await running.ended, 0);
-    assertEquals(calls().at(-1), "unmount plain");
-    assertEquals((await client("status")).out, "nothing is mounted\n");
-  }, 30_000);
+  signal(running, "SIGINT");
+  assertEquals(await running.ended, 0);
+  assertEquals(calls().at(-1), "unmount plain");
+  assertEquals((await client("status")).out, "nothing is mounted\n");
+}, 30_000);
 
-  test("ends when it is told to unmount, after a flush if asked", async () => {
-    const running = await mounted();
-    const result = await client("unmount", "mnt", "--flush");
-    assertEquals([result.status, result.out], [0, "unmounted mnt\n"]);
-    assertEquals(await running.ended, 0);
-  }, 15_000);
+testWithFuse("a mount ends when it is told to unmount, after a flush if asked", async () => {
+  const running = await mounted();
+  const result = await client("unmount", "mnt", "--flush");
+  assertEquals([result.status, result.out], [0, "unmounted mnt\n"]);
+  assertEquals(await running.ended, 0);
+}, 15_000);
 
-  test("in use is not unmounted, and who uses it is said; SIGTERM waits for them", async () => {
+testWithFuse(
+  "a mount in use is not unmounted, and who uses it is said; SIGTERM waits for them",
+  async () => {
     const running = await mounted({ FAKE_BUSY: "3" });
     const busy = spawn("sleep", ["60"], { cwd: mountPoint, stdio: "ignore" });
     children.push(busy);
@@ -288,28 +291,32 @@ describe("a mount", () => {
     assertEquals(await running.ended, 0);
     assertStringIncludes(running.err(), `(PID ${busy.pid}); waiting until it is free`);
     assertEquals(calls().filter((line) => line.startsWith("unmount")).length, 4);
-  }, 15_000);
+  },
+  15_000,
+);
 
-  test("in use is detached at the second signal", async () => {
-    const running = await mounted({ FAKE_BUSY: "1000" });
-    signal(running, "SIGINT");
-    await until("the first refusal", () => running.err().includes("waiting until"));
-    signal(running, "SIGINT");
-    assertEquals(await running.ended, 0);
-    assertEquals(calls().at(-1), "unmount force");
-  }, 15_000);
+testWithFuse("a mount in use is detached at the second signal", async () => {
+  const running = await mounted({ FAKE_BUSY: "1000" });
+  signal(running, "SIGINT");
+  await until("the first refusal", () => running.err().includes("waiting until"));
+  signal(running, "SIGINT");
+  assertEquals(await running.ended, 0);
+  assertEquals(calls().at(-1), "unmount force");
+}, 15_000);
 
-  test("is told apart from one whose process was killed", async () => {
-    const running = await mounted();
-    signal(running, "SIGKILL");
-    await running.ended;
-    await refused(1, /nothing of this user is mounted/, ["status", "mnt"]);
-    const next = await mounted();
-    signal(next, "SIGTERM");
-    assertEquals(await next.ended, 0);
-  }, 15_000);
+testWithFuse("a mount is told apart from one whose process was killed", async () => {
+  const running = await mounted();
+  signal(running, "SIGKILL");
+  await running.ended;
+  await refused(1, /nothing of this user is mounted/, ["status", "mnt"]);
+  const next = await mounted();
+  signal(next, "SIGTERM");
+  assertEquals(await next.ended, 0);
+}, 15_000);
 
-  test("sets attributes before it is ready, and is taken back when one is refused", async () => {
+testWithFuse(
+  "a mount sets attributes before it is ready, and is taken back when one is refused",
+  async () => {
     const good = await mounted({}, ["--set", "bcache0/label=x y=z", "--set", "journal_delay_ms=7"]);
     assertEquals((await client("get", "mnt", "label")).out, "x y=z\n");
     assertEquals((await client("get", "mnt", "journal_delay_ms")).out, "7\n");
@@ -323,22 +330,23 @@ describe("a mount", () => {
       assertMatch(bad.err.split("\n").at(-2) ?? "", line as RegExp);
       assertEquals(calls().at(-1), "unmount force");
     }
-  }, 15_000);
+  },
+  15_000,
+);
 
-  test("that the engine refuses is one line, and leaves no socket", async () => {
-    const result = await run([...words, "mnt"], { FAKE_FAIL: "c: bad checksum\nat sector 8" });
-    assertEquals([result.status, result.out, result.err], [
-      1,
-      "",
-      "bcache-fuse: c: bad checksum; at sector 8\n",
-    ]);
-    assertEquals((await client("status")).out, "nothing is mounted\n");
-  });
+testWithFuse("a mount that the engine refuses is one line, and leaves no socket", async () => {
+  const result = await run([...words, "mnt"], { FAKE_FAIL: "c: bad checksum\nat sector 8" });
+  assertEquals([result.status, result.out, result.err], [
+    1,
+    "",
+    "bcache-fuse: c: bad checksum; at sector 8\n",
+  ]);
+  assertEquals((await client("status")).out, "nothing is mounted\n");
 });
 
-describe("a daemon", () => {
-  if (!HAS_FUSE) return;
-  test("is ready when the command returns, logs to a file, and is unmounted by name", async () => {
+testWithFuse(
+  "a daemon is ready when the command returns, logs to a file, and is unmounted by name",
+  async () => {
     const words = ["mount", "-C", "c", "-B", "b", "--http", "off", "--daemon", "mnt"];
     const result = await run(words);
     assertEquals([result.status, result.err], [0, ""]);
@@ -348,11 +356,12 @@ describe("a daemon", () => {
     assertStringIncludes(calls()[0] ?? "", `"cachePath":"${join(directory, "c")}"`);
     const unmounted = await run(["unmount", "mnt"]);
     assertEquals([unmounted.status, unmounted.out], [0, "unmounted mnt\n"]);
-  }, 15_000);
+  },
+  15_000,
+);
 
-  test("that cannot mount passes its error and status back", async () => {
-    const words = ["mount", "-C", "c", "-B", "b", "--http", "off", "--daemon", "mnt"];
-    const result = await run(words, { FAKE_FAIL: "c: bad magic" });
-    assertEquals([result.status, result.out, result.err], [1, "", "bcache-fuse: c: bad magic\n"]);
-  }, 15_000);
-});
+testWithFuse("a daemon that cannot mount passes its error and status back", async () => {
+  const words = ["mount", "-C", "c", "-B", "b", "--http", "off", "--daemon", "mnt"];
+  const result = await run(words, { FAKE_FAIL: "c: bad magic" });
+  assertEquals([result.status, result.out, result.err], [1, "", "bcache-fuse: c: bad magic\n"]);
+}, 15_000);
