@@ -1,13 +1,18 @@
 #!/bin/sh
 # The installed `bcache-fuse`: runs mod.ts with whichever runtime is there, Bun first.
 # BCACHE_FUSE_RUNTIME=bun or =deno chooses. Package managers install a link to this file.
-root=$(dirname "$(readlink -f "$0")")/../..
+root=$(realpath "$(dirname "$(readlink -f "$0")")/../..")
 PATH=$PATH:$root/node_modules/.bin:$root/../.bin
 for runtime in ${BCACHE_FUSE_RUNTIME:-bun deno}; do
   command -v "$runtime" > /dev/null || continue
-  case $runtime in
-    bun) exec bun "$root/mod.ts" "$@" ;;
-    deno) exec deno run --quiet --no-check -A "$root/mod.ts" "$@" ;;
+  case $runtime:$root in
+    bun:*) exec bun "$root/mod.ts" "$@" ;;
+    deno:*/node_modules/*)
+      echo "bcache-fuse: Deno runs no TypeScript below node_modules; install Bun:" \
+        "npm install --global bun (or run a checkout: deno run -A mod.ts)" >&2
+      exit 1
+      ;;
+    deno:*) exec deno run --quiet --no-check -A "$root/mod.ts" "$@" ;;
   esac
 done
 echo "bcache-fuse: neither bun nor deno was found; install one: npm install --global bun" >&2
