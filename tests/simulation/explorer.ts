@@ -6,6 +6,7 @@
  *
  * Everything follows from the scenario's seed; a failure names the one cut that shows it.
  */
+import type { BlockVolume } from "../../lib/cache/ports.ts";
 import { SECTOR_BYTES } from "../../lib/device/device.ts";
 import { Oracle, OracleMismatch } from "./oracle.ts";
 import { fillSector } from "./pattern.ts";
@@ -216,17 +217,9 @@ class Explorer {
     cutAt: number,
   ): Promise<{ engine: Engine; after: Oracle }> {
     const engine = await world.run(world.kind.open(world.parts)) as Engine;
-    const after = new Oracle(oracle.seed);
-    const readAll = async () => {
-      for (const { sector, sectors } of rangesOf(oracle.touchedSectors())) {
-        const bytes = new Uint8Array(sectors * SECTOR_BYTES);
-        const at = sector * SECTOR_BYTES;
-        if (!engine.volume.tryRead(at, bytes)) await engine.volume.read(at, bytes);
-        const { steadfast } = this.#scenario;
-        oracle.checkRecovered({ cutAt, sector, bytes, after, steadfast });
-      }
-    };
-    await world.run(readAll());
+    const { steadfast } = this.#scenario;
+    const reading = checkAllRecovered(engine.volume, oracle, { cutAt, steadfast });
+    const after = await world.run(reading) as Oracle;
     return { engine, after };
   }
 
@@ -240,21 +233,11 @@ class Explorer {
 
   /** Drains, looks at the backing disk alone, closes, and looks for what was done wrong. */
   async #finish(world: World, engine: Engine, oracle: Oracle): Promise<void> {
-    await world.run(engine.drain());
-    const begunAt = oracle.beginRead();
-    const random = new SimRandom(0);
-    const alone = imageAfterCut(world.backing.snapshot(), "none", random);
-    for (const { sector, sectors } of rangesOf(oracle.touchedSectors())) {
-      const bytes = new Uint8Array(sectors * SECTOR_BYTES);
-      alone.read(sector + world.kind.dataOffsetSectors, bytes);
-      try {
-        oracle.checkRead(begunAt, sector * SECTOR_BYTES, bytes);
-      } catch (error) {
-        if (!(error instanceof OracleMismatch)) throw error;
-        throw new OracleMismatch(`the drained backing disk alone: ${error.message}`);
-      }
-    }
-    await world.run(engine.close());
+    const run = <T>(work: Promise<T>) =>
+      world === this.#world ? this.#runMain(work) : world.run(work);
+    await run(engine.drain());
+    checkBackingAlone(world, oracle);
+    await run(engine.close());
     const violations = world.violations();
     if (violations.length > 0) throw new Error(violations.join("; "));
   }
@@ -279,6 +262,38 @@ class Explorer {
     }
     throw new SimulationFailure(lines.join("\n  "), { cause: error });
   }
+}
+
+/** What a drained backing disk holds for certain is what the oracle says. @throws OracleMismatch */
+export function checkBackingAlone(world: World, oracle: Oracle): void {
+  const begunAt = oracle.beginRead();
+  const alone = imageAfterCut(world.backing.snapshot(), "none", new SimRandom(0));
+  for (const { sector, sectors } of rangesOf(oracle.touchedSectors())) {
+    const bytes = new Uint8Array(sectors * SECTOR_BYTES);
+    alone.read(sector + world.kind.dataOffsetSectors, bytes);
+    try {
+      oracle.checkRead(begunAt, sector * SECTOR_BYTES, bytes);
+    } catch (error) {
+      if (!(error instanceof OracleMismatch)) throw error;
+      throw new OracleMismatch(`the drained backing disk alone: ${error.message}`);
+    }
+  }
+}
+
+/** Reads back all that was ever written, and returns the oracle of the time after. */
+export async function checkAllRecovered(
+  volume: BlockVolume,
+  oracle: Oracle,
+  options: { cutAt: number; steadfast: boolean },
+): Promise<Oracle> {
+  const after = new Oracle(oracle.seed);
+  for (const { sector, sectors } of rangesOf(oracle.touchedSectors())) {
+    const bytes = new Uint8Array(sectors * SECTOR_BYTES);
+    const at = sector * SECTOR_BYTES;
+    if (!volume.tryRead(at, bytes)) await volume.read(at, bytes);
+    oracle.checkRecovered({ ...options, sector, bytes, after });
+  }
+  return after;
 }
 
 /** Neighbouring sectors as one read, of 64 KiB at most. */

@@ -31,6 +31,7 @@ export const TOY_MISTAKES = [
   "never end a flush of nothing",
   "one sector off in the write-back",
   "drain without flushing the backing disk",
+  "go on after a failed write",
 ] as const;
 export type ToyMistake = (typeof TOY_MISTAKES)[number];
 
@@ -53,6 +54,7 @@ class ToyStore implements Engine {
   #unlogged = new Map<number, number>();
   #nextBlock = 0;
   #nextData = DATA_START;
+  #failed = false;
   #kept: Array<{ sector: number; bytes: Uint8Array }> = [];
 
   constructor(parts: EngineParts, mistake: ToyMistake | undefined) {
@@ -66,9 +68,9 @@ class ToyStore implements Engine {
       tryRead: () => false,
       tryWrite: () => false,
       read: (offset, into) => this.#lock.run(() => this.#read(offset, into)),
-      write: (offset, from) => this.#lock.run(() => this.#write(offset, from)),
-      flush: () => this.#lock.run(() => this.#flush()),
-      zero: (offset, length) => this.#lock.run(() => this.#zero(offset, length)),
+      write: (offset, from) => this.#change(() => this.#write(offset, from)),
+      flush: () => this.#change(() => this.#flush()),
+      zero: (offset, length) => this.#change(() => this.#zero(offset, length)),
     };
   }
 
@@ -93,13 +95,26 @@ class ToyStore implements Engine {
   }
 
   drain(): Promise<void> {
-    return this.#lock.run(() => this.#writeBack("drain without flushing the backing disk"));
+    return this.#change(() => this.#writeBack("drain without flushing the backing disk"));
   }
 
   async close(): Promise<void> {
-    await this.#lock.run(() => this.#flush());
+    if (!this.#failed) await this.#change(() => this.#flush());
     await this.#parts.cache.close();
     await this.#parts.backing.close();
+  }
+
+  /** One change at a time; after a failed one no more, for nobody knows what is on the disk. */
+  #change(body: () => Promise<void>): Promise<void> {
+    return this.#lock.run(async () => {
+      if (this.#failed) throw new BcacheError("SetFailed", "the toy has failed");
+      try {
+        await body();
+      } catch (error) {
+        this.#failed = !this.#makes("go on after a failed write");
+        throw error;
+      }
+    });
   }
 
   #makes(mistake: ToyMistake): boolean {

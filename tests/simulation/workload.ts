@@ -6,6 +6,7 @@
  * Two writes may run over the same sectors at once only if both cover them whole: what a race of
  * part-sector writes leaves is nobody's promise.
  */
+import { BcacheError } from "../../lib/base/errors.ts";
 import type { Clock } from "../../lib/base/runtime.ts";
 import type { BlockVolume } from "../../lib/cache/ports.ts";
 import { SECTOR_BYTES } from "../../lib/device/device.ts";
@@ -105,9 +106,17 @@ class Lanes {
       case "flush":
         return await this.#flush();
       case "disturb":
-        return await disturb?.(random);
+        return await this.#disturb(disturb?.(random));
       default:
         return await clock.sleep(random.between(1, this.options.sleepMsMax));
+    }
+  }
+
+  async #disturb(work: Promise<void> | undefined): Promise<void> {
+    try {
+      await work;
+    } catch (error) {
+      if (!this.#mayFail(error)) throw error;
     }
   }
 
@@ -140,7 +149,7 @@ class Lanes {
       this.target.oracle.settle(write);
     } catch (error) {
       this.target.oracle.settle(write, true);
-      if (!this.target.mayFail) throw error;
+      if (!this.#mayFail(error)) throw error;
     } finally {
       this.#writing.delete(range);
     }
@@ -154,7 +163,7 @@ class Lanes {
     try {
       if (!volume.tryRead(from, buffer)) await volume.read(from, buffer);
     } catch (error) {
-      if (!this.target.mayFail) throw error;
+      if (!this.#mayFail(error)) throw error;
       return;
     }
     oracle.checkRead(begunAt, from, buffer);
@@ -166,10 +175,14 @@ class Lanes {
     try {
       await volume.flush();
     } catch (error) {
-      if (!this.target.mayFail) throw error;
+      if (!this.#mayFail(error)) throw error;
       return;
     }
     oracle.endFlush(covered);
+  }
+
+  #mayFail(error: unknown): boolean {
+    return this.target.mayFail === true && error instanceof BcacheError;
   }
 
   /** A range no running write forbids; undefined when a few draws found none. */
