@@ -7,6 +7,7 @@ import { JournalOfWrites } from "./support/journal_of_writes.ts";
 import { inWorkshop, type Served, type Workshop } from "./support/workshop.ts";
 
 const LIMIT_MS = 180_000;
+const WRITE_LIMIT_MS = 30_000;
 const ROUNDS = 6;
 const BLOCK_BYTES = 4096;
 
@@ -34,7 +35,7 @@ async function writeAndKill(
   const delaySeconds = (0.2 + (random() % 600) / 1000).toFixed(3);
   const killer = spawn("sh", ["-c", `sleep ${delaySeconds}; kill -9 ${served.process.pid}`]);
   const gone = once(killer, "exit");
-  const fsyncs = truth.writeUntilDeath(served.file, random);
+  const fsyncs = truth.writeUntilDeath(served.file, random, WRITE_LIMIT_MS);
   await gone;
   await place.clearAway(served);
   assertEquals(served.process.signalCode, "SIGKILL", "it was our signal that ended the server");

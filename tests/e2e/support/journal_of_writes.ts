@@ -37,21 +37,18 @@ export class JournalOfWrites {
 
   /**
    * Writes random batches of blocks, each followed by fsync, until the file's server dies. Only
-   * what an fsync returned for counts as durable. Returns the number of fsyncs.
+   * what an fsync returned for counts as durable. Returns the number of fsyncs. Throws when
+   * nothing has died after `limitMs`.
    */
-  writeUntilDeath(path: string, random: () => number): number {
+  writeUntilDeath(path: string, random: () => number, limitMs: number): number {
     const file = openSync(path, constants.O_RDWR);
+    const deadlineMs = performance.now() + limitMs;
     let fsyncs = 0;
     try {
-      for (;;) {
-        const batch = Array.from({ length: 1 + random() % 8 }, () => random() % this.blocks);
-        for (const block of batch) this.#writeBlock(file, block);
-        fsyncSync(file);
+      while (this.#writeBatch(file, random)) {
         fsyncs++;
-        for (const block of batch) this.#markDurable(block);
+        if (performance.now() > deadlineMs) throw new Error(`still served after ${limitMs} ms`);
       }
-    } catch {
-      // ENOTCONN, ECONNABORTED or EIO: the server was killed, which is what we wait for.
       return fsyncs;
     } finally {
       try {
@@ -60,6 +57,20 @@ export class JournalOfWrites {
         // Closing flushes, and there is nobody left to flush to.
       }
     }
+  }
+
+  /** False when the server has died before the batch was durable. */
+  #writeBatch(file: number, random: () => number): boolean {
+    const batch = Array.from({ length: 1 + random() % 8 }, () => random() % this.blocks);
+    try {
+      for (const block of batch) this.#writeBlock(file, block);
+      fsyncSync(file);
+    } catch {
+      // ENOTCONN, ECONNABORTED or EIO: the server was killed, which is what we wait for.
+      return false;
+    }
+    for (const block of batch) this.#markDurable(block);
+    return true;
   }
 
   /** Compares the file with what may be there, and takes what is found as the new truth. */

@@ -82,7 +82,6 @@ export class Workshop {
     // On a real disk where there is one: tmpfs takes no direct I/O.
     const root = existsSync("/var/tmp") ? "/var/tmp" : tmpdir();
     this.folder = mkdtempSync(join(root, "bcache-fuse-e2e-"));
-    this.#undo.push(() => Promise.resolve(rmSync(this.folder, { recursive: true, force: true })));
   }
 
   /** A path inside the workshop's folder. */
@@ -209,8 +208,27 @@ export class Workshop {
     this.#undo.push(undo);
   }
 
+  /** Takes everything down, all of it even when a part of it fails, and then says what failed. */
   async close(): Promise<void> {
-    for (const undo of this.#undo.reverse()) await undo();
+    const failures: unknown[] = [];
+    for (const undo of this.#undo.reverse()) {
+      try {
+        await undo();
+      } catch (error) {
+        failures.push(error);
+      }
+    }
+    await this.#unmountEverything();
+    rmSync(this.folder, { recursive: true, force: true });
+    if (failures.length > 0) throw new AggregateError(failures, "the workshop did not close");
+  }
+
+  /** Whatever is still mounted here, however it came to be. */
+  async #unmountEverything(): Promise<void> {
+    const left = readFileSync("/proc/self/mounts", "utf8").split("\n")
+      .map((line) => line.split(" ")[1] ?? "")
+      .filter((path) => path.startsWith(`${this.folder}/`));
+    for (const path of left.reverse()) await attempt(["umount", "-l", path]);
   }
 }
 
@@ -220,9 +238,12 @@ export async function inWorkshop(body: (workshop: Workshop) => Promise<void>): P
   const workshop = new Workshop();
   try {
     await body(workshop);
-  } finally {
-    await workshop.close();
+  } catch (error) {
+    // What went wrong first is what matters, not what taking down a failed test meets.
+    await workshop.close().catch(() => {});
+    throw error;
   }
+  await workshop.close();
 }
 
 export function isMounted(folder: string): boolean {
