@@ -114,6 +114,8 @@ export class FileDevice implements Device {
   readonly logicalBlockSectors: number;
   readonly readOnly: boolean;
   readonly sync: NonNullable<Device["sync"]>;
+  /** Bytes of the file behind its last whole sector: not part of the device. */
+  readonly tailBytes: number;
   #fd: number;
   #claim: number | undefined;
   #host: HostCalls | undefined;
@@ -135,6 +137,7 @@ export class FileDevice implements Device {
   ) {
     this.name = path;
     this.sizeSectors = Math.floor(measured.sizeBytes / SECTOR_BYTES);
+    this.tailBytes = measured.sizeBytes % SECTOR_BYTES;
     this.logicalBlockSectors = measured.sectorBytes / SECTOR_BYTES;
     this.readOnly = options.readOnly ?? false;
     this.#fd = fd;

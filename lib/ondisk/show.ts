@@ -14,13 +14,14 @@ import {
   checksumEnd,
   DATA_OFFSET_SECTORS_DEFAULT,
   FEATURE_INCOMPAT,
+  hasSuperblockMagic,
   JOURNAL_BUCKETS_MAX,
   SUPERBLOCK,
   SUPERBLOCK_BYTES,
   SUPERBLOCK_SECTOR,
   VERSION,
 } from "./superblock.ts";
-import { hasSuperblockMagic, kindOfVersion } from "./superblock_verify.ts";
+import { kindOfVersion } from "./superblock_verify.ts";
 import { formatUuid, UUID_BYTES } from "./uuid.ts";
 
 export interface SuperblockText {
@@ -170,6 +171,28 @@ function checksumOf(page: Uint8Array): { found: bigint; expected: bigint; matche
   crc64(page, 8, end, sum);
   const expected = (BigInt(sum[1]!) << 32n) | BigInt(sum[0]!);
   return { found, expected, matches: found === expected };
+}
+
+/** What make-bcache prints of a device it has just made. */
+export function madeText(page: Uint8Array): string {
+  const made = superblockToJson(page);
+  const rows: Array<readonly [string, string | number]> = [
+    ["UUID:\t\t\t", made.uuid],
+    ["Set UUID:\t\t", made.setUuid],
+    ["version:\t\t", made.version],
+  ];
+  if (made.cache) {
+    rows.push(["nbuckets:\t\t", made.cache.bucketCount]);
+    rows.push(["block_size:\t\t", made.blockSectors]);
+    rows.push(["bucket_size:\t\t", made.bucketSectors]);
+    rows.push(["nr_in_set:\t\t", made.cache.cachesInSet]);
+    rows.push(["nr_this_dev:\t\t", made.cache.index]);
+    rows.push(["first_bucket:\t\t", made.cache.firstBucket]);
+  } else {
+    rows.push(["block_size:\t\t", made.blockSectors]);
+    rows.push(["data_offset:\t\t", made.backing?.dataOffsetSectors ?? 0]);
+  }
+  return rows.map(([name, value]) => `${name}${value}\n`).join("");
 }
 
 /** The superblock as plain data. 64-bit fields that may exceed 2^53 are hexadecimal text. */

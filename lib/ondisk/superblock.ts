@@ -61,6 +61,11 @@ export const SUPERBLOCK_MAGIC: readonly number[] = [
   ...[0x82, 0x65, 0xf5, 0x7f, 0x48, 0xba, 0x6d, 0x81],
 ];
 
+/** Whether the page carries bcache's magic at all, so that the device is one of ours. */
+export function hasSuperblockMagic(page: Uint8Array): boolean {
+  return SUPERBLOCK_MAGIC.every((byte, i) => page[SUPERBLOCK.magic + i] === byte);
+}
+
 export const VERSION = {
   /** As make-bcache writes it; Linux raises it to 3 with its first write. */
   cache: 0,

@@ -17,16 +17,18 @@ import {
   checksumEnd,
   DATA_OFFSET_SECTORS_DEFAULT,
   FEATURE_INCOMPAT,
+  hasSuperblockMagic,
   JOURNAL_BUCKETS_MAX,
   PAGE_SECTORS,
   SUPERBLOCK,
   type Superblock,
   SUPERBLOCK_BYTES,
-  SUPERBLOCK_MAGIC,
   SUPERBLOCK_SECTOR,
   VERSION,
 } from "./superblock.ts";
 import { isZeroUuid, UUID_BYTES } from "./uuid.ts";
+
+export { hasSuperblockMagic };
 
 /** What the checks need to know of the device the page was read from. */
 export interface SuperblockPlace {
@@ -121,11 +123,6 @@ export function kindOfVersion(version: number): "cache" | "backing" | undefined 
 
 function bad(detail: string): SuperblockFault {
   return { code: "BadFormat", detail };
-}
-
-/** Whether the page carries bcache's magic at all, so that the device is one of ours. */
-export function hasSuperblockMagic(page: Uint8Array): boolean {
-  return SUPERBLOCK_MAGIC.every((byte, i) => page[SUPERBLOCK.magic + i] === byte);
 }
 
 function verifyCommon(

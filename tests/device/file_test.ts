@@ -264,6 +264,7 @@ test("what cannot be opened is refused with the reason and what to do", () =>
 test("bytes behind the last whole sector are not part of the device", () =>
   withDevice(1300, {}, (device) => {
     assertEquals([device.sizeSectors, device.logicalBlockSectors], [2, 1]);
+    assertEquals(device.tailBytes, 276);
     return Promise.resolve();
   }));
 

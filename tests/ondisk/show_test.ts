@@ -13,7 +13,7 @@ import {
   type FormatCacheOptions,
 } from "../../lib/ondisk/format.ts";
 import { viewOf, writeU64 } from "../../lib/ondisk/layout.ts";
-import { showSuperblock, superblockToJson } from "../../lib/ondisk/show.ts";
+import { madeText, showSuperblock, superblockToJson } from "../../lib/ondisk/show.ts";
 import { sealSuperblock, SUPERBLOCK } from "../../lib/ondisk/superblock.ts";
 import { parseUuid } from "../../lib/ondisk/uuid.ts";
 
@@ -149,6 +149,7 @@ test("what make-bcache writes, we show alike; what we write in its place is the 
       const made = run("make-bcache", ...args, "--cset-uuid", set, path);
       assertEquals(made.exitCode, 0, made.error);
       const page = Uint8Array.from(readFileSync(path).subarray(4096, 8192));
+      assertEquals(madeText(page), made.text);
       const { text, exitCode } = showSuperblock(page);
       assertEquals({ text, exitCode, error: "" }, run("bcache-super-show", path));
       // Their random UUID put into ours, the pages must be equal to the last byte.
