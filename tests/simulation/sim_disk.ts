@@ -213,10 +213,11 @@ export class SimDisk implements Device {
     await this.#change("zero", atSector, new Uint8Array(sectors * SECTOR_BYTES), false);
   }
 
-  close(): Promise<void> {
+  async close(): Promise<void> {
+    this.#checkOpen("close");
     if (this.#running.size > 0) this.#violate(`close with ${this.#running.size} under way`);
     this.#closed = true;
-    return Promise.resolve();
+    await Promise.resolve();
   }
 
   #syncCalls(): NonNullable<Device["sync"]> {
@@ -316,16 +317,22 @@ export class SimDisk implements Device {
   #check(operation: DiskOperation, atSector: number, lengthBytes: number): number {
     const sectors = lengthBytes / SECTOR_BYTES;
     assert(Number.isInteger(atSector) && atSector >= 0, `${this.name}: sector ${atSector} is one`);
-    assert(Number.isInteger(sectors), `${this.name}: ${lengthBytes} bytes are whole sectors`);
+    const whole = Number.isInteger(sectors) && sectors >= 0;
+    assert(whole, `${this.name}: ${lengthBytes} bytes are whole sectors`);
     assert(
       atSector + sectors <= this.sizeSectors,
       `${this.name}: ${operation} of ${atSector}+${sectors} is inside ${this.sizeSectors} sectors`,
     );
-    if (this.#closed) this.#violate(`${operation} of ${atSector}+${sectors} after close`);
+    this.#checkOpen(operation);
     if (this.readOnly && operation !== "read" && operation !== "flush") {
       throw new BcacheError("ReadOnly", `${this.name}: ${operation} on a read-only device`);
     }
     return sectors;
+  }
+
+  #checkOpen(operation: string): void {
+    if (this.#closed) this.#violate(`${operation} after close`);
+    assert(!this.#closed, `${this.name}: ${operation} only before close`);
   }
 
   #begin(operation: DiskOperation, atSector: number, buffer: Uint8Array): Running {

@@ -1,6 +1,9 @@
 import { test } from "bun:test";
 import { assert, assertEquals, assertNotEquals, assertRejects, assertThrows } from "@std/assert";
+import { AssertionError } from "../../lib/base/assert.ts";
 import { BcacheError } from "../../lib/base/errors.ts";
+import type { Device } from "../../lib/device/device.ts";
+import { deviceContract } from "../device/contract.ts";
 import { imageAfterCut } from "./power_cut.ts";
 import type { CutPolicy } from "./power_cut.ts";
 import { SimClock } from "./sim_clock.ts";
@@ -14,6 +17,30 @@ function newDisk(options: Partial<SimDiskOptions> = {}): { clock: SimClock; disk
   const disk = new SimDisk({ name: "disk", sizeSectors: 64, clock, random, ...options });
   return { clock, disk };
 }
+
+/** The disk as a device whose time moves by itself while somebody waits. */
+function selfMoving(sync: boolean): Device {
+  const { clock, disk } = newDisk({ sizeSectors: 1000, sync });
+  const run = async (work: Promise<void>) => {
+    await clock.run(work);
+  };
+  return {
+    name: disk.name,
+    sizeSectors: disk.sizeSectors,
+    logicalBlockSectors: 1,
+    readOnly: false,
+    read: (at, into) => run(disk.read(at, into)),
+    write: (at, from, options) => run(disk.write(at, from, options)),
+    flush: () => run(disk.flush()),
+    discard: (at, sectors) => run(disk.discard(at, sectors)),
+    zero: (at, sectors) => run(disk.zero(at, sectors)),
+    close: () => run(disk.close()),
+    ...(disk.sync === undefined ? {} : { sync: disk.sync }),
+  };
+}
+
+deviceContract("simulated disk", () => ({ device: selfMoving(false) }));
+deviceContract("simulated disk with synchronous calls", () => ({ device: selfMoving(true) }));
 
 function filled(sectors: number, value: number): Uint8Array {
   return new Uint8Array(sectors * 512).fill(value);
@@ -205,6 +232,6 @@ test("closing with operations under way, and using a closed disk, are violations
   const flush = disk.flush();
   await disk.close();
   await clock.run(flush);
-  await clock.run(disk.read(0, filled(1, 0)));
+  await assertRejects(() => disk.read(0, filled(1, 0)), AssertionError);
   assertEquals(disk.violations.length, 2);
 });
