@@ -1,0 +1,362 @@
+/**
+ * The index: nodes in memory, finding the leaf of a position, lookup of what is cached there.
+ * Answers to the node cache and the map functions of btree.c, and to `bch_btree_ptr_bad` and
+ * `bch_extent_bad` of extents.c.
+ *
+ * Everything is synchronous when the nodes are resident (the hit path); `load…` reads what is
+ * missing and the caller then tries again. Pointers whose generation is behind their bucket's are
+ * stale and count as absent. The root is always resident.
+ */
+import { assert } from "../base/assert.ts";
+import { BcacheError } from "../base/errors.ts";
+import type { Faults } from "../base/sync.ts";
+import type { BucketTable } from "../buckets/table.ts";
+import type { KeySet } from "../bset/key_set.ts";
+import type { Device } from "../device/device.ts";
+import {
+  compareKey,
+  INODE_MAX,
+  keyDirty,
+  keyInode,
+  keyOffset,
+  keyPointers,
+  keySizeSectors,
+  OFFSET_MAX,
+  pointerDevice,
+  pointerGen,
+  pointerSector,
+  setDirty,
+  SLOT_WORDS,
+} from "../ondisk/bkey.ts";
+import type { Magic } from "../ondisk/magic.ts";
+import type { BtreeNode } from "./node.ts";
+import { type BtreeGeometry, readNode } from "./node_read.ts";
+
+/** What a lookup found at a position. Reused by the caller: no allocation on the hit path. */
+export class Segment {
+  /** Data in the cache, or a hole. */
+  cached = false;
+  dirty = false;
+  /** The segment reaches to here (exclusive), at most to the end asked for. */
+  end = 0;
+  /** Sector of the position on the cache device, its bucket and generation; of a cached one. */
+  sector = 0;
+  bucket = 0;
+  gen = 0;
+}
+
+/** The deepest index that can exist: inode and offset bits spread over the smallest nodes. */
+const LEVEL_MAX = 32;
+
+export class Btree {
+  readonly geometry: BtreeGeometry;
+  readonly magic: Magic;
+  readonly buckets: BucketTable;
+  #device: Device;
+  #faults: Faults;
+  #root: BtreeNode | undefined;
+  #nodes = new Map<number, BtreeNode>();
+  #loading = new Map<number, Promise<void>>();
+  #memoryBytesMax: number;
+  #memoryBytes = 0;
+  #tick = 0;
+  /** Key words and place of the child found last by `#childOf`; used within one call. */
+  #foundWords: Uint32Array = new Uint32Array(SLOT_WORDS);
+  #foundAt = 0;
+  /** Nodes read since start. */
+  nodesRead = 0;
+
+  constructor(options: {
+    device: Device;
+    geometry: BtreeGeometry;
+    magic: Magic;
+    buckets: BucketTable;
+    faults: Faults;
+    /** Clean nodes are dropped from memory beyond this. */
+    memoryBytesMax: number;
+  }) {
+    this.#device = options.device;
+    this.geometry = options.geometry;
+    this.magic = options.magic;
+    this.buckets = options.buckets;
+    this.#faults = options.faults;
+    this.#memoryBytesMax = options.memoryBytesMax;
+  }
+
+  get root(): BtreeNode {
+    assert(this.#root !== undefined, "the index has a root");
+    return this.#root;
+  }
+
+  get nodesResident(): number {
+    return this.#nodes.size;
+  }
+
+  get residentBytes(): number {
+    let bytes = 0;
+    for (const node of this.#nodes.values()) bytes += node.memoryBytes;
+    return bytes;
+  }
+
+  /** Makes `node` the root. Writing the journal entry that names it is the caller's. */
+  setRoot(node: BtreeNode): void {
+    this.#root = node;
+    this.adopt(node);
+  }
+
+  /** Makes a node findable through the pointer to it. */
+  adopt(node: BtreeNode): void {
+    this.#nodes.set(node.bucket, node);
+    this.#memoryBytes += node.memoryBytes;
+  }
+
+  /** Takes a freed node out of memory. */
+  drop(node: BtreeNode): void {
+    if (this.#nodes.get(node.bucket) === node) this.#nodes.delete(node.bucket);
+  }
+
+  /** Reads the root at start-up. */
+  async loadRoot(key: Uint32Array, level: number): Promise<void> {
+    if (level > LEVEL_MAX) {
+      throw new BcacheError(
+        "BadFormat",
+        `journal: b-tree root at level ${level}, expected at most ${LEVEL_MAX}`,
+      );
+    }
+    this.setRoot(await this.#read(key, 0, level));
+  }
+
+  /** Whether a key of this node counts as absent; see the file's header. */
+  isBad(words: Uint32Array, at: number, level: number): boolean {
+    if (keyPointers(words, at) === 0 || keySizeSectors(words, at) === 0) return true;
+    if (level > 0 && keyOffset(words, at) === 0 && keyInode(words, at) === 0) return true;
+    if (pointerDevice(words, at) !== 0) return true;
+    const bucket = Math.floor(pointerSector(words, at) / this.geometry.bucketSectors);
+    return this.buckets.staleness(bucket, pointerGen(words, at)) > 0;
+  }
+
+  /**
+   * Finds the pointer to the child that holds what comes after (inode, offset): the first good
+   * key behind that position, newer sets first. False: there is none (a damaged index).
+   */
+  #childOf(node: BtreeNode, inode: number, offset: number): boolean {
+    const { base, delta, level } = node;
+    let inBase = base.upperBound(inode, offset);
+    let inDelta = delta.upperBound(inode, offset);
+    for (;;) {
+      const baseAt = inBase * SLOT_WORDS;
+      const deltaAt = inDelta * SLOT_WORDS;
+      let takeDelta = inDelta < delta.count;
+      if (takeDelta && inBase < base.count) {
+        const words = base.words;
+        takeDelta =
+          compareKey(delta.words, deltaAt, keyInode(words, baseAt), keyOffset(words, baseAt)) <= 0;
+      } else if (!takeDelta && inBase >= base.count) return false;
+      this.#foundWords = takeDelta ? delta.words : base.words;
+      this.#foundAt = takeDelta ? deltaAt : baseAt;
+      if (!this.isBad(this.#foundWords, this.#foundAt, level)) return true;
+      if (takeDelta) inDelta++;
+      else inBase++;
+    }
+  }
+
+  /**
+   * The node at `level` that holds what comes directly after (inode, offset); undefined when a
+   * node on the way is not in memory (see `loadNode`).
+   */
+  findNode(level: number, inode: number, offset: number): BtreeNode | undefined {
+    let node = this.root;
+    while (node.level > level) {
+      if (!this.#childOf(node, inode, offset)) return this.#noChild(node, inode, offset);
+      const bucket = Math.floor(
+        pointerSector(this.#foundWords, this.#foundAt) / this.geometry.bucketSectors,
+      );
+      const child = this.#nodes.get(bucket);
+      if (child === undefined) return undefined;
+      node = child;
+    }
+    node.lastUsed = ++this.#tick;
+    return node;
+  }
+
+  /** The leaf that holds the extent which begins at or covers sector `start` of `inode`. */
+  findLeaf(inode: number, start: number): BtreeNode | undefined {
+    return this.findNode(0, inode, start);
+  }
+
+  #noChild(node: BtreeNode, inode: number, offset: number): never {
+    const error = new BcacheError(
+      "BadFormat",
+      `b-tree node (level ${node.level}) at bucket ${node.bucket}: no child for position ` +
+        `${inode}:${offset}`,
+    );
+    this.#faults.raise(error);
+    throw error;
+  }
+
+  /** Reads the nodes on the way to one, and returns it. Rejects when one cannot be read. */
+  async loadNode(level: number, inode: number, offset: number): Promise<BtreeNode> {
+    for (;;) {
+      const found = this.findNode(level, inode, offset);
+      if (found !== undefined) return found;
+      await this.#loadNext(level, inode, offset);
+    }
+  }
+
+  loadLeaf(inode: number, start: number): Promise<BtreeNode> {
+    return this.loadNode(0, inode, start);
+  }
+
+  /** Reads the first missing node on the way. */
+  async #loadNext(level: number, inode: number, offset: number): Promise<void> {
+    let node = this.root;
+    while (node.level > level) {
+      if (!this.#childOf(node, inode, offset)) this.#noChild(node, inode, offset);
+      const words = this.#foundWords;
+      const at = this.#foundAt;
+      const bucket = Math.floor(pointerSector(words, at) / this.geometry.bucketSectors);
+      const child = this.#nodes.get(bucket);
+      if (child !== undefined) {
+        node = child;
+        continue;
+      }
+      let loading = this.#loading.get(bucket);
+      if (loading === undefined) {
+        loading = this.#loadChild(words.slice(at, at + SLOT_WORDS), node.level - 1, bucket)
+          .finally(() => this.#loading.delete(bucket));
+        this.#loading.set(bucket, loading);
+      }
+      return await loading;
+    }
+  }
+
+  async #loadChild(key: Uint32Array, level: number, bucket: number): Promise<void> {
+    const gen = pointerGen(key, 0);
+    let node: BtreeNode;
+    try {
+      node = await this.#read(key, 0, level);
+    } catch (error) {
+      // await: the node may have been freed and its bucket reused; then nothing is wrong.
+      if (this.buckets.staleness(bucket, gen) > 0) return;
+      this.#faults.raise(error);
+      throw error;
+    }
+    if (this.buckets.staleness(bucket, gen) > 0) return;
+    this.adopt(node);
+    this.#evict(node);
+  }
+
+  async #read(key: Uint32Array, at: number, level: number): Promise<BtreeNode> {
+    const node = await readNode(this.#device, { key, at, level }, {
+      geometry: this.geometry,
+      magic: this.magic,
+    });
+    this.nodesRead++;
+    if (level === 0) this.forgetStaleDirt(node.base);
+    return node;
+  }
+
+  /**
+   * A dirty key whose pointer is stale: an old journal entry brought it back. Its data is gone
+   * and was superseded; it must not count as dirty. (A bucket with dirty data never goes stale
+   * while we run.)
+   */
+  forgetStaleDirt(set: KeySet): void {
+    for (let at = 0; at < set.count * SLOT_WORDS; at += SLOT_WORDS) {
+      if (keyDirty(set.words, at) && this.isBad(set.words, at, 0)) setDirty(set.words, at, false);
+    }
+  }
+
+  /** Drops clean nodes, least recently used first, until memory is within its bound. */
+  #evict(keep: BtreeNode): void {
+    // Nodes grow as keys come in, so the running sum is taken anew now and then.
+    if (this.nodesRead % 32 === 0 || this.#memoryBytes > this.#memoryBytesMax) {
+      this.#memoryBytes = this.residentBytes;
+    }
+    if (this.#memoryBytes <= this.#memoryBytesMax) return;
+    const idle = [...this.#nodes.values()].filter((node) =>
+      node !== keep && node !== this.#root && !node.dirty && !node.frozen &&
+      node.writesPending === 0 && node.delta.count === 0 && node.writesHeldBy === undefined &&
+      node.holds === 0
+    );
+    idle.sort((a, b) => a.lastUsed - b.lastUsed);
+    for (const node of idle) {
+      // An eighth of slack, so that not every load sorts anew.
+      if (this.#memoryBytes <= this.#memoryBytesMax * 0.875) break;
+      this.drop(node);
+      this.#memoryBytes -= node.memoryBytes;
+    }
+  }
+
+  /**
+   * What is cached at sector `start` of `inode`: fills `segment`, which ends at `end` at the
+   * latest, and at the leaf's end. `leaf` is the one that `findLeaf(inode, start)` gave.
+   */
+  lookup(
+    leaf: BtreeNode,
+    inode: number,
+    start: number,
+    end: number,
+    segment: Segment,
+  ): void {
+    segment.cached = false;
+    segment.dirty = false;
+    segment.end = leaf.endInode === inode && leaf.endOffset < end ? leaf.endOffset : end;
+    // Live extents of the two sets do not overlap: at most one of them covers `start`.
+    if (!this.#lookupIn(leaf.base, inode, start, segment)) {
+      this.#lookupIn(leaf.delta, inode, start, segment);
+    }
+  }
+
+  /** Narrows `segment` by the first good extent of `set` behind `start`; true: it covers start. */
+  #lookupIn(set: KeySet, inode: number, start: number, segment: Segment): boolean {
+    const words = set.words;
+    for (let index = set.upperBound(inode, start); index < set.count; index++) {
+      const at = index * SLOT_WORDS;
+      if (keyInode(words, at) !== inode) return false;
+      const keyEnd = keyOffset(words, at);
+      const size = keySizeSectors(words, at);
+      const begin = keyEnd - size;
+      if (begin >= segment.end) return false;
+      if (size === 0 || keyPointers(words, at) === 0 || pointerDevice(words, at) !== 0) continue;
+      const sector = pointerSector(words, at);
+      const bucket = Math.floor(sector / this.geometry.bucketSectors);
+      const gen = pointerGen(words, at);
+      if (this.buckets.staleness(bucket, gen) > 0) continue;
+      if (begin > start) {
+        segment.end = begin;
+        return false;
+      }
+      segment.cached = true;
+      segment.dirty = keyDirty(words, at);
+      if (keyEnd < segment.end) segment.end = keyEnd;
+      segment.sector = sector + (start - begin);
+      segment.bucket = bucket;
+      segment.gen = gen;
+      return true;
+    }
+    return false;
+  }
+
+  /**
+   * Visits every node of `level` in key order, from the node behind (inode, offset) on. `visit`
+   * sees each node synchronously, complete and reachable; it returns false to stop, or a promise
+   * to be waited for before going on.
+   */
+  async walk(
+    level: number,
+    from: { inode: number; offset: number },
+    visit: (node: BtreeNode) => boolean | Promise<boolean>,
+  ): Promise<void> {
+    let { inode, offset } = from;
+    for (;;) {
+      const node = await this.loadNode(level, inode, offset);
+      const { endInode, endOffset } = node;
+      const goOn = visit(node);
+      if (!(typeof goOn === "boolean" ? goOn : await goOn)) return;
+      if (endInode === INODE_MAX && endOffset >= OFFSET_MAX) return;
+      inode = endInode;
+      offset = endOffset;
+    }
+  }
+}

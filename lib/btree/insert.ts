@@ -1,0 +1,123 @@
+/**
+ * Inserting extents into the index, in two steps: `prepare` (asynchronous) makes the leaves
+ * resident and gives them room; `tryInsert` (synchronous) checks once more and makes the whole
+ * change, or none. Answers to `bch_btree_insert` and `bch_btree_insert_keys` of btree.c.
+ *
+ * A batch is a KeySet used as a list: up to `BATCH_KEYS_MAX` extents, in any order.
+ */
+import { assert } from "../base/assert.ts";
+import { type DirtyLedger, insertExtent, InsertScratch } from "../bset/extents.ts";
+import type { KeySet } from "../bset/key_set.ts";
+import {
+  copySlot,
+  cutBack,
+  cutFront,
+  keyInode,
+  keyOffset,
+  keySizeSectors,
+  keyStart,
+  SLOT_WORDS,
+} from "../ondisk/bkey.ts";
+import type { Btree } from "./btree.ts";
+import { type BtreeNode, KEYS_PER_INSERT } from "./node.ts";
+import type { NodeWriter } from "./node_write.ts";
+
+/** Extents of one batch: what fits into the room that every split leaves, twice over. */
+export const BATCH_KEYS_MAX = 8;
+
+/** Makes room in a node that has none, by a split or a compaction. */
+export interface NodeReplacer {
+  /** Afterwards the leaf for the position has room. Rejects when the set failed. */
+  makeRoom(leaf: BtreeNode): Promise<void>;
+  /** Resolves when the replacement of a frozen node is in place. */
+  whenReplaced(): Promise<void>;
+}
+
+export class Inserter {
+  #btree: Btree;
+  #writer: NodeWriter;
+  #replacer: NodeReplacer;
+  #ledger: DirtyLedger;
+  #scratch = new InsertScratch();
+  #rest = new Uint32Array(SLOT_WORDS);
+  #part = new Uint32Array(SLOT_WORDS);
+
+  constructor(options: {
+    btree: Btree;
+    writer: NodeWriter;
+    replacer: NodeReplacer;
+    ledger: DirtyLedger;
+  }) {
+    this.#btree = options.btree;
+    this.#writer = options.writer;
+    this.#replacer = options.replacer;
+    this.#ledger = options.ledger;
+  }
+
+  /** The first leaf of the batch's range that cannot take it now; undefined: all can. */
+  #obstacle(batch: KeySet): { leaf: BtreeNode | undefined; inode: number; at: number } | undefined {
+    for (let index = 0; index < batch.count; index++) {
+      const key = index * SLOT_WORDS;
+      const inode = keyInode(batch.words, key);
+      const end = keyOffset(batch.words, key);
+      let at = keyStart(batch.words, key);
+      while (at < end) {
+        const leaf = this.#btree.findLeaf(inode, at);
+        if (leaf === undefined || leaf.frozen || !leaf.hasRoom(batch.count * KEYS_PER_INSERT)) {
+          return { leaf, inode, at };
+        }
+        at = leaf.covers(inode, end) ? end : leaf.endOffset;
+      }
+    }
+    return undefined;
+  }
+
+  /** Whether `tryInsert` would succeed now. */
+  canInsert(batch: KeySet): boolean {
+    return this.#obstacle(batch) === undefined;
+  }
+
+  /** Resolves when the batch can be inserted at that moment; the caller checks again. */
+  async prepare(batch: KeySet): Promise<void> {
+    assert(batch.count <= BATCH_KEYS_MAX, "a batch is small enough for the room a split leaves");
+    for (;;) {
+      const obstacle = this.#obstacle(batch);
+      if (obstacle === undefined) return;
+      const { leaf, inode, at } = obstacle;
+      if (leaf === undefined) await this.#btree.loadLeaf(inode, at);
+      else if (leaf.frozen) await this.#replacer.whenReplaced();
+      else await this.#replacer.makeRoom(leaf);
+    }
+  }
+
+  /**
+   * Inserts the whole batch; every leaf must be ready (`canInsert`). @param seq the journal entry
+   * that holds the keys, or 0 for clean keys that may be lost.
+   */
+  insert(batch: KeySet, seq: number): void {
+    const context = {
+      ledger: this.#ledger,
+      scratch: this.#scratch,
+      bucketSectors: this.#btree.geometry.bucketSectors,
+    };
+    const rest = this.#rest;
+    for (let index = 0; index < batch.count; index++) {
+      copySlot(batch.words, index * SLOT_WORDS, rest, 0);
+      const inode = keyInode(rest, 0);
+      while (keySizeSectors(rest, 0) > 0) {
+        const leaf = this.#btree.findLeaf(inode, keyStart(rest, 0));
+        assert(leaf !== undefined && !leaf.frozen, "the leaves of a prepared batch are ready");
+        if (leaf.covers(inode, keyOffset(rest, 0))) {
+          insertExtent(leaf, rest, 0, context);
+          this.#writer.markDirty(leaf, seq);
+          break;
+        }
+        copySlot(rest, 0, this.#part, 0);
+        cutBack(this.#part, 0, leaf.endOffset);
+        cutFront(rest, 0, leaf.endOffset);
+        insertExtent(leaf, this.#part, 0, context);
+        this.#writer.markDirty(leaf, seq);
+      }
+    }
+  }
+}

@@ -1,0 +1,184 @@
+/**
+ * Writing b-tree nodes: appending the delta of a node as one more set. Answers to
+ * `do_btree_node_write` and `bch_btree_leaf_dirty` of btree.c.
+ *
+ * Order of every write:
+ *   before  the data that a leaf's keys point to is stable (preflush), and what makes the node
+ *           itself reachable is stable (`writesHeldBy`)
+ *   then    the set is written and made stable (fua); the next set of the same node is only
+ *           issued after that, or a power cut could leave a gap in the log
+ *   after   the journal entries that held these keys are let go
+ */
+import { assert } from "../base/assert.ts";
+import { BcacheError } from "../base/errors.ts";
+import type { Clock } from "../base/runtime.ts";
+import type { Faults, TaskGroup } from "../base/sync.ts";
+import { KeySet } from "../bset/key_set.ts";
+import { mergeExtents, mergePointers } from "../bset/merge.ts";
+import { type Device, SECTOR_BYTES } from "../device/device.ts";
+import type { PinHolder } from "../journal/pins.ts";
+import { SLOT_WORDS } from "../ondisk/bkey.ts";
+import { BSET_HEADER_BYTES, encodeBset } from "../ondisk/bset.ts";
+import type { Magic } from "../ondisk/magic.ts";
+import type { BtreeNode } from "./node.ts";
+import type { BtreeGeometry } from "./node_read.ts";
+
+/** A dirty leaf is written after this long at the latest, as in the kernel. */
+const DIRTY_DELAY_MS = 30_000;
+/** A delta longer than this is written at once: one page less the kernel's margin. */
+const DELTA_BYTES_MAX = 4048;
+
+/** The journal as the index sees it: who holds which entry. */
+export interface PinSource {
+  pin(seq: number, holder: PinHolder): void;
+  unpin(seq: number, holder: PinHolder): void;
+}
+
+interface Writable {
+  readonly node: BtreeNode;
+  readonly holder: PinHolder;
+}
+
+export class NodeWriter {
+  #device: Device;
+  #geometry: BtreeGeometry;
+  #magic: Magic;
+  #pins: PinSource;
+  #clock: Clock;
+  #faults: Faults;
+  #tasks: TaskGroup;
+  /** Dirty leaves, oldest first. */
+  #dirty = new Map<BtreeNode, Writable>();
+  #watching = false;
+  /** Sectors of sets written since start. */
+  writtenSectors = 0;
+
+  constructor(options: {
+    device: Device;
+    geometry: BtreeGeometry;
+    magic: Magic;
+    pins: PinSource;
+    clock: Clock;
+    faults: Faults;
+    tasks: TaskGroup;
+  }) {
+    this.#device = options.device;
+    this.#geometry = options.geometry;
+    this.#magic = options.magic;
+    this.#pins = options.pins;
+    this.#clock = options.clock;
+    this.#faults = options.faults;
+    this.#tasks = options.tasks;
+  }
+
+  get dirtyCount(): number {
+    return this.#dirty.size;
+  }
+
+  /**
+   * Keys came into the node's delta. @param seq the journal entry that holds them; 0: none does
+   * (a clean key that may be lost).
+   */
+  markDirty(node: BtreeNode, seq: number): void {
+    let entry = this.#dirty.get(node);
+    if (entry === undefined) {
+      entry = { node, holder: { flushForJournal: () => this.write(node) } };
+      this.#dirty.set(node, entry);
+      node.dirty = true;
+      node.dirtySinceMs = this.#clock.nowMs();
+      if (!this.#watching) this.#tasks.start((signal) => this.#watch(signal));
+    }
+    if (seq > 0 && node.pinSeq === 0) {
+      node.pinSeq = seq;
+      this.#pins.pin(seq, entry.holder);
+    }
+    const long = node.delta.count * SLOT_WORDS * 4 + BSET_HEADER_BYTES > DELTA_BYTES_MAX;
+    if (long && node.writesPending === 0) this.#tasks.start(() => this.write(node));
+  }
+
+  /** The node's keys are durable elsewhere (its replacement), or never need to be. */
+  forget(node: BtreeNode): void {
+    const entry = this.#dirty.get(node);
+    this.#dirty.delete(node);
+    node.dirty = false;
+    if (node.pinSeq > 0) this.#pins.unpin(node.pinSeq, entry!.holder);
+    node.pinSeq = 0;
+  }
+
+  /** Resolves when every key that is in the node now is durable. Rejects when the set failed. */
+  write(node: BtreeNode): Promise<void> {
+    node.writesPending++;
+    const run = this.#writeAfter(node, node.lastWrite).finally(() => node.writesPending--);
+    node.lastWrite = run.catch((error) => this.#faults.raise(error));
+    return run;
+  }
+
+  /** Writes every leaf that is dirty now. */
+  async writeAllDirty(): Promise<void> {
+    await Promise.all([...this.#dirty.keys()].map((node) => this.write(node)));
+  }
+
+  async #writeAfter(node: BtreeNode, previous: Promise<void>): Promise<void> {
+    await previous;
+    while (node.writesHeldBy !== undefined) await node.writesHeldBy;
+    if (this.#faults.failed) {
+      throw new BcacheError(
+        "SetFailed",
+        `the cache set has failed: ${this.#faults.failed.message}`,
+      );
+    }
+    if (node.freed || (!node.dirty && node.writtenBlocks > 0)) return;
+    const holder = this.#dirty.get(node)?.holder;
+    const pinSeq = node.pinSeq;
+    const { atSector, bytes } = this.#seal(node);
+    await this.#device.write(atSector, bytes, { preflush: node.level === 0, fua: true });
+    if (pinSeq > 0) this.#pins.unpin(pinSeq, holder!);
+  }
+
+  /** Takes the delta into a buffer for the device and merges it into the base: synchronous. */
+  #seal(node: BtreeNode): { atSector: number; bytes: Uint8Array } {
+    const { blockSectors, bucketSectors } = this.#geometry;
+    const delta = node.delta;
+    const blocks = Math.ceil((BSET_HEADER_BYTES + delta.diskWords() * 4) / node.blockBytes);
+    assert(node.writtenBlocks + blocks <= node.blocks, "the delta of a node fits behind its sets");
+    assert(node.writtenBlocks === 0 || delta.count > 0, "an appended set has keys");
+    const bytes = new Uint8Array(blocks * node.blockBytes);
+    encodeBset(bytes, {
+      identity: node.identity(this.#magic),
+      seqLow: node.seqLow,
+      seqHigh: node.seqHigh,
+      slots: delta.words,
+      slotWords: SLOT_WORDS,
+      count: delta.count,
+    });
+    const atSector = node.sector + node.writtenBlocks * blockSectors;
+    node.writtenBlocks += blocks;
+    this.writtenSectors += bytes.length / SECTOR_BYTES;
+    if (delta.count > 0) {
+      node.base = node.level === 0
+        ? mergeExtents(node.base, delta, { bucketSectors })
+        : mergePointers(node.base, delta);
+      node.delta = new KeySet();
+    }
+    this.#dirty.delete(node);
+    node.dirty = false;
+    node.pinSeq = 0; // The pin itself stays until the write is durable.
+    return { atSector, bytes };
+  }
+
+  /** Writes leaves that have been dirty for long; ends when none is dirty. */
+  async #watch(signal: AbortSignal): Promise<void> {
+    this.#watching = true;
+    try {
+      while (!signal.aborted && !this.#faults.failed) {
+        const oldest = this.#dirty.keys().next();
+        if (oldest.done) return;
+        const waitMs = oldest.value.dirtySinceMs + DIRTY_DELAY_MS - this.#clock.nowMs();
+        if (waitMs > 0) await this.#clock.sleep(waitMs, signal);
+        else await this.write(oldest.value);
+      }
+    } finally {
+      this.#watching = false;
+    }
+  }
+}

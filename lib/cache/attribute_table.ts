@@ -1,0 +1,160 @@
+/**
+ * What an attribute is, and how the text of one is read and written. The attributes themselves
+ * are in attributes.ts. Names are those of the kernel's sysfs.
+ */
+import { BcacheError } from "../base/errors.ts";
+import { parseSizeBytes } from "../base/units.ts";
+import type { AttributeInfo } from "./ports.ts";
+
+export interface Attribute<Target> {
+  readonly name: string;
+  readonly help: string;
+  /** The value in the form `set` takes. */
+  read(target: Target): string;
+  /** Absent: read-only. Rejects with InvalidArgument or OutOfRange, and then changes nothing. */
+  write?(target: Target, text: string): Promise<void> | void;
+}
+
+export function describe<Target>(attribute: Attribute<Target>, target: Target): AttributeInfo {
+  return {
+    name: attribute.name,
+    value: attribute.read(target),
+    writable: attribute.write !== undefined,
+    help: attribute.help,
+  };
+}
+
+/** Finds an attribute by name; names those there are when it is unknown. */
+export function findAttribute<Target>(
+  table: readonly Attribute<Target>[],
+  name: string,
+  of: string,
+): Attribute<Target> {
+  const found = table.find((attribute) => attribute.name === name);
+  if (found) return found;
+  throw new BcacheError(
+    "NotFound",
+    `${of} has no attribute ${JSON.stringify(name)}; there are: ` +
+      table.map((attribute) => attribute.name).join(", "),
+  );
+}
+
+export async function writeAttribute<Target>(
+  attribute: Attribute<Target>,
+  target: Target,
+  text: string,
+): Promise<AttributeInfo> {
+  if (attribute.write === undefined) {
+    throw new BcacheError("InvalidArgument", `${attribute.name} can only be read`);
+  }
+  await attribute.write(target, text);
+  return describe(attribute, target);
+}
+
+interface NumberField<Target> {
+  readonly name: string;
+  readonly help: string;
+  readonly unit: string;
+  readonly min: number;
+  readonly max: number | ((target: Target) => number);
+  readonly get: (target: Target) => number;
+  readonly set: (target: Target, value: number) => void;
+  /** Takes sizes like 4M as well as plain numbers. */
+  readonly size?: boolean;
+}
+
+/** A whole number within a range. */
+export function numberAttribute<Target>(field: NumberField<Target>): Attribute<Target> {
+  return {
+    name: field.name,
+    help: `${field.help} (${field.unit})`,
+    read: (target) => String(field.get(target)),
+    write: (target, text) => {
+      const max = typeof field.max === "function" ? field.max(target) : field.max;
+      const expected = `expected a whole number of ${field.unit} from ${field.min} to ${max}`;
+      const plain = /^\d{1,16}$/.test(text.trim());
+      if (!plain && !field.size) {
+        throw new BcacheError(
+          "InvalidArgument",
+          `${field.name}: found ${JSON.stringify(text)}, ${expected}`,
+        );
+      }
+      const value = plain ? Number(text.trim()) : parseSizeBytes(text, field.name);
+      if (value < field.min || value > max) {
+        throw new BcacheError("OutOfRange", `${field.name}: found ${text.trim()}, ${expected}`);
+      }
+      field.set(target, value);
+    },
+  };
+}
+
+/** 0 or 1; the words people use are taken too. */
+export function booleanAttribute<Target>(field: {
+  readonly name: string;
+  readonly help: string;
+  readonly get: (target: Target) => boolean;
+  readonly set: (target: Target, value: boolean) => void;
+}): Attribute<Target> {
+  const words: Record<string, boolean> = {
+    "0": false,
+    "1": true,
+    off: false,
+    on: true,
+    false: false,
+    true: true,
+    no: false,
+    yes: true,
+  };
+  return {
+    name: field.name,
+    help: field.help,
+    read: (target) => (field.get(target) ? "1" : "0"),
+    write: (target, text) => {
+      const key = text.trim().toLowerCase();
+      const value = Object.hasOwn(words, key) ? words[key] : undefined;
+      if (value === undefined) {
+        throw new BcacheError(
+          "InvalidArgument",
+          `${field.name}: found ${JSON.stringify(text)}, expected 0 or 1`,
+        );
+      }
+      field.set(target, value);
+    },
+  };
+}
+
+/** One of a few words. */
+export function choiceAttribute<Target, Choice extends string>(field: {
+  readonly name: string;
+  readonly help: string;
+  readonly choices: readonly Choice[];
+  readonly get: (target: Target) => Choice;
+  readonly set: (target: Target, value: Choice) => Promise<void> | void;
+}): Attribute<Target> {
+  return {
+    name: field.name,
+    help: `${field.help} (${field.choices.join(", ")})`,
+    read: (target) => field.get(target),
+    write: (target, text) => {
+      const value = field.choices.find((choice) => choice === text.trim());
+      if (value === undefined) {
+        throw new BcacheError(
+          "InvalidArgument",
+          `${field.name}: found ${JSON.stringify(text)}, expected one of ${
+            field.choices.join(", ")
+          }`,
+        );
+      }
+      return field.set(target, value);
+    },
+  };
+}
+
+/** A value that is only shown. */
+export function shown<Target>(
+  name: string,
+  help: string,
+  read: (target: Target) => string | number,
+): Attribute<Target> {
+  return { name, help, read: (target) => String(read(target)) };
+}

@@ -1,0 +1,317 @@
+/**
+ * A running cache set: one cache device, its cached devices as volumes, and their control.
+ * Builds the parts and owns them; start and stop order are here, algorithms are not.
+ *
+ * The engine takes clock, randomness and devices from outside, so it runs in a simulator, in a
+ * data-plane worker or inside somebody's program alike.
+ */
+import { BcacheError } from "../base/errors.ts";
+import type { Clock, Log, Random } from "../base/runtime.ts";
+import type { Device } from "../device/device.ts";
+import { OverlayDevice } from "../device/overlay.ts";
+import { geometryOf } from "../ondisk/geometry.ts";
+import { isSynchronous, type Superblock } from "../ondisk/superblock.ts";
+import { attach, type BackingSource, readSuperblock, refuseBacking } from "./attach.ts";
+import { describe, findAttribute, writeAttribute } from "./attribute_table.ts";
+import {
+  DEVICE_ATTRIBUTES,
+  type DeviceTarget,
+  SET_ATTRIBUTES,
+  type SetTarget,
+} from "./attributes.ts";
+import type { CachedDevice } from "./cached_device.ts";
+import type { Engine } from "./engine.ts";
+import type { AttributeInfo, BlockVolume, CacheControl, CacheMode, SetStatus } from "./ports.ts";
+import { startExisting, startNew } from "./recovery.ts";
+import type { RequestParts, RequestTunables } from "./request_parts.ts";
+import { RequestStats, STATS_TICK_MS } from "./stats.ts";
+import { setStatus } from "./status.ts";
+import { CachedVolume } from "./volume.ts";
+import { Writeback } from "./writeback.ts";
+
+export interface CacheSetOptions {
+  /** The cache device. Opened and closed by the caller. */
+  readonly cache: Device;
+  /** The backing devices, in the order of `bcache0`, `bcache1`, ...; the caller's as well. */
+  readonly backings: readonly BackingSource[];
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly log: Log;
+  /** Changes nothing on any device: what has to be written is kept in memory and forgotten. */
+  readonly readOnly?: boolean;
+  /** For all devices; kept in their superblocks. */
+  readonly cacheMode?: CacheMode;
+  /** Attributes to set at the start, of the set or of every device that has them. */
+  readonly settings?: ReadonlyArray<readonly [name: string, value: string]>;
+}
+
+/** The kernel's thresholds. */
+const TUNABLES: RequestTunables = { cutoffWriteback: 40, cutoffWritebackSync: 70 };
+
+interface Member {
+  readonly dev: CachedDevice;
+  readonly volume: CachedVolume;
+  readonly writeback: Writeback;
+}
+
+export class CacheSet implements CacheControl {
+  readonly #engine: Engine;
+  readonly #tunables: RequestTunables = { ...TUNABLES };
+  readonly #stats = new RequestStats();
+  readonly #members: Member[] = [];
+  readonly #startedMs: number;
+  #cacheIoErrors = 0;
+  #closed = false;
+
+  private constructor(engine: Engine) {
+    this.#engine = engine;
+    this.#startedMs = engine.world.clock.nowMs();
+  }
+
+  /**
+   * Starts the set: recovers what is on the cache device, or begins anew on a freshly formatted
+   * one, and attaches the backing devices. Rejects with a BcacheError and leaves nothing half-done:
+   * superblocks are all checked before anything is written.
+   */
+  static async open(options: CacheSetOptions): Promise<CacheSet> {
+    const opened = options.readOnly ? behindOverlays(options) : options;
+    const superblock = await readSuperblock(opened.cache);
+    const backings = await checkDevices(superblock, opened);
+    const geometry = geometryOf(superblock, opened.cache.name);
+    const { clock, random, log } = opened;
+    const source = { device: opened.cache, superblock, geometry, world: { clock, random, log } };
+    const engine = isSynchronous(superblock) ? await startExisting(source) : await startNew(source);
+    const set = new CacheSet(engine);
+    try {
+      for (const { source, superblock } of backings) {
+        await set.#attach(source, superblock, options.readOnly ?? false);
+      }
+      await set.#applySettings(options);
+    } catch (error) {
+      await set.close();
+      throw error;
+    }
+    if (!options.readOnly) set.#startBackground();
+    return set;
+  }
+
+  get volumes(): readonly BlockVolume[] {
+    return this.#members.map((member) => member.volume);
+  }
+
+  async #attach(
+    source: BackingSource,
+    superblock: Superblock,
+    readOnly: boolean,
+  ): Promise<void> {
+    const engine = this.#engine;
+    const name = `bcache${this.#members.length}`;
+    const dev = await attach(engine, source, superblock, { name, setStats: this.#stats });
+    const parts = this.#requestParts();
+    const volume = new CachedVolume(dev, parts, { readOnly: readOnly || dev.device.readOnly });
+    const { bucketCount, bucketSectors } = engine.geometry;
+    const writeback = new Writeback(dev, parts, {
+      nodes: engine.nodes,
+      cacheSectors: bucketCount * bucketSectors,
+    });
+    this.#members.push({ dev, volume, writeback });
+  }
+
+  #requestParts(): RequestParts {
+    const engine = this.#engine;
+    const { clock, log } = engine.world;
+    return {
+      cache: engine.cache,
+      btree: engine.btree,
+      buckets: engine.buckets,
+      allocator: engine.allocator,
+      open: engine.open,
+      committer: engine.committer,
+      fills: engine.fills,
+      clock,
+      log,
+      faults: engine.faults,
+      tasks: engine.tasks,
+      blockSectors: engine.geometry.blockSectors,
+      tunables: this.#tunables,
+      noteCached: (sectors) => engine.collector.noteCached(sectors),
+      noteCacheError: () => {
+        this.#cacheIoErrors++;
+      },
+    };
+  }
+
+  #startBackground(): void {
+    const { tasks, world } = this.#engine;
+    for (const { writeback } of this.#members) writeback.start();
+    tasks.start(async (signal) => {
+      while (!signal.aborted) {
+        await world.clock.sleep(STATS_TICK_MS, signal);
+        this.#stats.tick();
+        for (const { dev } of this.#members) dev.stats.tick();
+      }
+    });
+  }
+
+  async #applySettings(options: CacheSetOptions): Promise<void> {
+    if (options.cacheMode !== undefined) {
+      for (const { dev } of this.#members) await dev.setMode(options.cacheMode);
+    }
+    for (const [name, value] of options.settings ?? []) {
+      if (DEVICE_ATTRIBUTES.some((attribute) => attribute.name === name)) {
+        for (const { dev } of this.#members) await this.setAttribute(dev.name, name, value);
+      } else await this.setAttribute(undefined, name, value);
+    }
+  }
+
+  // CacheControl
+
+  status(): Promise<SetStatus> {
+    const { clock } = this.#engine.world;
+    return Promise.resolve(setStatus(this.#engine, this.#members, {
+      uptimeSeconds: Math.floor((clock.nowMs() - this.#startedMs) / 1000),
+      ioErrors: this.#cacheIoErrors,
+    }));
+  }
+
+  attributes(device: string | undefined, name?: string): Promise<AttributeInfo[]> {
+    return attempt(() => {
+      if (device === undefined) {
+        const target = this.#setTarget();
+        const chosen = name === undefined
+          ? SET_ATTRIBUTES
+          : [findAttribute(SET_ATTRIBUTES, name, "the cache set")];
+        return chosen.map((attribute) => describe(attribute, target));
+      }
+      const target = this.#deviceTarget(device);
+      const chosen = name === undefined
+        ? DEVICE_ATTRIBUTES
+        : [findAttribute(DEVICE_ATTRIBUTES, name, device)];
+      return chosen.map((attribute) => describe(attribute, target));
+    });
+  }
+
+  async setAttribute(
+    device: string | undefined,
+    name: string,
+    value: string,
+  ): Promise<AttributeInfo> {
+    if (device === undefined) {
+      const attribute = findAttribute(SET_ATTRIBUTES, name, "the cache set");
+      return await writeAttribute(attribute, this.#setTarget(), value);
+    }
+    const attribute = findAttribute(DEVICE_ATTRIBUTES, name, device);
+    return await writeAttribute(attribute, this.#deviceTarget(device), value);
+  }
+
+  async flushDirty(device: string | undefined): Promise<void> {
+    const members = device === undefined ? this.#members : [this.#member(device)];
+    await Promise.all(members.map((member) => member.writeback.drain()));
+  }
+
+  #member(device: string): Member {
+    const found = this.#members.find((member) => member.dev.name === device);
+    if (found) return found;
+    throw new BcacheError(
+      "NotFound",
+      `there is no device ${JSON.stringify(device)}; there are: ` +
+        this.#members.map((member) => member.dev.name).join(", "),
+    );
+  }
+
+  #deviceTarget(device: string): DeviceTarget {
+    const { dev, writeback } = this.#member(device);
+    return { dev, writeback, engine: this.#engine, tunables: this.#tunables };
+  }
+
+  #setTarget(): SetTarget {
+    return {
+      engine: this.#engine,
+      stats: this.#stats,
+      tunables: this.#tunables,
+      cacheIoErrors: () => this.#cacheIoErrors,
+    };
+  }
+
+  // The end
+
+  /**
+   * Stops in good order: background work ends, everything in memory is made durable. Dirty data
+   * stays in the cache. No request may be under way. The devices remain open.
+   */
+  async close(): Promise<void> {
+    if (this.#closed) return;
+    this.#closed = true;
+    const { tasks, nodes, journal, faults, cache } = this.#engine;
+    try {
+      if (!faults.failed) {
+        await nodes.writeAllDirty();
+        await journal.stop();
+        await cache.flush();
+      }
+    } finally {
+      await tasks.stop();
+    }
+  }
+
+  /** Lets go of everything without writing: what a power cut does. For simulations and tests. */
+  async abandon(): Promise<void> {
+    this.#closed = true;
+    this.#engine.faults.raise(new BcacheError("Shutdown", "the cache set was abandoned"));
+    await this.#engine.tasks.stop();
+  }
+}
+
+function attempt<T>(body: () => T): Promise<T> {
+  try {
+    return Promise.resolve(body());
+  } catch (error) {
+    return Promise.reject(error);
+  }
+}
+
+/** Reads and checks every superblock before anything is changed. */
+async function checkDevices(
+  cache: Superblock,
+  options: CacheSetOptions,
+): Promise<Array<{ source: BackingSource; superblock: Superblock }>> {
+  const { name } = options.cache;
+  if (cache.kind !== "cache") {
+    throw new BcacheError(
+      "InvalidArgument",
+      `${name}: this is a backing device, not a cache device; give it with --backing`,
+    );
+  }
+  if (cache.mustBeReadOnly && !options.readOnly) {
+    throw new BcacheError(
+      "ReadOnly",
+      `${name}: uses the obsolete large_bucket feature, which can only be mounted with --read-only`,
+    );
+  }
+  const checked: Array<{ source: BackingSource; superblock: Superblock }> = [];
+  for (const source of options.backings) {
+    const superblock = await readSuperblock(source.device);
+    refuseBacking(superblock, source, {
+      uuid: cache.setUuid,
+      blockSectors: cache.blockSectors,
+      others: checked.map((other) => ({
+        path: other.source.path,
+        uuid: other.superblock.uuid,
+      })),
+    });
+    checked.push({ source, superblock });
+  }
+  return checked;
+}
+
+/** All devices behind overlays that keep writes in memory: nothing on disk changes. */
+function behindOverlays(options: CacheSetOptions): CacheSetOptions {
+  return {
+    ...options,
+    cache: new OverlayDevice(options.cache),
+    backings: options.backings.map(({ device, path }) => ({
+      device: new OverlayDevice(device),
+      path,
+    })),
+  };
+}

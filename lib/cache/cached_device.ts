@@ -1,0 +1,154 @@
+/**
+ * One backing device that is attached to the cache set: its superblock and state, and what the
+ * request paths and writeback keep about it. Answers to `struct cached_dev` of bcache.h and the
+ * backing half of super.c.
+ *
+ * The state in the superblock is never better than the truth: it says dirty before the first dirty
+ * write is acknowledged, and clean only after every key in the index says so durably.
+ */
+import type { Clock } from "../base/runtime.ts";
+import { Mutex } from "../base/sync.ts";
+import type { Device } from "../device/device.ts";
+import {
+  backingState,
+  cacheMode,
+  encodeSuperblock,
+  setBackingState,
+  setCacheMode,
+  type Superblock,
+  SUPERBLOCK_SECTOR,
+} from "../ondisk/superblock.ts";
+import { Bypass } from "./bypass.ts";
+import type { DirtySectors } from "./dirty_sectors.ts";
+import type { Dependent } from "./ordered_device.ts";
+import type { CacheMode, DeviceState } from "./ports.ts";
+import { RangeLocks } from "./ranges.ts";
+import { RequestStats } from "./stats.ts";
+
+export class CachedDevice implements Dependent {
+  /** `bcache0`, ... */
+  readonly name: string;
+  readonly path: string;
+  readonly device: Device;
+  readonly superblock: Superblock;
+  /** The number of this device's keys. */
+  readonly inode: number;
+  /** First sector of the data: keys count sectors of the whole backing device. */
+  readonly dataOffset: number;
+  /** Sectors of the exported device. */
+  readonly sizeSectors: number;
+  readonly locks: RangeLocks = new RangeLocks();
+  readonly bypass: Bypass;
+  readonly stats: RequestStats;
+  /** The superblock on disk says that there may be dirty data. */
+  hasDirty: boolean;
+  detaching = false;
+  ioErrors = 0;
+  unflushed = false;
+  /** When the last foreground request came; for the idle boost of writeback. */
+  lastRequestMs = 0;
+  #superblockWrites = new Mutex();
+  #dirty: DirtySectors;
+  #mode: CacheMode;
+
+  constructor(options: {
+    name: string;
+    path: string;
+    device: Device;
+    superblock: Superblock;
+    inode: number;
+    clock: Clock;
+    dirty: DirtySectors;
+    setStats: RequestStats;
+    blockSectors: number;
+  }) {
+    this.name = options.name;
+    this.path = options.path;
+    this.device = options.device;
+    this.superblock = options.superblock;
+    this.inode = options.inode;
+    this.#dirty = options.dirty;
+    this.dataOffset = options.superblock.dataOffsetSectors;
+    this.sizeSectors = options.device.sizeSectors - this.dataOffset;
+    this.bypass = new Bypass(options.clock, options.blockSectors);
+    this.stats = new RequestStats(options.setStats);
+    this.hasDirty = backingState(options.superblock) === "dirty";
+    // A number without a meaning acts as writethrough, the mode that cannot lose anything.
+    this.#mode = cacheMode(options.superblock) ?? "writethrough";
+  }
+
+  /** Sectors whose only good copy is in the cache, exactly. */
+  get dirtySectors(): number {
+    return this.#dirty.of(this.inode);
+  }
+
+  get mode(): CacheMode {
+    return this.#mode;
+  }
+
+  get state(): DeviceState {
+    const state = backingState(this.superblock);
+    if (state === "stale") return "inconsistent";
+    return state === "none" ? "no cache" : state;
+  }
+
+  /** Takes effect for every request from now on; resolves when it is stored. */
+  async setMode(mode: CacheMode): Promise<void> {
+    this.#mode = mode;
+    await this.#superblockWrites.run(async () => {
+      if (cacheMode(this.superblock) === mode) return;
+      setCacheMode(this.superblock, mode);
+      await this.writeSuperblock();
+    });
+  }
+
+  /** @param label 32 raw bytes */
+  async setLabel(label: Uint8Array): Promise<void> {
+    await this.#superblockWrites.run(async () => {
+      this.superblock.label = label.slice();
+      await this.writeSuperblock();
+    });
+  }
+
+  /** Resolves when the superblock on disk says dirty: before the first dirty write is answered. */
+  async ensureDirty(): Promise<void> {
+    await this.#superblockWrites.run(async () => {
+      if (this.hasDirty) return;
+      setBackingState(this.superblock, "dirty");
+      await this.writeSuperblock();
+      this.hasDirty = true;
+    });
+  }
+
+  /**
+   * Says clean on disk, if nothing is dirty. @param settle makes the clean keys of the index
+   * durable; called after new dirty writes were stopped from slipping in unnoticed.
+   */
+  async becomeClean(settle: () => Promise<void>): Promise<void> {
+    await this.#superblockWrites.run(async () => {
+      if (!this.hasDirty || this.dirtySectors > 0) return;
+      // From here on a dirty write first waits for `ensureDirty`, which waits for this.
+      this.hasDirty = false;
+      await settle();
+      setBackingState(this.superblock, "clean");
+      await this.writeSuperblock();
+    });
+  }
+
+  /** Writes the superblock as it is now and makes it stable. */
+  async writeSuperblock(): Promise<void> {
+    await this.device.write(SUPERBLOCK_SECTOR, encodeSuperblock(this.superblock));
+    await this.device.flush();
+  }
+
+  async flushWrites(): Promise<void> {
+    this.unflushed = false;
+    try {
+      await this.device.flush();
+    } catch (error) {
+      this.unflushed = true;
+      this.ioErrors++;
+      throw error;
+    }
+  }
+}

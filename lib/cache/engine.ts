@@ -1,0 +1,220 @@
+/**
+ * The parts of a running cache set and how they are connected. No algorithms: only what needs
+ * what. The order of construction is the order of dependence.
+ */
+import type { Clock, Log, Random } from "../base/runtime.ts";
+import { TaskGroup } from "../base/sync.ts";
+import { Btree } from "../btree/btree.ts";
+import { Inserter } from "../btree/insert.ts";
+import { NodeWriter } from "../btree/node_write.ts";
+import { Replacer } from "../btree/replace.ts";
+import { Allocator } from "../buckets/allocator.ts";
+import { PrioWriter } from "../buckets/prios.ts";
+import { BucketTable, MARK } from "../buckets/table.ts";
+import type { Device } from "../device/device.ts";
+import type { JournalPlace } from "../journal/parse.ts";
+import { Journal, type JournalStart } from "../journal/writer.ts";
+import { SLOT_WORDS } from "../ondisk/bkey.ts";
+import type { Geometry } from "../ondisk/geometry.ts";
+import { JSET } from "../ondisk/jset.ts";
+import { magicsOf, type SetMagics } from "../ondisk/magic.ts";
+import { discardsBuckets, replacementPolicy, type Superblock } from "../ondisk/superblock.ts";
+import { KeyCommitter } from "./commit.ts";
+import { DirtySectors } from "./dirty_sectors.ts";
+import { FaultLatch } from "./faults.ts";
+import { Collector } from "./gc.ts";
+import { OpenBuckets } from "./open_buckets.ts";
+import { OrderedDevice } from "./ordered_device.ts";
+import { Fills } from "./ranges.ts";
+import { UuidTable } from "./uuids.ts";
+
+/** Clean b-tree nodes are dropped from memory beyond this. */
+const BTREE_MEMORY_BYTES = 96 * 1024 * 1024;
+
+export interface EngineWorld {
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly log: Log;
+}
+
+/** What does not depend on the journal's state. */
+export class Foundations {
+  readonly world: EngineWorld;
+  readonly superblock: Superblock;
+  readonly geometry: Geometry;
+  readonly magics: SetMagics;
+  readonly cache: OrderedDevice;
+  readonly faults: FaultLatch;
+  readonly tasks: TaskGroup;
+  readonly buckets: BucketTable;
+  readonly uuids: UuidTable;
+  readonly dirty: DirtySectors;
+  /** Bucket of the priorities as the next journal entry names it. */
+  prioBucket = 0;
+
+  constructor(device: Device, superblock: Superblock, geometry: Geometry, world: EngineWorld) {
+    this.world = world;
+    this.superblock = superblock;
+    this.geometry = geometry;
+    this.magics = magicsOf(superblock.setUuid);
+    this.cache = new OrderedDevice(device);
+    this.faults = new FaultLatch(world.log);
+    this.tasks = new TaskGroup((error) => this.faults.raise(error));
+    this.buckets = new BucketTable(geometry);
+    this.uuids = new UuidTable({
+      device: this.cache,
+      buckets: this.buckets,
+      metaBytes: geometry.metaBytes,
+    });
+    this.dirty = new DirtySectors(geometry.uuidEntryCount);
+  }
+
+  journalPlace(): JournalPlace {
+    const { geometry, superblock } = this;
+    return {
+      device: this.cache,
+      magic: this.magics.jset,
+      bucketSectors: geometry.bucketSectors,
+      blockSectors: geometry.blockSectors,
+      buckets: Array.from(
+        { length: superblock.journalBucketCount },
+        (_, index) => superblock.firstBucket + index,
+      ),
+    };
+  }
+}
+
+export class Engine extends Foundations {
+  readonly journal: Journal;
+  readonly allocator: Allocator;
+  readonly prios: PrioWriter;
+  readonly btree: Btree;
+  readonly nodes: NodeWriter;
+  readonly replacer: Replacer;
+  readonly inserter: Inserter;
+  readonly committer: KeyCommitter;
+  readonly open: OpenBuckets;
+  readonly fills: Fills = new Fills();
+  readonly collector: Collector;
+  /** False while a new set is being made: nothing refers to the journal yet. */
+  journaling = true;
+
+  constructor(
+    from: { device: Device; superblock: Superblock; geometry: Geometry; world: EngineWorld },
+    start: JournalStart,
+  ) {
+    super(from.device, from.superblock, from.geometry, from.world);
+    const { cache, geometry, faults, tasks, buckets } = this;
+    const { clock, random, log } = from.world;
+    this.journal = new Journal({
+      place: this.journalPlace(),
+      start,
+      clock,
+      faults,
+      tasks,
+      stamper: { stamp: (words) => this.#stamp(words) },
+    });
+    this.allocator = new Allocator({
+      table: buckets,
+      prioSetCount: geometry.prioSetCount,
+      policy: replacementPolicy(this.superblock),
+      random,
+      faults,
+      persistPrios: () => this.prios.write(),
+      wakeGc: () => this.collector.wake(),
+      turn: () => clock.turn(),
+      discard: (list) => this.#discard(list),
+    });
+    this.prios = new PrioWriter({
+      table: buckets,
+      device: cache,
+      metaBytes: geometry.metaBytes,
+      magic: this.magics.prioSet,
+      buckets: this.allocator,
+      commitPrios: async (firstBucket) => {
+        this.prioBucket = firstBucket;
+        await this.commitMetadata();
+      },
+    });
+    this.btree = new Btree({
+      device: cache,
+      geometry,
+      magic: this.magics.bset,
+      buckets,
+      faults,
+      memoryBytesMax: BTREE_MEMORY_BYTES,
+    });
+    this.nodes = new NodeWriter({
+      device: cache,
+      geometry,
+      magic: this.magics.bset,
+      pins: this.journal.pins,
+      clock,
+      faults,
+      tasks,
+    });
+    this.replacer = new Replacer({
+      btree: this.btree,
+      writer: this.nodes,
+      allocator: this.allocator,
+      random,
+      commitRoot: () => this.commitMetadata(),
+    });
+    this.inserter = new Inserter({
+      btree: this.btree,
+      writer: this.nodes,
+      replacer: this.replacer,
+      ledger: this.dirty,
+    });
+    this.committer = new KeyCommitter(this.inserter, this.journal);
+    this.open = new OpenBuckets({
+      buckets,
+      allocator: this.allocator,
+      blockSectors: geometry.blockSectors,
+    });
+    this.collector = new Collector({
+      btree: this.btree,
+      allocator: this.allocator,
+      writer: this.nodes,
+      replacer: this.replacer,
+      clock,
+      faults,
+      log,
+      markMetadata: () => this.markMetadata(),
+    });
+    faults.onFailure((error) => {
+      this.allocator.setFailed();
+      this.journal.abandon(error);
+    });
+  }
+
+  /** Makes root, UUID table and priorities as they are now what a restart will find. */
+  async commitMetadata(): Promise<void> {
+    if (this.journaling) await this.journal.commit();
+  }
+
+  /** Fills the parts of a journal entry that name the metadata. */
+  #stamp(words: Uint32Array): void {
+    words.set(this.uuids.key, JSET.uuid_bucket / 4);
+    const { root } = this.btree;
+    words.set(root.key.subarray(0, SLOT_WORDS), JSET.btree_root / 4);
+    words[JSET.btree_level / 4] = root.level;
+    words[JSET.prio_bucket / 4 + 2 * this.geometry.cacheIndex] = this.prioBucket;
+  }
+
+  /** Journal, UUID table and priorities are in use whatever the index says. */
+  markMetadata(): void {
+    const { firstBucket, journalBucketCount } = this.superblock;
+    for (let index = 0; index < journalBucketCount; index++) {
+      this.buckets.setMark(firstBucket + index, MARK.metadata);
+    }
+    this.uuids.mark();
+    for (const bucket of this.prios.liveBuckets()) this.buckets.setMark(bucket, MARK.metadata);
+  }
+
+  async #discard(list: readonly number[]): Promise<void> {
+    if (!discardsBuckets(this.superblock)) return;
+    const { bucketSectors } = this.geometry;
+    for (const bucket of list) await this.cache.discard(bucket * bucketSectors, bucketSectors);
+  }
+}

@@ -1,0 +1,74 @@
+/** The state of a cache set as plain data, for the API and the command line. */
+import { decodeLabel } from "../ondisk/label.ts";
+import { formatUuid } from "../ondisk/uuid.ts";
+import type { CachedDevice } from "./cached_device.ts";
+import type { Engine } from "./engine.ts";
+import type { DeviceStatus, SetStatus } from "./ports.ts";
+import type { Writeback } from "./writeback.ts";
+
+const SECTOR = 512;
+
+interface Member {
+  readonly dev: CachedDevice;
+  readonly writeback: Writeback;
+}
+
+function deviceStatus({ dev, writeback }: Member): DeviceStatus {
+  return {
+    name: dev.name,
+    backingPath: dev.path,
+    uuid: formatUuid(dev.superblock.uuid),
+    label: decodeLabel(dev.superblock.label),
+    sizeBytes: dev.sizeSectors * SECTOR,
+    blockSizeBytes: dev.superblock.blockSectors * SECTOR,
+    cacheMode: dev.mode,
+    state: dev.state,
+    dirtyBytes: dev.dirtySectors * SECTOR,
+    writeback: {
+      running: writeback.running,
+      percent: writeback.rate.tunables.percent,
+      rateBytesPerSecond: writeback.rate.rate * SECTOR,
+    },
+    ioErrors: dev.ioErrors,
+    stats: dev.stats.snapshot("total"),
+  };
+}
+
+export function setStatus(
+  engine: Engine,
+  members: readonly Member[],
+  own: { uptimeSeconds: number; ioErrors: number },
+): SetStatus {
+  const { geometry, btree, buckets, journal } = engine;
+  const inUsePercent = buckets.inUsePercent();
+  const btreeSectors = engine.nodes.writtenSectors;
+  const prioBytes = engine.prios.sequence * geometry.prioSetCount * geometry.bucketBytes;
+  const metadataBytes = btreeSectors * SECTOR + journal.counters.bytesWritten + prioBytes;
+  return {
+    setUuid: formatUuid(engine.superblock.setUuid),
+    cachePath: engine.cache.name,
+    sizeBytes: geometry.bucketCount * geometry.bucketBytes,
+    bucketSizeBytes: geometry.bucketBytes,
+    blockSizeBytes: geometry.blockBytes,
+    bucketCount: geometry.bucketCount,
+    replacementPolicy: engine.allocator.policy,
+    ...(engine.faults.failed ? { failed: engine.faults.failed.message } : {}),
+    inUsePercent,
+    availablePercent: 100 - inUsePercent,
+    btree: {
+      depth: btree.root.level,
+      nodes: btree.nodesResident,
+      cachedBytes: btree.residentBytes,
+    },
+    journal: {
+      sequence: journal.sequence,
+      activeEntries: journal.counters.activeEntries,
+    },
+    writtenBytes: engine.open.grantedSectors * SECTOR,
+    btreeWrittenBytes: btreeSectors * SECTOR,
+    metadataWrittenBytes: metadataBytes,
+    ioErrors: own.ioErrors,
+    uptimeSeconds: own.uptimeSeconds,
+    devices: members.map(deviceStatus),
+  };
+}
