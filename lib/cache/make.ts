@@ -187,7 +187,7 @@ async function prepare(
   const tail = await readEnd(device, device.sizeSectors - tailSectors, SIGNATURE_TAIL_BYTES);
   const found = findSignatures({ sizeBytes: device.sizeSectors * SECTOR_BYTES, head, tail });
   if (found.length > 0 && !force) {
-    throw new BcacheError("Exists", `${name} holds ${listed(found)}; --force overwrites it`);
+    throw new BcacheError("Exists", `${name} holds: ${listed(found)}; --force overwrites it`);
   }
   const before = head.slice(0, AREA_BYTES);
   return { device, superblock, staleJournal: staleJournal(superblock, before, name), before };
@@ -201,7 +201,7 @@ async function readEnd(device: Device, atSector: number, bytes: number): Promise
 }
 
 function listed(found: readonly FoundSignature[]): string {
-  return found.map((one) => `a ${one.name} (byte ${one.offsetBytes})`).join(", ");
+  return found.map((one) => `${one.name} at byte ${one.offsetBytes}`).join(", ");
 }
 
 function staleJournal(superblock: Superblock, before: Uint8Array, name: string) {
