@@ -1,11 +1,13 @@
 /**
- * Reading a superblock: every check that Linux makes, in its order (only the magic goes before
- * the offset, for a better message), with a reason for each, then the decoded object. Any 4096 bytes may be given; the outcome is a superblock or a fault.
+ * Reading a superblock: every check that Linux makes, in its order (only the magic goes before the
+ * offset, for a better message), with a reason for each, then the decoded object. Any 4096 bytes
+ * may be given; the outcome is a superblock or a fault.
  * Kernel: read_super, read_super_common and get_bucket_size in super.c.
  *
- * Stricter than Linux in three places, where Linux fails later or not at all: more journal buckets
+ * Stricter than Linux in a few places, where Linux fails later or not at all: more journal buckets
  * than slots are refused before the checksum (which would run past the page), a backing device's
- * block size must be a power of two, and the write sequence must be an exact number.
+ * block size must be a power of two and its data must begin before its end, and the write sequence
+ * must be an exact number.
  */
 import { BcacheError, type ErrorCode } from "../base/errors.ts";
 import { crc64, hex64 } from "../base/crc64.ts";
