@@ -55,15 +55,17 @@ export function jsetBytes(keyWords: number): number {
   return JSET_HEADER_BYTES + 8 * keyWords;
 }
 
-/** Why bytes are not a journal entry. Expected at the end of every journal: not an error as such. */
+export type JsetFaultReason =
+  | "bad magic"
+  | "past its bucket"
+  | "too large"
+  | "incomplete"
+  | "bad checksum"
+  | "bad sequence";
+
+/** Why bytes are not a journal entry. Expected behind the newest entry: not an error as such. */
 export interface JsetFault {
-  readonly reason:
-    | "bad magic"
-    | "past its bucket"
-    | "too large"
-    | "incomplete"
-    | "bad checksum"
-    | "bad sequence";
+  readonly reason: JsetFaultReason;
   /** One phrase with found and expected values. */
   readonly detail: string;
 }

@@ -112,7 +112,7 @@ test("what cannot be put back is named", async () => {
   await assertRejects(() => writePrepared(prepared), BcacheError, words);
 });
 
-test("a cache made again for its old set loses its journal, for another set it does not", async () => {
+test("a cache made again loses its journal, if for the set it had before", async () => {
   const device = await filled(CACHE_SECTORS, "c");
   await makeCache(device, small);
   await makeCache(device, { ...small, setUuid: otherSet, force: true });

@@ -130,7 +130,7 @@ test("where holes are not supported the second way is tried, and the first not a
   assertEquals(modes, [3, 17, 17]);
 });
 
-test("many flushes at once are few calls; a flush asked for later is a call of its own", async () => {
+test("flushes asked for together share calls; a later one is a call of its own", async () => {
   let calls = 0;
   const files: FileCalls = {
     ...nodeFileCalls,
