@@ -1,0 +1,205 @@
+/**
+ * The engine on images that the Linux kernel wrote: what the kernel served, we serve; what it
+ * wrote back, we write back; what it refused, we refuse and say why.
+ */
+import { describe, test } from "bun:test";
+import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
+import { createHash } from "node:crypto";
+import { BcacheError } from "../lib/base/errors.ts";
+import { CacheSet } from "../lib/cache/cache_set.ts";
+import type { BlockVolume } from "../lib/cache/ports.ts";
+import { openFileDevice } from "../lib/device/file.ts";
+import { RealClock } from "../lib/runtime/clock.ts";
+import { SystemRandom } from "../lib/runtime/random.ts";
+import {
+  type FixtureDevice,
+  type FixtureEntry,
+  fixtures,
+  hashOfFile,
+  type UnpackedFixture,
+  unpackFixture,
+  zeroTail,
+} from "./support/fixtures.ts";
+
+const SECTOR_BYTES = 512;
+const LIMIT_MS = 120_000;
+
+/** The backing images that the kernel served from this cache set. */
+function servedBackings(entry: FixtureEntry): Array<[string, FixtureDevice]> {
+  return Object.entries(entry.kernel.devices).filter(([name, device]) =>
+    name.startsWith("backing") && device.running === "1" && device.state !== "no cache"
+  );
+}
+
+async function openSet(unpacked: UnpackedFixture, backings: readonly string[]): Promise<CacheSet> {
+  return await CacheSet.open({
+    cache: await openFileDevice(unpacked.pathOf("cache.img")),
+    backings: await Promise.all(backings.map(async (name) => {
+      const path = unpacked.pathOf(name);
+      return { device: await openFileDevice(path), path };
+    })),
+    clock: new RealClock(),
+    random: new SystemRandom(),
+    log: () => {},
+    // What is dirty stays dirty until a test asks for it to be written back.
+    settings: [["writeback_running", "0"]],
+    readOnly: false,
+  });
+}
+
+async function hashOfVolume(volume: BlockVolume): Promise<string> {
+  const hash = createHash("sha256");
+  const piece = new Uint8Array(1 << 20);
+  for (let at = 0; at < volume.sizeBytes; at += piece.length) {
+    const into = piece.subarray(0, Math.min(piece.length, volume.sizeBytes - at));
+    if (!volume.tryRead(at, into)) await volume.read(at, into);
+    hash.update(into);
+  }
+  return hash.digest("hex");
+}
+
+function dataOffsetBytes(entry: FixtureEntry, image: string): number {
+  return entry.images[image]!.data_offset_sectors! * SECTOR_BYTES;
+}
+
+/** The volume of a backing image, and what the set says of it. */
+async function volumeOf(set: CacheSet, path: string) {
+  const device = (await set.status()).devices.find((device) => device.backingPath === path);
+  assert(device !== undefined, `the set serves ${path}`);
+  const volume = set.volumes.find((volume) => volume.name === device.name);
+  assert(volume !== undefined, `${device.name} is a volume`);
+  return { device, volume };
+}
+
+/** Unpacks, opens with every backing image the kernel served, runs `body`, closes, removes. */
+async function withSet(
+  entry: FixtureEntry,
+  body: (set: CacheSet, unpacked: UnpackedFixture) => Promise<void>,
+  options: { zeroed: boolean; afterwards?: (unpacked: UnpackedFixture) => void },
+): Promise<void> {
+  const unpacked = unpackFixture(entry.name);
+  try {
+    const names = servedBackings(entry).map(([name]) => name);
+    if (options.zeroed) {
+      for (const name of names) zeroTail(unpacked.pathOf(name), dataOffsetBytes(entry, name));
+    }
+    const set = await openSet(unpacked, names);
+    try {
+      await body(set, unpacked);
+    } finally {
+      await set.close();
+    }
+    options.afterwards?.(unpacked);
+  } finally {
+    unpacked.remove();
+  }
+}
+
+/** Compares every served device's state, dirty bytes and content with the kernel's. */
+async function checkServed(
+  entry: FixtureEntry,
+  set: CacheSet,
+  unpacked: UnpackedFixture,
+  expected: (device: FixtureDevice) => string | undefined,
+): Promise<void> {
+  for (const [name, kernel] of servedBackings(entry)) {
+    const { device, volume } = await volumeOf(set, unpacked.pathOf(name));
+    assertEquals(volume.sizeBytes, kernel.bytes, `${name}: size`);
+    assertEquals(device.state, kernel.state, `${name}: state`);
+    assertEquals(device.cacheMode, kernel.cache_mode, `${name}: cache mode`);
+    assertEquals(device.label, kernel.label, `${name}: label`);
+    assertEquals(device.dirtyBytes, kernel.dirty_bytes ?? 0, `${name}: dirty bytes`);
+    assertEquals(await hashOfVolume(volume), expected(kernel), `${name}: content`);
+  }
+}
+
+for (const entry of fixtures()) {
+  const served = servedBackings(entry);
+  if (served.length === 0) continue;
+  describe(entry.name, () => {
+    test(
+      "serves what the kernel served, and leaves it on the backing device when flushed",
+      () =>
+        withSet(entry, async (set, unpacked) => {
+          await checkServed(entry, set, unpacked, (device) => device.sha256);
+          await set.flushDirty(undefined);
+          for (const [name] of served) {
+            const { device } = await volumeOf(set, unpacked.pathOf(name));
+            assertEquals([device.state, device.dirtyBytes], ["clean", 0], name);
+          }
+        }, {
+          zeroed: false,
+          afterwards: (unpacked) => {
+            for (const [name, kernel] of served) {
+              const found = hashOfFile(unpacked.pathOf(name), dataOffsetBytes(entry, name));
+              assertEquals(found, kernel.sha256, `${name}: data area after the flush`);
+            }
+          },
+        }),
+      LIMIT_MS,
+    );
+
+    test(
+      "takes from the cache exactly the blocks the kernel took",
+      () =>
+        withSet(entry, async (set, unpacked) => {
+          await checkServed(
+            entry,
+            set,
+            unpacked,
+            (device) => device.sha256_with_backing_data_zeroed,
+          );
+        }, { zeroed: true }),
+      LIMIT_MS,
+    );
+
+    if (!served.some(([, kernel]) => kernel.sha256_of_dirty_over_zeroes)) return;
+    test(
+      "writes back exactly the blocks the kernel had dirty",
+      () =>
+        withSet(entry, (set) => set.flushDirty(undefined), {
+          zeroed: true,
+          afterwards: (unpacked) => {
+            for (const [name, kernel] of served) {
+              if (kernel.sha256_of_dirty_over_zeroes === undefined) continue;
+              const found = hashOfFile(unpacked.pathOf(name), dataOffsetBytes(entry, name));
+              assertEquals(found, kernel.sha256_of_dirty_over_zeroes, name);
+            }
+          },
+        }),
+      LIMIT_MS,
+    );
+  });
+}
+
+/** What the refusal of a damaged fixture must name: the structure, and where it lies. */
+const REFUSALS: Readonly<Record<string, readonly RegExp[]>> = {
+  "damaged-cache-superblock": [/superblock/i, /checksum/i, /cache\.img/],
+  "damaged-backing-superblock": [/superblock/i, /checksum/i, /backing1\.img/],
+  "damaged-btree-root": [/b-?tree|node/i, /checksum/i, /bucket 19\b/],
+  "damaged-btree-leaf": [/b-?tree|node/i, /checksum/i, /bucket 575\b/],
+  "damaged-btree-append": [/b-?tree|node/i, /checksum/i, /bucket 437\b/],
+  "damaged-priorities": [/priorit/i, /checksum/i, /bucket 22\b/],
+  "damaged-journal-middle": [/journal/i, /missing/i, /\b57\b.*\b64\b/],
+};
+
+test("the table of refusals names every fixture that the kernel did not serve", () => {
+  const refused = fixtures().filter((entry) => servedBackings(entry).length === 0);
+  assertEquals(refused.map((entry) => entry.name).sort(), Object.keys(REFUSALS).sort());
+});
+
+for (const [name, patterns] of Object.entries(REFUSALS)) {
+  test(`${name} is refused by structure and place, and left as it was`, async () => {
+    const unpacked = unpackFixture(name);
+    try {
+      const error = await assertRejects(() => openSet(unpacked, ["backing1.img"]), BcacheError);
+      for (const pattern of patterns) assertMatch(error.message, pattern);
+      assert(!error.message.includes("\n"), "the message is one line");
+      for (const [image, recorded] of Object.entries(unpacked.entry.images)) {
+        assertEquals(hashOfFile(unpacked.pathOf(image)), recorded.sha256, `${image} is unchanged`);
+      }
+    } finally {
+      unpacked.remove();
+    }
+  }, LIMIT_MS);
+}
