@@ -1,5 +1,5 @@
 import { test } from "bun:test";
-import { assertEquals, assertStringIncludes, assertThrows } from "@std/assert";
+import { assertEquals, assertNotEquals, assertStringIncludes, assertThrows } from "@std/assert";
 import * as fc from "fast-check";
 import { closeSync, openSync, readSync, statSync } from "node:fs";
 import { BcacheError } from "../../lib/base/errors.ts";
@@ -304,4 +304,26 @@ test("no bytes make decoding throw anything but a BcacheError", () => {
       }
     }),
   );
+});
+
+test("superblocks that the kernel refused are refused here, by name and place", () => {
+  const refused: ReadonlyArray<readonly [string, string]> = [
+    ["damaged-cache-superblock", "cache.img"],
+    ["damaged-backing-superblock", "backing1.img"],
+  ];
+  for (const [fixtureName, image] of refused) {
+    const fixture = unpackFixture(fixtureName);
+    try {
+      assertNotEquals(fixture.entry.kernel.register[image], "ok");
+      const page = new Uint8Array(SUPERBLOCK_BYTES);
+      const file = openSync(fixture.pathOf(image), "r");
+      readSync(file, page, 0, page.length, 4096);
+      closeSync(file);
+      const sizeSectors = statSync(fixture.pathOf(image)).size / 512;
+      const message = refusal(page, { name: image, sizeSectors, logicalBlockSectors: 1 });
+      assertStringIncludes(message, `${image}: superblock: checksum 0x`);
+    } finally {
+      fixture.remove();
+    }
+  }
 });
