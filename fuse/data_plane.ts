@@ -80,6 +80,7 @@ export class DataPlane implements OperationCounter {
   #spinMs = 0;
   #stopped: (() => void) | undefined;
   #running = false;
+  #abandoned = false;
 
   constructor(options: DataPlaneOptions) {
     this.clock = options.clock;
@@ -97,6 +98,11 @@ export class DataPlane implements OperationCounter {
     this.#libc.setTimerSlackNs(TIMER_SLACK_NS);
     this.#libc.setIoFlusher();
     this.#round();
+  }
+
+  /** Ends the loop at once and for good, leaving all as it is: after an error nothing foresaw. */
+  abandon(): void {
+    this.#abandoned = true;
   }
 
   /** Ends the loop after the present round. */
@@ -150,21 +156,22 @@ export class DataPlane implements OperationCounter {
   }
 
   #round = (): void => {
+    if (this.#abandoned) return;
     const stopped = this.#stopped;
     if (stopped !== undefined) {
       this.#running = false;
       stopped();
       return;
     }
-    let handled = this.#quiet ? this.#wait() : 0;
+    // What the event loop did since the last round may have left more for it to do.
+    const undisturbed = this.#quiet && this.#progress === this.#progressSeen;
+    let handled = undisturbed ? this.#wait() : 0;
     handled += this.#drain(BATCH_REQUESTS);
     const fired = this.clock.fire();
-    if (handled + fired > 0 || this.#progress !== this.#progressSeen) {
+    this.#quiet = handled + fired === 0 && this.#progress === this.#progressSeen;
+    if (!this.#quiet) {
       this.#progressSeen = this.#progress;
       this.#lastWorkMs = performance.now();
-      this.#quiet = false;
-    } else {
-      this.#quiet = true;
     }
     setImmediate(this.#round);
   };

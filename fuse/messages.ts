@@ -47,6 +47,8 @@ export type FromWorker =
   | { readonly type: "result"; readonly id: number; readonly value: unknown }
   | { readonly type: "failure"; readonly id: number; readonly error: PlainError }
   | { readonly type: "log"; readonly level: LogLevel; readonly message: string }
+  /** An error that nothing foresaw: the worker serves no more, and holds whatever it held. */
+  | { readonly type: "crashed"; readonly error: PlainError }
   /** The last message: the worker holds nothing any more. */
   | { readonly type: "ended"; readonly error: PlainError | undefined };
 

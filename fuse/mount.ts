@@ -167,7 +167,9 @@ function mountByFusermount(libc: Libc, options: MountOptions): number {
   if (run.received >= 0) return run.received;
   throw new BcacheError(
     "Permission",
-    `${options.mountPoint}: ${run.complaint || "fusermount3 did not mount it"}`,
+    `${options.mountPoint}: ${
+      run.complaint.replace(/^\S*fusermount3: /, "") || "fusermount3 failed"
+    }`,
   );
 }
 

@@ -87,6 +87,7 @@ class MountedCacheSet implements MountHandle {
   readonly #callers = new Map<number, Caller>();
   readonly #readyPromise = Promise.withResolvers<void>();
   readonly #endedPromise = Promise.withResolvers<MountEnd>();
+  readonly #exited = Promise.withResolvers<void>();
   #lastCall = 0;
   #fuseFd = -1;
   #over = false;
@@ -108,7 +109,10 @@ class MountedCacheSet implements MountHandle {
     this.#worker = new Worker(new URL("./worker.ts", import.meta.url), { workerData });
     this.#worker.on("message", (message: FromWorker) => this.#receive(message));
     this.#worker.on("error", (error: unknown) => this.#crashed(error));
-    this.#worker.on("exit", () => this.#crashed(new Error("the data plane's worker ended")));
+    this.#worker.on("exit", () => {
+      this.#exited.resolve();
+      this.#crashed(new Error("its thread ended"));
+    });
   }
 
   async unmount(options: { readonly force?: boolean } = {}): Promise<void> {
@@ -162,6 +166,9 @@ class MountedCacheSet implements MountHandle {
       case "log":
         this.#log(message.level, message.message);
         break;
+      case "crashed":
+        this.#crashed(fromPlain(message.error));
+        break;
       case "ended": {
         this.#fuseFd = -1;
         const error = message.error && fromPlain(message.error);
@@ -208,6 +215,7 @@ class MountedCacheSet implements MountHandle {
     if (!this.#isReady) this.#readyPromise.reject(end.error ?? this.#gone());
     this.#libc.close(this.#wakeFd);
     const finish = (): void => this.#endedPromise.resolve(end);
-    this.#worker.terminate().then(finish, finish);
+    // A thread that ended by itself may leave the promise of `terminate` open for ever.
+    Promise.race([this.#worker.terminate(), this.#exited.promise]).then(finish, finish);
   }
 }

@@ -165,6 +165,12 @@ async function main(start: WorkerStart): Promise<void> {
   const libc = await openLibc();
   const clock = new DataPlaneClock();
   const plane = new DataPlane({ libc, clock, log, wakeFd: start.wakeFd });
+  const crash = (error: unknown): void => {
+    plane.abandon();
+    post({ type: "crashed", error: toPlain(error) });
+  };
+  process.on("uncaughtException", crash);
+  process.on("unhandledRejection", crash);
   plane.start();
   const failure = await serve({ config: start.config, libc, plane });
   post({ type: "ended", error: failure });
