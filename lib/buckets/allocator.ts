@@ -48,6 +48,11 @@ export interface AllocatorOptions {
   readonly wakeGc: () => void;
   /** Lets other work run (Clock.turn), between slices of looking for buckets. */
   readonly turn: () => Promise<void>;
+  /**
+   * What is cached is only dropped once somebody wants buckets for data: a set that is merely
+   * read, or mounted and unmounted, stays as it is.
+   */
+  readonly onDemand?: boolean;
   /** Tells the device that it may forget these buckets, before they are reused. */
   readonly discard?: (buckets: readonly number[]) => Promise<void>;
   /** Instead of the usual sizes; for tests. */
@@ -82,6 +87,8 @@ export class Allocator {
   /** `wakeGc` was called and not answered yet. */
   #gcAsked = false;
   #gcsFinished = 0;
+  /** Somebody took or waits for more than the first fill was meant for; see `onDemand`. */
+  #wanted = false;
   /** Buckets were released since the policy last ran. */
   #released = false;
   /** Collections finished when the policy first found too little; -1: it found enough. */
@@ -158,10 +165,14 @@ export class Allocator {
    */
   tryTake(reserve: Reserve): number {
     if (this.#options.faults.failed !== undefined) return -1;
+    if (reserve === RESERVE.none || this.#free[RESERVE.btree].length * 2 < this.sizes.btree) {
+      this.#wanted = true;
+    }
     let bucket = this.#free[RESERVE.none].shift();
     if (bucket < 0 && reserve !== RESERVE.none) bucket = this.#free[reserve].shift();
     if (bucket < 0) {
       this.#demandGc();
+      this.#wake.raise();
       return -1;
     }
     this.table.take(bucket, reserve === RESERVE.btree || reserve === RESERVE.prio);
@@ -186,6 +197,7 @@ export class Allocator {
       this.#demandGc();
       return Promise.reject(refusal);
     }
+    this.#wanted = true;
     return new Promise((resolve, reject) => {
       this.#waiters.push({ reserve, count, resolve, reject });
       this.#demandGc();
@@ -312,6 +324,9 @@ export class Allocator {
   }
 
   async #run(signal: AbortSignal): Promise<void> {
+    while (this.#options.onDemand && !this.#wanted && !this.#ending(signal)) {
+      await this.#wake.wait();
+    }
     while (!this.#ending(signal)) {
       if (this.#pendingDurable && this.#distribute()) {
         // All lists are full and the next round is in stock.

@@ -107,7 +107,7 @@ export class CacheSet implements CacheControl {
     const engine = this.#engine;
     const name = `bcache${this.#members.length}`;
     const dev = await attach(engine, source, superblock, { name, setStats: this.#stats });
-    const parts = this.#requestParts();
+    const parts = this.#requestParts(!readOnly);
     const volume = new CachedVolume(dev, parts, { readOnly: readOnly || dev.device.readOnly });
     const { bucketCount, bucketSectors } = engine.geometry;
     const writeback = new Writeback(dev, parts, {
@@ -117,7 +117,7 @@ export class CacheSet implements CacheControl {
     this.#members.push({ dev, volume, writeback });
   }
 
-  #requestParts(): RequestParts {
+  #requestParts(mayFill: boolean): RequestParts {
     const engine = this.#engine;
     const { clock, log } = engine.world;
     return {
@@ -134,6 +134,7 @@ export class CacheSet implements CacheControl {
       tasks: engine.tasks,
       blockSectors: engine.geometry.blockSectors,
       tunables: this.#tunables,
+      mayFill,
       noteCached: (sectors) => engine.collector.noteCached(sectors),
       noteCacheError: () => {
         this.#cacheIoErrors++;
@@ -244,13 +245,15 @@ export class CacheSet implements CacheControl {
     this.#closed = true;
     const { tasks, nodes, journal, faults, cache } = this.#engine;
     try {
+      // First everything that commits to the journal, then what is still in memory, then it.
+      await tasks.stop();
       if (!faults.failed) {
         await nodes.writeAllDirty();
         await journal.stop();
         await cache.flush();
       }
     } finally {
-      await tasks.stop();
+      await this.#engine.stopTasks();
     }
   }
 
@@ -258,7 +261,7 @@ export class CacheSet implements CacheControl {
   async abandon(): Promise<void> {
     this.#closed = true;
     this.#engine.faults.raise(new BcacheError("Shutdown", "the cache set was abandoned"));
-    await this.#engine.tasks.stop();
+    await this.#engine.stopTasks();
   }
 }
 

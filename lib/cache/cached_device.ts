@@ -82,6 +82,14 @@ export class CachedDevice implements Dependent {
     return this.#dirty.of(this.inode);
   }
 
+  /**
+   * Something may have to be written back. Dirty keys can outlive a superblock that says clean:
+   * clean keys are not journaled, so a crash brings the dirty ones back.
+   */
+  get needsWriteback(): boolean {
+    return this.hasDirty || this.dirtySectors > 0;
+  }
+
   get mode(): CacheMode {
     return this.#mode;
   }

@@ -2,6 +2,7 @@
  * The parts of a running cache set and how they are connected. No algorithms: only what needs
  * what. The order of construction is the order of dependence.
  */
+import { BcacheError } from "../base/errors.ts";
 import type { Clock, Log, Random } from "../base/runtime.ts";
 import { TaskGroup } from "../base/sync.ts";
 import { Btree } from "../btree/btree.ts";
@@ -45,7 +46,10 @@ export class Foundations {
   readonly magics: SetMagics;
   readonly cache: OrderedDevice;
   readonly faults: FaultLatch;
+  /** Everything that runs by itself, but for the journal. */
   readonly tasks: TaskGroup;
+  /** The journal's own, which ends last: everything else commits to it. */
+  readonly journalTasks: TaskGroup;
   readonly buckets: BucketTable;
   readonly uuids: UuidTable;
   readonly dirty: DirtySectors;
@@ -59,7 +63,13 @@ export class Foundations {
     this.magics = magicsOf(superblock.setUuid);
     this.cache = new OrderedDevice(device);
     this.faults = new FaultLatch(world.log);
-    this.tasks = new TaskGroup((error) => this.faults.raise(error));
+    const onFailure = (error: unknown): void => {
+      // Whoever waited while the set was stopped was told so; nothing is wrong.
+      if (error instanceof BcacheError && error.code === "Shutdown") return;
+      this.faults.raise(error);
+    };
+    this.tasks = new TaskGroup(onFailure);
+    this.journalTasks = new TaskGroup(onFailure);
     this.buckets = new BucketTable(geometry);
     this.uuids = new UuidTable({
       device: this.cache,
@@ -111,7 +121,7 @@ export class Engine extends Foundations {
       start,
       clock,
       faults,
-      tasks,
+      tasks: this.journalTasks,
       stamper: { stamp: (words) => this.#stamp(words) },
     });
     this.allocator = new Allocator({
@@ -123,6 +133,7 @@ export class Engine extends Foundations {
       persistPrios: () => this.prios.write(),
       wakeGc: () => this.collector.wake(),
       turn: () => clock.turn(),
+      onDemand: true,
       discard: (list) => this.#discard(list),
     });
     this.prios = new PrioWriter({
@@ -186,6 +197,12 @@ export class Engine extends Foundations {
       this.allocator.setFailed();
       this.journal.abandon(error);
     });
+  }
+
+  /** Ends everything that runs by itself, without writing. */
+  async stopTasks(): Promise<void> {
+    await this.tasks.stop();
+    await this.journalTasks.stop();
   }
 
   /** Makes root, UUID table and priorities as they are now what a restart will find. */

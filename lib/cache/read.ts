@@ -185,7 +185,9 @@ export class ReadPath {
     const { fills, blockSectors } = this.#parts;
     const { inode, dataOffset } = this.#dev;
     const aligned = (at - dataOffset) % blockSectors === 0 && (end - at) % blockSectors === 0;
-    const fill = bypass || !aligned ? undefined : fills.begin(inode, at, end);
+    const fill = bypass || !aligned || !this.#parts.mayFill
+      ? undefined
+      : fills.begin(inode, at, end);
     if (fill === undefined) return await this.#readBacking(at, into);
     try {
       await this.#readBacking(at, into);

@@ -73,7 +73,7 @@ async function stoppedOnFailure(engine: Engine, body: () => Promise<void>): Prom
     await body();
   } catch (error) {
     engine.faults.raise(error);
-    await engine.tasks.stop();
+    await engine.stopTasks();
     throw error;
   }
 }

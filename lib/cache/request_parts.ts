@@ -29,6 +29,8 @@ export interface RequestParts {
   readonly tasks: TaskGroup;
   readonly blockSectors: number;
   readonly tunables: RequestTunables;
+  /** Reads may put what they missed into the cache. Not in a set that changes nothing. */
+  readonly mayFill: boolean;
   /** Data of foreground requests went into the cache; drives collection and ageing. */
   noteCached(sectors: number): void;
   noteCacheError(error: unknown): void;

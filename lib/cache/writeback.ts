@@ -100,7 +100,7 @@ export class Writeback {
     this.#drainFailure = undefined;
     this.wake();
     try {
-      while (this.#dev.hasDirty) {
+      while (this.#dev.needsWriteback) {
         if (this.#stopped) throw new BcacheError("Shutdown", `${this.#dev.name} is being stopped`);
         if (this.#drainFailure !== undefined) throw this.#drainFailure;
         await this.#roundDone.wait();
@@ -114,7 +114,7 @@ export class Writeback {
     signal.addEventListener("abort", () => this.#wake.raise(), { once: true });
     try {
       while (!signal.aborted && !this.#parts.faults.failed) {
-        if (!this.#dev.hasDirty || !(this.running || this.#draining > 0)) {
+        if (!this.#dev.needsWriteback || !(this.running || this.#draining > 0)) {
           this.#roundDone.raise();
           await this.#wake.wait();
           continue;
@@ -309,7 +309,7 @@ export class Writeback {
     const { buckets } = this.#parts;
     while (!signal.aborted && !this.#parts.faults.failed) {
       await this.#clock.sleep(this.rate.tunables.updateSeconds * 1000, signal);
-      if (!this.#dev.hasDirty || this.rate.tunables.percent === 0) continue;
+      if (!this.#dev.needsWriteback || this.rate.tunables.percent === 0) continue;
       this.rate.update({
         dirtySectors: this.#dev.dirtySectors,
         cacheSectors: this.#cacheSectors,
