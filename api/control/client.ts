@@ -84,7 +84,9 @@ export class ControlClient implements CacheControl {
           ),
         );
       };
-      const headers: Record<string, string> = payload === undefined ? {} : {
+      // One call per connection: a process that ends need not wait for us to close it.
+      const headers: Record<string, string> = payload === undefined ? { connection: "close" } : {
+        connection: "close",
         "content-type": "application/json",
         "content-length": String(new TextEncoder().encode(payload).length),
       };

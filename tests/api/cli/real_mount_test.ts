@@ -1,0 +1,107 @@
+/** The commands over a real FUSE mount: daemon, in use, detached by hand, killed. */
+import { afterEach, beforeEach, test } from "bun:test";
+import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { execFile, spawnSync } from "node:child_process";
+import { closeSync, existsSync, mkdirSync, mkdtempSync, openSync, readFileSync } from "node:fs";
+import { rmSync, statSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import process from "node:process";
+import { isDeadMount, mountAt } from "../../../api/control/mount_table.ts";
+
+const PROGRAM = join(import.meta.dirname!, "memory_program.ts");
+const RUNTIME = "Deno" in globalThis ? ["run", "--quiet", "--no-check", "-A"] : [];
+const MOUNT = ["mount", "-C", "c", "-B", "b", "--http", "off", "--daemon"];
+
+/** Only root can be sure to be let: others need fusermount3 and its permission. */
+function testWithMount(name: string, body: () => Promise<void>): void {
+  if (existsSync("/dev/fuse") && process.getuid?.() === 0) test(name, body, 20_000);
+}
+
+let directory = "";
+let mountPoint = "";
+beforeEach(() => {
+  directory = mkdtempSync(join(tmpdir(), "bcache-fuse-real-"));
+  mountPoint = join(directory, "mnt");
+  mkdirSync(mountPoint);
+});
+afterEach(() => {
+  if (mountAt(mountPoint)) spawnSync("umount", ["-l", mountPoint]);
+  rmSync(directory, { recursive: true, force: true });
+});
+
+function run(...words: string[]): Promise<{ status: number; out: string; err: string }> {
+  const env = { ...process.env, XDG_RUNTIME_DIR: directory };
+  return new Promise((resolve) => {
+    const options = { env, cwd: directory, encoding: "utf8" } as const;
+    execFile(process.execPath, [...RUNTIME, PROGRAM, ...words], options, (error, out, err) => {
+      resolve({ status: error === null ? 0 : Number(error.code), out, err });
+    });
+  });
+}
+
+async function pidOf(): Promise<number> {
+  return JSON.parse((await run("status", "mnt", "--json")).out).mount.pid;
+}
+
+testWithMount("a daemon serves its file, and unmount ends it", async () => {
+  const mounted = await run(...MOUNT, "mnt");
+  assertEquals([mounted.status, mounted.err], [0, ""]);
+  assertEquals(statSync(join(mountPoint, "bcache0")).size, 1048576);
+  const pid = await pidOf();
+  const unmounted = await run("unmount", "mnt", "--flush");
+  assertEquals([unmounted.status, unmounted.out], [0, "unmounted mnt\n"]);
+  assertEquals(mountAt(mountPoint), undefined);
+  assertEquals(existsSync(`/proc/${pid}`), false);
+});
+
+testWithMount("a mount in use is not unmounted unless forced, and its user is named", async () => {
+  assertEquals((await run(...MOUNT, "mnt")).status, 0);
+  const held = openSync(join(mountPoint, "bcache0"), "r");
+  try {
+    const refused = await run("unmount", "mnt");
+    assertEquals(refused.status, 1);
+    assertMatch(refused.err, /^bcache-fuse: \S+ is in use by [^\n]+\n$/);
+    assertStringIncludes(refused.err, `(PID ${process.pid})`);
+    assertEquals((await run("status")).out.includes("bcache0"), true);
+    const forced = await run("unmount", "mnt", "--force");
+    assertEquals([forced.status, forced.err], [0, ""]);
+  } finally {
+    closeSync(held);
+  }
+  assertEquals(mountAt(mountPoint), undefined);
+});
+
+testWithMount("a mount whose process was killed is refused, named, and cleared away", async () => {
+  assertEquals((await run(...MOUNT, "mnt")).status, 0);
+  process.kill(await pidOf(), "SIGKILL");
+  for (let tries = 0; tries < 100 && !isDeadMount(mountPoint); tries++) {
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+  assertEquals(isDeadMount(mountPoint), true);
+  for (const words of [["status", "mnt"], [...MOUNT, "mnt"]]) {
+    const result = await run(...words);
+    assertEquals(result.status, 1);
+    assertMatch(
+      result.err,
+      /^bcache-fuse: .*process.*has ended; run bcache-fuse unmount \S*mnt.*\n$/,
+    );
+  }
+  const cleared = await run("unmount", "mnt");
+  assertEquals([cleared.status, cleared.out], [0, "unmounted mnt, whose process had ended\n"]);
+  assertEquals(mountAt(mountPoint), undefined);
+  assertEquals((await run(...MOUNT, "mnt")).status, 0);
+  assertEquals((await run("unmount", "mnt")).status, 0);
+});
+
+testWithMount("a mount that was unmounted by hand ends its process", async () => {
+  assertEquals((await run(...MOUNT, "mnt")).status, 0);
+  const pid = await pidOf();
+  spawnSync("umount", [mountPoint]);
+  for (let tries = 0; tries < 200 && existsSync(`/proc/${pid}`); tries++) {
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+  assertEquals(existsSync(`/proc/${pid}`), false);
+  assertEquals((await run("status")).out, "nothing is mounted\n");
+  assertEquals(readFileSync("/proc/self/mounts", "utf8").includes(mountPoint), false);
+});
