@@ -1,0 +1,104 @@
+/**
+ * The real engine as the simulator runs it: fresh superblocks for both disks, and CacheSet over
+ * them. Small on purpose: 8 to 32 KiB buckets and a few more than the least number of them, so
+ * that the journal wraps, nodes split, buckets are collected and reused within seconds.
+ */
+import { CacheSet } from "../../lib/cache/cache_set.ts";
+import { CACHE_MODES } from "../../lib/cache/ports.ts";
+import type { CacheMode } from "../../lib/cache/ports.ts";
+import { formatBacking, formatCache } from "../../lib/ondisk/format.ts";
+import type { ReplacementPolicy } from "../../lib/ondisk/superblock.ts";
+import type { SimRandom } from "./sim_random.ts";
+import type { Engine, EngineKind, EngineParts } from "./world.ts";
+
+export interface BcacheOptions {
+  readonly mode: CacheMode;
+  readonly bucketSectors: number;
+  readonly bucketCount: number;
+  readonly blockSectors: number;
+  readonly volumeSectors: number;
+  readonly replacement?: ReplacementPolicy;
+  /** Attributes of the device, set at every start. */
+  readonly settings?: ReadonlyArray<readonly [string, string]>;
+}
+
+const DATA_OFFSET = 16;
+
+function uuid(first: number): Uint8Array {
+  return Uint8Array.from({ length: 16 }, (_, index) => first + index);
+}
+
+export function bcacheKind(options: BcacheOptions): EngineKind {
+  const cacheSectors = options.bucketCount * options.bucketSectors;
+  const backingSectors = DATA_OFFSET + options.volumeSectors;
+  return {
+    name: `bcache ${options.mode}`,
+    cacheSectors,
+    backingSectors,
+    dataOffsetSectors: DATA_OFFSET,
+    format: (cache, backing) => {
+      const { blockSectors, bucketSectors, replacement } = options;
+      const common = { logicalBlockSectors: 1, setUuid: uuid(0x40), blockSectors, bucketSectors };
+      cache.patch(
+        8,
+        formatCache({
+          ...common,
+          name: cache.name,
+          sizeSectors: cacheSectors,
+          uuid: uuid(0x10),
+          ...(replacement === undefined ? {} : { replacement }),
+        }),
+      );
+      backing.patch(
+        8,
+        formatBacking({
+          ...common,
+          name: backing.name,
+          sizeSectors: backingSectors,
+          uuid: uuid(0x70),
+          cacheMode: options.mode,
+        }),
+      );
+      return Promise.resolve();
+    },
+    open: (parts) => openBcache(parts, options),
+  };
+}
+
+async function openBcache(parts: EngineParts, options: BcacheOptions): Promise<Engine> {
+  const { cache, backing, clock, random, log } = parts;
+  const set = await CacheSet.open({
+    cache,
+    backings: [{ device: backing, path: backing.name }],
+    clock,
+    random,
+    log,
+  });
+  const volume = set.volumes[0];
+  if (volume === undefined) throw new Error("the set came up without a volume");
+  for (const [name, value] of options.settings ?? []) {
+    await set.setAttribute(volume.name, name, value);
+  }
+  return {
+    volume,
+    drain: () => set.flushDirty(volume.name),
+    close: () => set.close(),
+    disturb: (random: SimRandom) => disturb(set, volume.name, random),
+  };
+}
+
+/** Turns what a person may turn while the device is in use. */
+async function disturb(set: CacheSet, device: string, random: SimRandom): Promise<void> {
+  switch (random.below(4)) {
+    case 0:
+      return void await set.setAttribute(device, "cache_mode", random.pick(CACHE_MODES));
+    case 1:
+      return void await set.setAttribute(device, "writeback_running", `${random.below(2)}`);
+    case 2: {
+      const cutoff = random.pick(["0", "64k", "4M"]);
+      return void await set.setAttribute(device, "sequential_cutoff", cutoff);
+    }
+    default:
+      return await set.flushDirty(device);
+  }
+}

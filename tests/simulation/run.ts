@@ -1,0 +1,88 @@
+/**
+ * Crash exploration for as long as one likes:
+ *
+ *   bun tests/simulation/run.ts [--scenario NAME] [--seed N] [--count M] [--every K]
+ *       [--cut C | --fault DISK:OPERATION[:NUMBER] [--sticky]]
+ *
+ * Runs seeds N to N+M-1 of one scenario, or of all, and cuts the power at one moment in K (1: at
+ * every one), or at moment C only. With `--fault cache:write`, say, operations of that kind fail
+ * instead, each in a run of its own (or only the one with that number), once or for good. A
+ * failure prints the line that shows it again; the exit status is 1 then.
+ */
+// deno-lint-ignore-file no-console
+import { parseArgs } from "node:util";
+import { explore, SimulationFailure } from "./explorer.ts";
+import { exploreFaults } from "./fault_explorer.ts";
+import type { FaultPlan } from "./fault_explorer.ts";
+import { RECIPE_NAMES, scenarioOf } from "./scenarios.ts";
+import type { RecipeName } from "./scenarios.ts";
+
+const { values } = parseArgs({
+  options: {
+    scenario: { type: "string" },
+    seed: { type: "string", default: "1" },
+    count: { type: "string", default: "1" },
+    every: { type: "string" },
+    cut: { type: "string" },
+    fault: { type: "string" },
+    sticky: { type: "boolean", default: false },
+  },
+});
+
+/** What `--fault` asks for. */
+function planOf(text: string): FaultPlan {
+  const [disk, operation, number] = text.split(":");
+  if (disk !== "cache" && disk !== "backing") throw new Error(`--fault: no disk ${disk}`);
+  if (operation !== "read" && operation !== "write" && operation !== "flush") {
+    throw new Error(`--fault: ${operation} is none of read, write, flush`);
+  }
+  return {
+    disk,
+    operation,
+    times: values.sticky ? Infinity : 1,
+    oneIn: number === undefined ? Number(values.every ?? 10) : 1,
+    ...(number === undefined ? {} : { onlyOperation: Number(number) }),
+  };
+}
+
+async function runOne(name: RecipeName, seed: number): Promise<boolean> {
+  const over = {
+    ...(values.every === undefined ? {} : { cutOneIn: Number(values.every) }),
+    ...(values.cut === undefined ? {} : { onlyCut: Number(values.cut) }),
+  };
+  try {
+    if (values.fault !== undefined) {
+      const { runs, injected } = await exploreFaults(scenarioOf(name, seed), planOf(values.fault));
+      console.log(`${name} seed ${seed}: ${runs} runs with a fault, ${injected} failed operations`);
+      return true;
+    }
+    const report = await explore(scenarioOf(name, seed, over));
+    console.log(
+      `${name} seed ${seed}: ${report.moments} moments, ${report.cuts} cuts, ` +
+        `${report.nestedCuts} in recoveries, ${Math.round(report.simulatedMs)} ms simulated, ` +
+        `trace ${report.traceHash}`,
+    );
+    return true;
+  } catch (error) {
+    if (!(error instanceof SimulationFailure)) throw error;
+    console.error(error.message);
+    return false;
+  }
+}
+
+const names = RECIPE_NAMES.filter((name) => (values.scenario ?? name) === name);
+if (names.length === 0) {
+  console.error(`no scenario ${values.scenario}; there are ${RECIPE_NAMES.join(", ")}`);
+  process.exit(2);
+}
+let failures = 0;
+const first = Number(values.seed);
+for (let seed = first; seed < first + Number(values.count); seed++) {
+  for (const name of names) {
+    if (!await runOne(name, seed)) failures++;
+  }
+}
+if (failures > 0) {
+  console.error(`${failures} failed`);
+  process.exitCode = 1;
+}

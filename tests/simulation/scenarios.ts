@@ -1,0 +1,140 @@
+/**
+ * The crash workloads of the real engine, by name. Each is a function of its seed alone, so that
+ * a name, a seed and a cut's number bring a failure back.
+ */
+import type { CacheMode } from "../../lib/cache/ports.ts";
+import type { ReplacementPolicy } from "../../lib/ondisk/superblock.ts";
+import { bcacheKind } from "./bcache_kind.ts";
+import { USUAL_CUTS } from "./explorer.ts";
+import type { Scenario } from "./explorer.ts";
+import { SimRandom } from "./sim_random.ts";
+import { USUAL_WORKLOAD } from "./workload.ts";
+import type { WorkloadOptions } from "./workload.ts";
+
+interface Recipe {
+  readonly mode: CacheMode;
+  readonly workload?: Partial<WorkloadOptions>;
+  readonly cutOneIn?: number;
+  readonly nestedOneIn?: number;
+  readonly volumeSectors?: number;
+  readonly blockSectors?: number;
+  readonly settings?: ReadonlyArray<readonly [string, string]>;
+  /** See Scenario.steadfast. Only what never writes past the cache can promise it. */
+  readonly steadfast?: boolean;
+}
+
+/** Writeback that starts at once, so that it meets the rest of the workload. */
+const PROMPT = [["writeback_delay", "0"], ["writeback_percent", "0"]] as const;
+const HELD = [["writeback_running", "0"]] as const;
+const TINY: Partial<WorkloadOptions> = { steps: 60, spanBytes: 256 << 10 };
+
+export const RECIPES = {
+  // Every write and flush of a few dozen requests, in each mode.
+  "writeback": { mode: "writeback", workload: TINY, settings: PROMPT },
+  "writethrough": { mode: "writethrough", workload: TINY },
+  "writearound": { mode: "writearound", workload: TINY },
+  "none": { mode: "none", workload: TINY },
+  "writeback-only": {
+    mode: "writeback",
+    workload: { ...TINY, weights: { ...USUAL_WORKLOAD.weights, zero: 0 } },
+    settings: [["sequential_cutoff", "0"], ...HELD],
+    steadfast: true,
+  },
+  "small-blocks": { mode: "writeback", workload: TINY, blockSectors: 1, settings: PROMPT },
+  // A sample of the cuts of longer ones.
+  "wrap-journal": {
+    mode: "writeback",
+    workload: {
+      steps: 400,
+      lanes: 6,
+      weights: { write: 50, read: 5, flush: 40, zero: 2, sleep: 3 },
+      writeBytesMax: 4096,
+      sleepMsMax: 40,
+    },
+    cutOneIn: 60,
+  },
+  "split-nodes": {
+    mode: "writeback",
+    workload: {
+      steps: 1500,
+      lanes: 8,
+      spanBytes: 3 << 20,
+      writeBytesMax: 2048,
+      weights: { write: 85, read: 5, flush: 2, zero: 1, sleep: 2 },
+    },
+    blockSectors: 1,
+    cutOneIn: 200,
+    settings: HELD,
+  },
+  "reuse-buckets": {
+    mode: "writeback",
+    workload: {
+      steps: 700,
+      lanes: 4,
+      spanBytes: 6 << 20,
+      writeBytesMax: 96 << 10,
+      sequential: 0.1,
+      sleepMsMax: 2000,
+    },
+    cutOneIn: 300,
+    settings: PROMPT,
+  },
+  "fill-and-reuse": {
+    mode: "writethrough",
+    workload: {
+      steps: 600,
+      lanes: 4,
+      spanBytes: 7 << 20,
+      writeBytesMax: 64 << 10,
+      weights: { write: 25, read: 60, flush: 5, zero: 2, sleep: 8 },
+      sleepMsMax: 2000,
+    },
+    cutOneIn: 200,
+  },
+  "change-settings": {
+    mode: "writeback",
+    workload: {
+      steps: 250,
+      spanBytes: 2 << 20,
+      weights: { ...USUAL_WORKLOAD.weights, disturb: 8 },
+      sleepMsMax: 1500,
+    },
+    cutOneIn: 100,
+  },
+} as const satisfies Record<string, Recipe>;
+export type RecipeName = keyof typeof RECIPES;
+export const RECIPE_NAMES = Object.keys(RECIPES) as RecipeName[];
+
+/** The scenario of a name and a seed; `over` changes how much of it is looked at. */
+export function scenarioOf(
+  name: RecipeName,
+  seed: number,
+  over: Partial<Pick<Scenario, "cutOneIn" | "nestedOneIn" | "onlyCut">> = {},
+): Scenario {
+  const recipe: Recipe = RECIPES[name];
+  const random = new SimRandom(seed);
+  const blockSectors = recipe.blockSectors ?? random.pick([1, 8]);
+  // A node needs four blocks at least.
+  const bucketSectors = blockSectors === 1 ? random.pick([16, 32]) : random.pick([32, 64]);
+  const replacement = random.pick<ReplacementPolicy>(["lru", "fifo", "random"]);
+  return {
+    ...USUAL_CUTS,
+    seed,
+    kind: bcacheKind({
+      mode: recipe.mode,
+      bucketSectors,
+      bucketCount: 513 + random.below(8),
+      blockSectors,
+      volumeSectors: recipe.volumeSectors ?? 16384,
+      replacement,
+      settings: recipe.settings ?? [],
+    }),
+    sync: random.chance(0.5),
+    workload: { ...USUAL_WORKLOAD, ...recipe.workload },
+    cutOneIn: recipe.cutOneIn ?? 1,
+    nestedOneIn: recipe.nestedOneIn ?? USUAL_CUTS.nestedOneIn,
+    steadfast: recipe.steadfast ?? false,
+    replay: `--scenario ${name}`,
+    ...over,
+  };
+}
