@@ -2,47 +2,29 @@
  * The real engine behind a mount: opens the devices, with the host's locks, and the cache set on
  * them. Loaded by the data plane's worker, in its own thread.
  */
-import { existsSync } from "node:fs";
-import type { Clock, Log, Random } from "../lib/base/runtime.ts";
-import type { CacheMode } from "../lib/cache/ports.ts";
-import { type Device, SECTOR_BYTES } from "../lib/device/device.ts";
+import { CacheSet } from "../lib/cache/cache_set.ts";
+import { openBacking } from "../lib/cache/open_backing.ts";
+import type { Device } from "../lib/device/device.ts";
 import { openFileDevice } from "../lib/device/file.ts";
-import { JoinedDevice } from "../lib/device/joined.ts";
-import { hasSuperblockMagic } from "../lib/ondisk/superblock_verify.ts";
 import { CountingDevice } from "./counting_device.ts";
 import type { Engine, EngineWorld } from "./engine.ts";
-
-/** Where the superblock is, on every bcache device. */
-const SUPERBLOCK_SECTOR = 8;
-const SUPERBLOCK_PAGE_BYTES = 4096;
-
-/** What `CacheSet.open` is given. */
-interface CacheSetOptions {
-  readonly cache: Device;
-  readonly backings: readonly { readonly device: Device; readonly path: string }[];
-  readonly clock: Clock;
-  readonly random: Random;
-  readonly log: Log;
-  readonly readOnly: boolean;
-  readonly cacheMode?: CacheMode;
-  readonly settings: readonly (readonly [name: string, value: string])[];
-}
-
-interface CacheSetModule {
-  readonly CacheSet: { open(options: CacheSetOptions): Promise<Engine> };
-}
 
 export async function openEngine(world: EngineWorld): Promise<Engine> {
   const { config } = world;
   const opened: Device[] = [];
+  const open = async (path: string): Promise<CountingDevice> => {
+    const file = await openFileDevice(path, { readOnly: config.readOnly, host: world.libc });
+    return new CountingDevice(file, world.operations);
+  };
   try {
-    const cache = await openCounted(world, config.cachePath, opened);
+    const cache = await open(config.cachePath);
+    opened.push(cache);
     const backings: { device: Device; path: string }[] = [];
     for (const path of config.backingPaths) {
-      backings.push({ device: await openBacking(world, path, opened), path });
+      const device = await openBacking(path, open);
+      opened.push(device);
+      backings.push({ device, path });
     }
-    const address = new URL("../lib/cache/cache_set.ts", import.meta.url).href;
-    const { CacheSet } = await import(address) as CacheSetModule;
     const set = await CacheSet.open({
       cache,
       backings,
@@ -61,31 +43,6 @@ export async function openEngine(world: EngineWorld): Promise<Engine> {
   }
 }
 
-async function openCounted(world: EngineWorld, path: string, opened: Device[]): Promise<Device> {
-  const file = await openFileDevice(path, { readOnly: world.config.readOnly, host: world.libc });
-  const device = new CountingDevice(file, world.operations);
-  opened.push(device);
-  return device;
-}
-
-/** A plain image with its superblock in `PATH.bcache` beside it becomes one device of the two. */
-async function openBacking(world: EngineWorld, path: string, opened: Device[]): Promise<Device> {
-  const image = await openCounted(world, path, opened);
-  const sidecarPath = `${path}.bcache`;
-  if (!existsSync(sidecarPath) || await hasSuperblock(image)) return image;
-  const sidecar = await openCounted(world, sidecarPath, opened);
-  const joined = new JoinedDevice(sidecar, image, sidecar.sizeSectors, path);
-  opened.splice(opened.indexOf(image), opened.length, joined);
-  return joined;
-}
-
-async function hasSuperblock(device: Device): Promise<boolean> {
-  const page = new Uint8Array(SUPERBLOCK_PAGE_BYTES);
-  if (device.sizeSectors < SUPERBLOCK_SECTOR + page.length / SECTOR_BYTES) return false;
-  await device.read(SUPERBLOCK_SECTOR, page);
-  return hasSuperblockMagic(page);
-}
-
 /** Closes what can be closed; the first failure is reported when all were tried. */
 async function closeAll(devices: readonly Device[]): Promise<void> {
   const results = await Promise.allSettled(devices.map((device) => device.close()));
@@ -94,10 +51,10 @@ async function closeAll(devices: readonly Device[]): Promise<void> {
 
 /** A cache set that takes its devices with it when it closes. */
 class DeviceOwningEngine implements Engine {
-  readonly #set: Engine;
+  readonly #set: CacheSet;
   readonly #devices: readonly Device[];
 
-  constructor(set: Engine, devices: readonly Device[]) {
+  constructor(set: CacheSet, devices: readonly Device[]) {
     this.#set = set;
     this.#devices = devices;
   }

@@ -1,7 +1,7 @@
 /**
- * Where requests come from and replies go to: `/dev/fuse` (channel_dev_fuse.ts), or memory in
- * tests (channel_memory.ts). A transport that does not speak the kernel's protocol, such as a
- * binding to libfuse, belongs beside the session instead, on top of filesystem.ts.
+ * Where requests come from and replies go to: `/dev/fuse` (channel_dev_fuse.ts), or memory, in
+ * tests. A transport that does not speak the kernel's protocol, such as a binding to libfuse,
+ * belongs beside the session instead, on top of filesystem.ts.
  */
 import type { Slot } from "./slot.ts";
 

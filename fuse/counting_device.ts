@@ -29,6 +29,11 @@ export class CountingDevice implements Device {
     return this.#inner.sizeSectors;
   }
 
+  /** What a file has beyond its last whole sector; 0 where the device does not say. */
+  get tailBytes(): number {
+    return (this.#inner as { tailBytes?: number }).tailBytes ?? 0;
+  }
+
   get logicalBlockSectors(): number {
     return this.#inner.logicalBlockSectors;
   }

@@ -4,7 +4,7 @@
  * knows for how long it may block.
  */
 import { assert } from "../lib/base/assert.ts";
-import type { Clock } from "../lib/base/runtime.ts";
+import { RealClock } from "../lib/runtime/clock.ts";
 
 interface Sleeper {
   readonly dueMs: number;
@@ -12,20 +12,12 @@ interface Sleeper {
   wake: (() => void) | undefined;
 }
 
-export class DataPlaneClock implements Clock {
+export class DataPlaneClock extends RealClock {
   /** A binary heap by `dueMs`; those woken early stay until they are due. */
   #sleepers: Sleeper[] = [];
   #turns: Array<() => void> = [];
 
-  nowMs(): number {
-    return performance.now();
-  }
-
-  wallSeconds(): number {
-    return Math.floor(Date.now() / 1000);
-  }
-
-  sleep(delayMs: number, signal?: AbortSignal): Promise<void> {
+  override sleep(delayMs: number, signal?: AbortSignal): Promise<void> {
     if (signal?.aborted) return Promise.resolve();
     return new Promise((resolve) => {
       const sleeper: Sleeper = { dueMs: this.nowMs() + Math.max(0, delayMs), wake: undefined };
@@ -40,7 +32,7 @@ export class DataPlaneClock implements Clock {
     });
   }
 
-  turn(): Promise<void> {
+  override turn(): Promise<void> {
     return new Promise((resolve) => this.#turns.push(resolve));
   }
 

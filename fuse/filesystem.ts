@@ -166,7 +166,9 @@ export class Filesystem {
     return 0;
   }
 
-  /** A handle. Truncation is refused: a program that asks for it would take old bytes for its own. */
+  /**
+   * A handle. Truncation is refused: a program that asks for it would take old bytes for its own.
+   */
   open(node: number, flags: number): number {
     const volume = this.volume(node);
     if (volume === undefined) return this.notAFile(node);

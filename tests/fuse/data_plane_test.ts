@@ -14,7 +14,9 @@ afterEach(async () => {
   for (const step of undo.splice(0).reverse()) await step();
 });
 
-async function startPlane(): Promise<{ plane: DataPlane; clock: DataPlaneClock; wake: () => void }> {
+async function startPlane(): Promise<
+  { plane: DataPlane; clock: DataPlaneClock; wake: () => void }
+> {
   const libc = await openLibc();
   const wakeFd = libc.eventfd();
   const clock = new DataPlaneClock();

@@ -1,4 +1,4 @@
-/** Real mounts of volumes in memory, and the programs that use them; all cleaned up after a test. */
+/** Real mounts of volumes in memory, the programs that use them, and cleaning up after a test. */
 import { execFile, execFileSync } from "node:child_process";
 import { chmodSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";

@@ -1,7 +1,7 @@
 /** Builds requests and takes replies apart, field by field, for tests of the session. */
 import { assert } from "../../../lib/base/assert.ts";
 import type { BlockVolume } from "../../../lib/cache/ports.ts";
-import { MemoryChannel } from "../../../fuse/channel_memory.ts";
+import { MemoryChannel } from "./channel_memory.ts";
 import { Filesystem } from "../../../fuse/filesystem.ts";
 import { IN_HEADER, INIT_IN, OPCODE, OUT_HEADER } from "../../../fuse/protocol.ts";
 import { FuseSession } from "../../../fuse/session.ts";

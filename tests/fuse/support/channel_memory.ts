@@ -1,7 +1,7 @@
 /** Requests and replies as arrays, for tests of the session without a kernel. */
-import { assert } from "../lib/base/assert.ts";
-import { type Channel, ENDED, WOULD_BLOCK } from "./channel.ts";
-import { REPLY_OFFSET, REQUEST_OFFSET, type Slot } from "./slot.ts";
+import { assert } from "../../../lib/base/assert.ts";
+import { type Channel, ENDED, WOULD_BLOCK } from "../../../fuse/channel.ts";
+import { REPLY_OFFSET, REQUEST_OFFSET, type Slot } from "../../../fuse/slot.ts";
 
 export class MemoryChannel implements Channel {
   readonly fd = -1;
