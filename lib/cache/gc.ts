@@ -39,6 +39,10 @@ const NODES_PER_TURN = 4;
 /** A collection is due when this share of the cache was written. */
 const COLLECT_SHARE = 16;
 
+/** Rest between two collections: somebody waits for a bucket, or not. As in the kernel. */
+const PAUSE_MS_MIN = 10;
+const PAUSE_MS = 100;
+
 /** What else is metadata: marked anew in every collection. */
 export type MarkMetadata = () => void;
 
@@ -101,8 +105,14 @@ export class Collector {
     tasks.start(async (signal) => {
       signal.addEventListener("abort", () => this.#wake.raise(), { once: true });
       while (!signal.aborted && !this.#faults.failed) {
-        if (this.#wanted) await this.collect(signal);
-        else await this.#wake.wait();
+        if (!this.#wanted) {
+          await this.#wake.wait();
+          continue;
+        }
+        await this.collect(signal);
+        // While everything is dirty a collection frees nothing, and is asked for again at once.
+        const pauseMs = this.#allocator.waiting > 0 ? PAUSE_MS_MIN : PAUSE_MS;
+        await this.#clock.sleep(Math.max(pauseMs, this.lastDurationMs), signal);
       }
     });
   }

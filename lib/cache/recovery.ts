@@ -240,6 +240,8 @@ async function initialize(engine: Engine): Promise<void> {
   }
   await engine.uuids.write(engine.allocator, () => Promise.resolve());
   await engine.replacer.makeFirstRoot();
+  // What the beginning took, the priorities' bucket above all, must be there for the next round.
+  engine.allocator.firstFill();
   engine.journaling = true;
   engine.journal.start();
   await engine.journal.finishRecovery();
