@@ -93,12 +93,6 @@ export class SlotPool {
     this.#classes = CLASSES.map((row) => ({ ...row, made: 0, free: [] }));
   }
 
-  /** Whether a request of any size can be taken from the kernel and kept waiting. */
-  get hasLarge(): boolean {
-    const large = this.#classes[this.#classes.length - 1]!;
-    return large.free.length > 0 || large.made < large.limit;
-  }
-
   /** The smallest free slot for so much data; undefined when all of them are in use. */
   tryTake(dataBytes: number): Slot | undefined {
     for (const group of this.#classes) {

@@ -15,6 +15,7 @@ import { alignToPage, DevFuseChannel } from "./channel_dev_fuse.ts";
 import { DataPlane } from "./data_plane.ts";
 import { DataPlaneClock } from "./data_plane_clock.ts";
 import type { Engine, EngineModule, MountConfig } from "./engine.ts";
+import { limitLog } from "./log_limit.ts";
 import { Filesystem } from "./filesystem.ts";
 import {
   CONTROL_METHODS,
@@ -37,7 +38,15 @@ function post(message: FromWorker): void {
   parentPort.postMessage(message);
 }
 
-const log: Log = (level, message) => post({ type: "log", level, message });
+const log: Log = limitLog(
+  (level, message) => post({ type: "log", level, message }),
+  () => performance.now(),
+);
+
+/** The main thread sends nothing before it was told that the files are ready. */
+function listen(onMessage: (message: ToWorker) => void): void {
+  parentPort?.on("message", onMessage);
+}
 
 /** A mounted file system and what it is made of. */
 interface Connection {
@@ -139,7 +148,7 @@ async function serve(world: World): Promise<PlainError | undefined> {
   let failure: PlainError | undefined;
   try {
     const opened = engine = await plane.track(openEngine(world));
-    parentPort?.on("message", (message: ToWorker) => {
+    listen((message) => {
       plane.noteMessage();
       if (message.type === "stop") plane.detach();
       else void plane.track(answer(opened, message)).then(post);
@@ -169,6 +178,8 @@ async function main(start: WorkerStart): Promise<void> {
     plane.abandon();
     post({ type: "crashed", error: toPlain(error) });
   };
+  // Holds the thread until the main thread ends it, which has read the last message then.
+  listen(() => {});
   process.on("uncaughtException", crash);
   process.on("unhandledRejection", crash);
   plane.start();
