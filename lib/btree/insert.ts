@@ -77,7 +77,7 @@ export class Inserter {
     return this.#obstacle(batch) === undefined;
   }
 
-  /** Resolves when the batch can be inserted at that moment; the caller checks again. */
+  /** Resolves when the batch could be inserted; the caller checks again, in one step with `insert`. */
   async prepare(batch: KeySet): Promise<void> {
     assert(batch.count <= BATCH_KEYS_MAX, "a batch is small enough for the room a split leaves");
     for (;;) {
@@ -91,7 +91,7 @@ export class Inserter {
   }
 
   /**
-   * Inserts the whole batch; every leaf must be ready (`canInsert`). @param seq the journal entry
+   * Inserts the whole batch; every leaf must be ready (`canInsert`, with no await since). @param seq the journal entry
    * that holds the keys, or 0 for clean keys that may be lost.
    */
   insert(batch: KeySet, seq: number): void {
@@ -107,6 +107,7 @@ export class Inserter {
       while (keySizeSectors(rest, 0) > 0) {
         const leaf = this.#btree.findLeaf(inode, keyStart(rest, 0));
         assert(leaf !== undefined && !leaf.frozen, "the leaves of a prepared batch are ready");
+        assert(leaf.hasRoom(1), "the leaves of a prepared batch have room");
         if (leaf.covers(inode, keyOffset(rest, 0))) {
           insertExtent(leaf, rest, 0, context);
           this.#writer.markDirty(leaf, seq);

@@ -53,6 +53,8 @@ export class BtreeNode {
   /** A replacement is being written: no inserts. */
   frozen = false;
   freed = false;
+  /** Of a freed node: settles when its replacement is durable and its pins are let go. */
+  replacedBy: Promise<void> | undefined;
   /** Writes wait for this: what makes the node reachable on disk is not durable yet. */
   writesHeldBy: Promise<void> | undefined;
   /** The last write that was issued; settles when it is durable. Never rejects. */

@@ -127,7 +127,9 @@ export class NodeWriter {
         `the cache set has failed: ${this.#faults.failed.message}`,
       );
     }
-    if (node.freed || (!node.dirty && node.writtenBlocks > 0)) return;
+    // A replaced node's keys are in its replacement; they are let go when that is reachable.
+    if (node.replacedBy !== undefined) return await node.replacedBy;
+    if (!node.dirty && node.writtenBlocks > 0) return;
     const holder = this.#dirty.get(node)?.holder;
     const pinSeq = node.pinSeq;
     const { atSector, bytes } = this.#seal(node);

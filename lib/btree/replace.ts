@@ -259,8 +259,9 @@ export class Replacer implements NodeReplacer {
     node.freed = true;
     this.#btree.drop(node);
     // What the old node still pinned in the journal is in the new ones, and let go when these
-    // are reachable.
-    void durable.then(() => this.#writer.forget(node), () => this.#writer.forget(node));
+    // are reachable. When that fails the set has failed, and nothing is let go any more.
+    node.replacedBy = durable.then(() => this.#writer.forget(node));
+    node.replacedBy.catch(() => undefined);
   }
 
   #release(made: BtreeNode[]): void {

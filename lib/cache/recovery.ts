@@ -201,7 +201,8 @@ async function replayKeys(engine: Engine, replay: JournalReplay): Promise<void> 
     if (btree.isBad(slot, 0, 0)) setDirty(slot, 0, false);
     batch.clear();
     batch.push(slot, 0);
-    await inserter.prepare(batch);
+    // await: a leaf may be written, and so filled up, between being ready and this; look again.
+    while (!inserter.canInsert(batch)) await inserter.prepare(batch);
     inserter.insert(batch, seq);
   }
   for (; done < replay.start.nextSeq; done++) journal.pins.release(done);

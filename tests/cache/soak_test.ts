@@ -137,7 +137,7 @@ describe("a cache a fraction of what goes through it", () => {
       test(
         `every byte is right in ${mode}, ${replacement}, ${bucketSectors / 2}k buckets`,
         async () => {
-          await soak(setup, 2500);
+          await soak(setup, 1200);
         },
         60_000,
       );
@@ -152,6 +152,6 @@ describe("a cache a fraction of what goes through it", () => {
       bucketSectors: 32,
       seed: 5,
       asyncOnly: true,
-    }, 2500);
+    }, 1200);
   }, 60_000);
 });
