@@ -1,8 +1,135 @@
-/** `make`, carried out. */
+/**
+ * `make`, carried out: opens and creates the files, checks them all, then writes them all. Files
+ * that were created are removed again when anything is refused.
+ */
+import { existsSync } from "node:fs";
 import { BcacheError } from "../../lib/base/errors.ts";
+import { formatSize } from "../../lib/base/units.ts";
+import {
+  prepareBacking,
+  prepareCache,
+  type PreparedDevice,
+  prepareSidecar,
+  writePrepared,
+} from "../../lib/cache/make.ts";
+import { sidecarPath } from "../../lib/cache/open_backing.ts";
+import { createSparseFile, removeCreatedFile } from "../../lib/device/create.ts";
+import { SECTOR_BYTES } from "../../lib/device/device.ts";
+import { type FileDevice, openFileDevice } from "../../lib/device/file.ts";
+import { BLOCK_SECTORS_DEFAULT } from "../../lib/ondisk/format.ts";
+import { DATA_OFFSET_SECTORS_DEFAULT } from "../../lib/ondisk/superblock.ts";
+import { formatUuid, parseUuid, randomUuid } from "../../lib/ondisk/uuid.ts";
+import { type Libc, openLibc } from "../../lib/runtime/libc.ts";
+import { SystemRandom } from "../../lib/runtime/random.ts";
+import { printable } from "./format.ts";
 import type { MakeRequest } from "./program.ts";
 
-/** Formats all that was asked for, or nothing. Returns what to tell. */
-export function makeDevices(_request: MakeRequest): Promise<string> {
-  return Promise.reject(new BcacheError("NotSupported", "make is not built yet; use make-bcache"));
+/** Formats all that was asked for, or nothing. Returns what to tell: a line per device. */
+export async function makeDevices(request: MakeRequest): Promise<string> {
+  const files = new OpenFiles(await openLibc());
+  try {
+    const prepared = await prepareAll(files, request);
+    await writePrepared(prepared);
+    files.keepCreated();
+    return prepared.map(lineAbout).join("");
+  } finally {
+    await files.close();
+  }
+}
+
+/** What is open, and what of it is new: gone again at `close` unless it is to be kept. */
+class OpenFiles {
+  #host: Libc;
+  #open: FileDevice[] = [];
+  #created: string[] = [];
+
+  constructor(host: Libc) {
+    this.#host = host;
+  }
+
+  /** Opens `path` for this process alone; a missing file is created if there is a size for it. */
+  async open(path: string, sizeBytes: number | undefined): Promise<FileDevice> {
+    if (!existsSync(path)) {
+      if (sizeBytes === undefined) {
+        throw new BcacheError(
+          "NotFound",
+          `${path} does not exist; check the path, or add --size SIZE to create it`,
+        );
+      }
+      createSparseFile(path, sizeBytes);
+      this.#created.push(path);
+    }
+    const device = await openFileDevice(path, { host: this.#host });
+    this.#open.push(device);
+    return device;
+  }
+
+  keepCreated(): void {
+    this.#created = [];
+  }
+
+  async close(): Promise<void> {
+    await Promise.all(this.#open.splice(0).map((device) => device.close()));
+    for (const path of this.#created.splice(0)) removeCreatedFile(path);
+  }
+}
+
+async function prepareAll(files: OpenFiles, request: MakeRequest): Promise<PreparedDevice[]> {
+  const { cachePath, sizeBytes, force } = request;
+  const cache = cachePath === undefined ? undefined : await files.open(cachePath, sizeBytes);
+  const backings: FileDevice[] = [];
+  for (const path of request.backingPaths) backings.push(await files.open(path, sizeBytes));
+  const random = new SystemRandom();
+  const setUuid = (request.setUuid === undefined ? undefined : parseUuid(request.setUuid)) ??
+    randomUuid(random);
+  // One block size for the set: a backing device with another could not be attached.
+  const devices = cache ? [cache, ...backings] : backings;
+  const largest = Math.max(...devices.map((device) => device.logicalBlockSectors));
+  const blockSectors = request.blockSizeBytes === undefined
+    ? Math.max(BLOCK_SECTORS_DEFAULT, largest)
+    : request.blockSizeBytes / SECTOR_BYTES;
+  const common = () => ({
+    uuid: randomUuid(random),
+    setUuid,
+    blockSectors,
+    force,
+    ...(request.bucketSizeBytes !== undefined &&
+      { bucketSectors: request.bucketSizeBytes / SECTOR_BYTES }),
+  });
+  const prepared: PreparedDevice[] = [];
+  if (cache) {
+    prepared.push(
+      await prepareCache(cache, {
+        ...common(),
+        discard: request.discard,
+        replacement: request.replacementPolicy ?? "lru",
+      }),
+    );
+  }
+  for (const device of backings) {
+    const options = {
+      ...common(),
+      cacheMode: request.writeback ? "writeback" as const : "writethrough" as const,
+      ...(request.label !== undefined && { label: request.label }),
+    };
+    if (!request.sidecar) {
+      const { dataOffsetSectors } = request;
+      const more = dataOffsetSectors === undefined ? {} : { dataOffsetSectors };
+      prepared.push(await prepareBacking(device, { ...options, ...more }));
+      continue;
+    }
+    const sidecarBytes = DATA_OFFSET_SECTORS_DEFAULT * SECTOR_BYTES;
+    const sidecar = await files.open(sidecarPath(device.name), sidecarBytes);
+    prepared.push(await prepareSidecar(sidecar, device, options));
+  }
+  return prepared;
+}
+
+function lineAbout({ device, superblock }: PreparedDevice): string {
+  const kind = superblock.kind === "cache"
+    ? `cache device, buckets of ${formatSize(superblock.bucketSectors * SECTOR_BYTES)}`
+    : "backing device";
+  const block = formatSize(superblock.blockSectors * SECTOR_BYTES);
+  return `${printable(device.name)}: ${kind}, blocks of ${block}, ` +
+    `UUID ${formatUuid(superblock.uuid)}, set ${formatUuid(superblock.setUuid)}\n`;
 }

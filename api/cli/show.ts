@@ -5,6 +5,7 @@
 import { closeSync, existsSync, fstatSync, openSync, readSync } from "node:fs";
 import { constants } from "node:fs";
 import { BcacheError, messageOf } from "../../lib/base/errors.ts";
+import { sidecarPath } from "../../lib/cache/open_backing.ts";
 import { SECTOR_BYTES } from "../../lib/device/device.ts";
 import { showSuperblock, superblockToJson } from "../../lib/ondisk/show.ts";
 import { SUPERBLOCK_BYTES, SUPERBLOCK_SECTOR } from "../../lib/ondisk/superblock.ts";
@@ -23,12 +24,11 @@ export function runShow(program: Program, options: { path: string; json: boolean
   throw new BcacheError("BadFormat", `${path}: ${shown.error}; ${advice}`);
 }
 
-/** The page of the device itself, or of the sidecar beside it when the device has none. */
+/** The page that counts: a sidecar goes before what the image itself holds, as in mount. */
 function pageOf(path: string): { path: string; page: Uint8Array } {
   const page = readPage(path);
-  const sidecar = `${path}.bcache`;
-  if (hasSuperblockMagic(page) || !existsSync(sidecar)) return { path, page };
-  return { path: sidecar, page: readPage(sidecar) };
+  const beside = sidecarPath(path);
+  return existsSync(beside) ? { path: beside, page: readPage(beside) } : { path, page };
 }
 
 function readPage(path: string): Uint8Array {

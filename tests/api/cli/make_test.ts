@@ -1,0 +1,105 @@
+/** `make` on real files, all or nothing, and what Debian's bcache-super-show says of the result. */
+import { afterEach, beforeEach, test } from "bun:test";
+import { assertEquals, assertMatch, assertRejects, assertStringIncludes } from "@std/assert";
+import { spawnSync } from "node:child_process";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
+import { truncateSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { makeRequest } from "../../../api/cli/make.ts";
+import { makeDevices } from "../../../api/cli/make_devices.ts";
+import { runShow } from "../../../api/cli/show.ts";
+import type { Program } from "../../../api/cli/program.ts";
+import { BcacheError } from "../../../lib/base/errors.ts";
+
+const HAS_TOOLS = spawnSync("bcache-super-show", ["--help"]).error === undefined;
+const MIB = 1024 * 1024;
+
+let directory = "";
+const at = (name: string) => join(directory, name);
+beforeEach(() => {
+  directory = mkdtempSync(join(tmpdir(), "bcache-fuse-make-"));
+});
+afterEach(() => rmSync(directory, { recursive: true, force: true }));
+
+function make(options: Parameters<typeof makeRequest>[0]): Promise<string> {
+  return makeDevices(makeRequest(options));
+}
+
+function show(path: string): string {
+  let out = "";
+  const program = { out: (text: string) => void (out += text) } as unknown as Program;
+  runShow(program, { path, json: false });
+  return out;
+}
+
+async function refused(options: Parameters<typeof makeRequest>[0], message: string): Promise<void> {
+  const error = await assertRejects(() => make(options), BcacheError);
+  assertStringIncludes(error.message, message);
+}
+
+test("make creates missing files, sparse, and formats them as one set", async () => {
+  const options = { cache: [at("c")], bdev: [at("b1"), at("b2")], bucket: "64k", size: "64M" };
+  const told = await make({ ...options, writeback: true, label: "two words" });
+  assertEquals(told.trim().split("\n").length, 3);
+  const sets = ["c", "b1", "b2"].map((name) => {
+    assertEquals(statSync(at(name)).size, 64 * MIB);
+    assertEquals(statSync(at(name)).blocks * 512 < MIB, true);
+    return /cset\.uuid\t\t(\S+)/.exec(show(at(name)))?.[1];
+  });
+  assertEquals(new Set(sets).size, 1);
+  assertMatch(show(at("c")), /sectors_per_bucket\t128\n/);
+  assertMatch(show(at("b1")), /cache_mode\t1 \[writeback\]/);
+  if (!HAS_TOOLS) return;
+  for (const name of ["c", "b1", "b2"]) {
+    const debian = spawnSync("bcache-super-show", [at(name)], { encoding: "utf8" });
+    assertEquals([debian.status, debian.stdout], [0, show(at(name))]);
+  }
+});
+
+test("make without --size does not create a missing file, and says how to", async () => {
+  await refused({ cache: [at("c")] }, "does not exist; check the path, or add --size SIZE");
+  assertEquals(readdirSync(directory), []);
+});
+
+test("make refuses what is in use by a file system until forced, and changes nothing", async () => {
+  const image = new Uint8Array(64 * MIB);
+  image.set([0x53, 0xef], 1024 + 56);
+  image.set([1], 1024 + 76);
+  image.set(new TextEncoder().encode("XFSB"), 0);
+  writeFileSync(at("b"), image);
+  const options = { cache: [at("c")], bdev: [at("b")], size: "512M" };
+  await refused(options, "--force overwrites it");
+  assertEquals(readFileSync(at("b")).equals(image), true);
+  assertEquals(existsSync(at("c")), false);
+  await make({ ...options, force: true });
+  assertMatch(show(at("b")), /sb\.magic\t\tok/);
+  await refused(options, "bcache");
+});
+
+test("make refuses a cache device that is too small, and leaves no file", async () => {
+  await refused({ cache: [at("c")], size: "16M" }, at("c"));
+  assertEquals(readdirSync(directory), []);
+});
+
+test("make --sidecar leaves the image byte for byte, and show finds it", async () => {
+  const image = new Uint8Array(8 * MIB).fill(7);
+  writeFileSync(at("i"), image);
+  await make({ bdev: [at("i")], sidecar: true });
+  assertEquals(readFileSync(at("i")).equals(image), true);
+  assertEquals(statSync(at("i.bcache")).size, 8192);
+  assertMatch(show(at("i")), /\[backing device\]/);
+  await refused({ bdev: [at("i")], sidecar: true }, "--force");
+  truncateSync(at("i"), 8 * MIB + 1);
+  rmSync(at("i.bcache"));
+  await refused({ bdev: [at("i")], sidecar: true }, "whole number of blocks");
+  assertEquals(existsSync(at("i.bcache")), false);
+});
+
+test("make refuses one device under two names", async () => {
+  writeFileSync(at("b"), new Uint8Array(MIB));
+  const named = { bdev: [at("b"), `${directory}/./b`] };
+  const before = readFileSync(at("b"));
+  await assertRejects(() => make(named), BcacheError);
+  assertEquals(readFileSync(at("b")).equals(before), true);
+});
