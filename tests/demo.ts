@@ -7,19 +7,20 @@
  *   bun tests/demo.ts [--once] [--folder FOLDER]
  */
 // deno-lint-ignore-file no-console
-import { execFileSync, spawn } from "node:child_process";
+import { execFile, execFileSync, spawn } from "node:child_process";
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
 import { truncateSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { join, relative, resolve } from "node:path";
 import process from "node:process";
+import { promisify } from "node:util";
 
 const TOP = join(import.meta.dirname!, "..");
 const PROGRAM = process.versions["bun"] === undefined
   ? [process.execPath, "run", "--quiet", "-A", "--no-check", join(TOP, "mod.ts")]
   : [process.execPath, join(TOP, "mod.ts")];
-const BACKING_BYTES = 512 << 20;
-const CACHE_BYTES = 256 << 20;
+const BACKING_BYTES = 1024 * 1024 * 1024;
+const CACHE_BYTES = 320 << 20;
 /** What is copied in is this project's own packages, up to about this much. */
 const COPY_BYTES = 48 << 20;
 const DEFAULT_PORT = 8380;
@@ -33,7 +34,7 @@ interface Store {
 }
 
 /** What is to be undone at the end, the last first. */
-const undo: Array<() => void> = [];
+const undo: Array<() => void | Promise<void>> = [];
 
 function run(program: string, ...args: string[]): string {
   const path = `${process.env["PATH"] ?? ""}:/usr/sbin:/sbin`;
@@ -50,7 +51,8 @@ function show(step: string, text: string): void {
 }
 
 function short(path: string): string {
-  return relative(process.cwd(), path) || ".";
+  const fromHere = relative(process.cwd(), path);
+  return fromHere.startsWith("..") ? path : fromHere || ".";
 }
 
 function mebibytes(bytes: number): string {
@@ -83,7 +85,7 @@ function chosenFolders(): string[] {
 function fileSystemOn(file: string, folder: string): Store {
   mkdirSync(folder, { recursive: true });
   const loop = run("losetup", "--find", "--show", "--direct-io=on", file).trim();
-  undo.push(() => run("losetup", "--detach", loop));
+  undo.push(() => void run("losetup", "--detach", loop));
   let mounted = false;
   undo.push(() => {
     if (mounted) run("umount", folder);
@@ -161,7 +163,8 @@ async function startMount(args: string[], ended: () => void): Promise<string> {
 
 /** Reads everything once and tells how fast, and how much of it came from the cache. */
 function showReading(step: string, store: Store, mountpoint: string): void {
-  const statsNow = () => JSON.parse(bcacheFuse("status", mountpoint, "--json")).devices[0].stats;
+  const statsNow = () =>
+    JSON.parse(bcacheFuse("status", mountpoint, "--json")).set.devices[0].stats;
   const before = statsNow();
   const startedMs = performance.now();
   const bytes = store.readAll();
@@ -210,8 +213,10 @@ async function demonstrate(folder: string, once: boolean): Promise<void> {
     alive = false;
     stop();
   });
-  undo.push(() => {
-    if (alive) bcacheFuse("unmount", mountpoint);
+  // Not waited for by blocking: `unmount` waits for the process to be gone, and it is our child.
+  undo.push(async () => {
+    if (!alive) return;
+    await promisify(execFile)(PROGRAM[0]!, [...PROGRAM.slice(1), "unmount", mountpoint]);
   });
   show("mount", short(file));
   const isRoot = process.getuid?.() === 0;
@@ -227,7 +232,7 @@ async function demonstrate(folder: string, once: boolean): Promise<void> {
   showReading(isFresh ? "read warm" : "read again", store, mountpoint);
   bcacheFuse("set", mountpoint, "cache_mode", "writeback");
   show("writeback", "from here on writes go to the cache first");
-  show("http", /https?:\S+/.exec(line)?.[0] ?? "off");
+  show("http", /https?:[^\s;]+/.exec(line)?.[0] ?? "off");
   if (once) return;
   show("mounted", "until Ctrl-C");
   await stopped;
@@ -244,7 +249,7 @@ try {
 } finally {
   for (const step of undo.reverse()) {
     try {
-      step();
+      await step();
     } catch (error) {
       console.error(`demo: ${error instanceof Error ? error.message : String(error)}`);
       process.exitCode = 1;

@@ -88,6 +88,11 @@ async function run(job: Job): Promise<Counts> {
     child.once("exit", (code, signal) => resolve(signal ?? String(code)));
   });
   clearTimeout(watchdog);
+  try {
+    process.kill(-child.pid!, "SIGKILL"); // What a test that timed out has left running.
+  } catch {
+    // Nothing was left.
+  }
 
   const counts = countsOf(report);
   const problems: string[] = [];

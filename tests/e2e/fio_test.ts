@@ -4,7 +4,7 @@ import { assertNotEquals } from "@std/assert";
 import { CACHE_MODES } from "../../lib/cache/ports.ts";
 import { attempt, inWorkshop, run } from "./support/workshop.ts";
 
-const LIMIT_MS = 120_000;
+const LIMIT_MS = 180_000;
 
 /**
  * Random writes of 4 to 64 KiB over 160 MiB, every block once. The same seed names the same blocks

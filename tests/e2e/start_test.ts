@@ -1,6 +1,6 @@
 /** `npm start` from a fresh clone, with nothing but Node and npm on the path. */
 import { test } from "bun:test";
-import { assertEquals, assertMatch } from "@std/assert";
+import { assertEquals, assertGreater, assertLess, assertMatch } from "@std/assert";
 import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import process from "node:process";
@@ -14,9 +14,15 @@ function plainPath(): string {
   return parts.filter((part) => !part.includes("node_modules")).join(":");
 }
 
+/** The hit ratio that the demo printed for one of its readings, in percent. */
+function hitRatio(output: string, reading: string): number {
+  const line = output.split("\n").find((line) => line.startsWith(reading)) ?? "";
+  return Number(/hit ratio (\d+) %/.exec(line)?.[1]);
+}
+
 function checkDemo(output: string): void {
-  assertMatch(output, /read cold .*hit ratio \d %|read cold .*hit ratio [1-4]\d %/);
-  assertMatch(output, /read warm .*hit ratio (9\d|100) %/);
+  assertLess(hitRatio(output, "read cold"), 20);
+  assertGreater(hitRatio(output, "read warm"), 80);
   assertMatch(output, /http +http:\/\/127\.0\.0\.1:\d+/);
 }
 
@@ -33,7 +39,7 @@ if (runsUnderBun) {
         const npm = ["npm", "start", "--", "--once"];
         const settings = ["npm_config_prefer_offline=true", "npm_config_update_notifier=false"];
         const environment = ["env", `PATH=${plainPath()}`, ...settings];
-        const outcome = await attempt([...environment, ...npm], clone);
+        const outcome = await attempt([...environment, ...npm], { cwd: clone, limitMs: 240_000 });
         assertEquals(outcome.status, 0, `${outcome.stdout}\n${outcome.stderr}`);
         checkDemo(outcome.stdout);
         const mountpoint = join(clone, "demo/mnt");

@@ -11,7 +11,8 @@ import { setTimeout as sleep } from "node:timers/promises";
 
 export const TOP = join(import.meta.dirname!, "../../..");
 const SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-const STEP_LIMIT_MS = 120_000;
+/** Below every test's own limit, so that a command that hangs is taken down and named. */
+const STEP_LIMIT_MS = 50_000;
 const MIB = 1 << 20;
 
 /** The program under the runtime that runs this test. */
@@ -42,13 +43,17 @@ export interface MountOptions {
 }
 
 /** Runs a command to its end. Never rejects for a command that fails: look at `status`. */
-export function attempt(command: readonly string[], cwd?: string): Promise<Outcome> {
+export function attempt(
+  command: readonly string[],
+  how: { cwd?: string; limitMs?: number } = {},
+): Promise<Outcome> {
   const [program, ...args] = command;
   return new Promise((resolve) => {
     const options = {
-      timeout: STEP_LIMIT_MS,
+      timeout: how.limitMs ?? STEP_LIMIT_MS,
+      killSignal: "SIGKILL" as const,
       maxBuffer: 64 * MIB,
-      ...(cwd === undefined ? {} : { cwd }),
+      ...(how.cwd === undefined ? {} : { cwd: how.cwd }),
       env: { ...process.env, PATH: `${process.env["PATH"] ?? ""}:${SYSTEM_PATH}`, LC_ALL: "C" },
     };
     const child = execFile(program!, args, options, (error, stdout, stderr) => {
