@@ -1,5 +1,6 @@
 /** What is measured, by fio, and what is asked of us beside qemu-storage-daemon. */
-import { run } from "../e2e/support/workshop.ts";
+import { assert } from "@std/assert";
+import { attempt, run } from "../e2e/support/workshop.ts";
 
 export interface Workload {
   readonly name: string;
@@ -11,6 +12,7 @@ export interface Workload {
   readonly wantedRatio: number;
 }
 
+const FILL_LIMIT_MS = 300_000;
 const ASYNC = ["--ioengine=libaio", "--direct=1"];
 
 export const WORKLOADS: readonly Workload[] = [
@@ -72,7 +74,7 @@ export async function measure(workload: Workload, file: string, sizes: Sizes): P
 
 /** Writes every 4 KiB block once, in random order: the most keys that the data can make. */
 export async function fillAs4kExtents(file: string, dataMib: number): Promise<void> {
-  await run(
+  const { status, stderr } = await attempt([
     "fio",
     "--name=fill",
     `--filename=${file}`,
@@ -83,7 +85,8 @@ export async function fillAs4kExtents(file: string, dataMib: number): Promise<vo
     "--randrepeat=1",
     "--end_fsync=1",
     ...ASYNC,
-  );
+  ], { limitMs: FILL_LIMIT_MS });
+  assert(status === 0, `filling ${file} ended with ${status}: ${stderr}`);
 }
 
 export function median(values: readonly number[]): number {
