@@ -6,6 +6,7 @@
 import { CacheSet } from "../../lib/cache/cache_set.ts";
 import { CACHE_MODES } from "../../lib/cache/ports.ts";
 import type { CacheMode } from "../../lib/cache/ports.ts";
+import type { Device } from "../../lib/device/device.ts";
 import { formatBacking, formatCache } from "../../lib/ondisk/format.ts";
 import type { ReplacementPolicy } from "../../lib/ondisk/superblock.ts";
 import type { SimRandom } from "./sim_random.ts";
@@ -18,6 +19,10 @@ export interface BcacheOptions {
   readonly blockSectors: number;
   readonly volumeSectors: number;
   readonly replacement?: ReplacementPolicy;
+  /** After a recovery, dirty keys behind a superblock that says clean are a failure. */
+  readonly checkState?: boolean;
+  /** What `disturb` does: drains, or anything a person may do. */
+  readonly disturbance?: "drain" | "any";
   /** Attributes of the device, set at every start. */
   readonly settings?: ReadonlyArray<readonly [string, string]>;
 }
@@ -67,6 +72,7 @@ export function bcacheKind(options: BcacheOptions): EngineKind {
 
 async function openBcache(parts: EngineParts, options: BcacheOptions): Promise<Engine> {
   const { cache, backing, clock, random, log } = parts;
+  const { [8 * 512 + FLAGS_HIGH]: found } = await firstSectors(backing);
   const set = await CacheSet.open({
     cache,
     backings: [{ device: backing, path: backing.name }],
@@ -74,6 +80,12 @@ async function openBcache(parts: EngineParts, options: BcacheOptions): Promise<E
     random,
     log,
   });
+  // Whoever looks at the backing device alone must be warned: what is dirty is not on it.
+  const dirtyBytes = (await set.status()).devices[0]?.dirtyBytes ?? 0;
+  const state = (found! >> 5) & 3;
+  if (options.checkState && dirtyBytes > 0 && state !== STATE_DIRTY) {
+    throw new Error(`the superblock said state ${state}, but ${dirtyBytes} bytes are dirty`);
+  }
   const volume = set.volumes[0];
   if (volume === undefined) throw new Error("the set came up without a volume");
   for (const [name, value] of options.settings ?? []) {
@@ -81,10 +93,26 @@ async function openBcache(parts: EngineParts, options: BcacheOptions): Promise<E
   }
   return {
     volume,
-    drain: () => set.flushDirty(volume.name),
+    drain: async () => {
+      await volume.flush(); // What went past the cache is not dirty, but may not be stable yet.
+      await set.flushDirty(volume.name);
+    },
     close: () => set.close(),
-    disturb: (random: SimRandom) => disturb(set, volume.name, random),
+    disturb: (random: SimRandom) =>
+      options.disturbance === "drain"
+        ? set.flushDirty(volume.name)
+        : disturb(set, volume.name, random),
   };
+}
+
+/** Where the two bits of the backing device's state are: the top of the flags. */
+const FLAGS_HIGH = 0x68 + 7;
+const STATE_DIRTY = 2;
+
+async function firstSectors(device: Device): Promise<Uint8Array> {
+  const bytes = new Uint8Array(16 * 512);
+  await device.read(0, bytes);
+  return bytes;
 }
 
 /** Turns what a person may turn while the device is in use. */

@@ -39,6 +39,8 @@ export interface Scenario {
   readonly steadfast: boolean;
   /** Checks only the cut with this number. */
   readonly onlyCut?: number;
+  /** Told of every cut before it is looked into: where a run that never ends came to. */
+  readonly onCut?: (where: string) => void;
   /** What makes tests/simulation/run.ts run this scenario; without it no replay line is given. */
   readonly replay?: string;
 }
@@ -183,6 +185,7 @@ class Explorer {
       },
     });
     this.#report.cuts++;
+    this.#scenario.onCut?.(where);
     try {
       const { engine, after } = await this.#recover(world, this.#oracle, cut.at);
       recovering = false;
@@ -202,6 +205,7 @@ class Explorer {
     const worldSeed = hashOf(this.#scenario.seed, second.number, 77);
     const world = worldAfterCut(second.snapshot, policy, this.#worldOptions(worldSeed));
     this.#report.nestedCuts++;
+    this.#scenario.onCut?.(where);
     try {
       const { engine, after } = await this.#recover(world, oracle, oracle.time);
       await this.#finish(world, engine, after);

@@ -2,7 +2,7 @@
  * Crash exploration for as long as one likes:
  *
  *   bun tests/simulation/run.ts [--scenario NAME] [--seed N] [--count M] [--every K]
- *       [--cut C | --fault DISK:OPERATION[:NUMBER] [--sticky]]
+ *       [--cut C | --fault DISK:OPERATION[:NUMBER] [--sticky]] [--verbose]
  *
  * Runs seeds N to N+M-1 of one scenario, or of all, and cuts the power at one moment in K (1: at
  * every one), or at moment C only. With `--fault cache:write`, say, operations of that kind fail
@@ -26,6 +26,7 @@ const { values } = parseArgs({
     cut: { type: "string" },
     fault: { type: "string" },
     sticky: { type: "boolean", default: false },
+    verbose: { type: "boolean", default: false },
   },
 });
 
@@ -56,7 +57,8 @@ async function runOne(name: RecipeName, seed: number): Promise<boolean> {
       console.log(`${name} seed ${seed}: ${runs} runs with a fault, ${injected} failed operations`);
       return true;
     }
-    const report = await explore(scenarioOf(name, seed, over));
+    const onCut = values.verbose ? (where: string) => console.error(where) : () => undefined;
+    const report = await explore({ ...scenarioOf(name, seed, over), onCut });
     console.log(
       `${name} seed ${seed}: ${report.moments} moments, ${report.cuts} cuts, ` +
         `${report.nestedCuts} in recoveries, ${Math.round(report.simulatedMs)} ms simulated, ` +

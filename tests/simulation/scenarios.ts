@@ -19,6 +19,8 @@ interface Recipe {
   readonly volumeSectors?: number;
   readonly blockSectors?: number;
   readonly settings?: ReadonlyArray<readonly [string, string]>;
+  readonly disturbance?: "drain" | "any";
+  readonly checkState?: boolean;
   /** See Scenario.steadfast. Only what never writes past the cache can promise it. */
   readonly steadfast?: boolean;
 }
@@ -52,6 +54,7 @@ export const RECIPES = {
       sleepMsMax: 40,
     },
     cutOneIn: 60,
+    nestedOneIn: 200,
   },
   "split-nodes": {
     mode: "writeback",
@@ -64,6 +67,7 @@ export const RECIPES = {
     },
     blockSectors: 1,
     cutOneIn: 200,
+    nestedOneIn: 1000,
     settings: HELD,
   },
   "reuse-buckets": {
@@ -77,6 +81,7 @@ export const RECIPES = {
       sleepMsMax: 2000,
     },
     cutOneIn: 300,
+    nestedOneIn: 1500,
     settings: PROMPT,
   },
   "fill-and-reuse": {
@@ -90,6 +95,22 @@ export const RECIPES = {
       sleepMsMax: 2000,
     },
     cutOneIn: 200,
+    nestedOneIn: 1000,
+  },
+  // Clean and dirty in quick turns: the state in the superblock, and keys that change meanwhile.
+  "drain-often": {
+    mode: "writeback",
+    workload: {
+      steps: 200,
+      lanes: 5,
+      spanBytes: 64 << 10,
+      writeBytesMax: 8192,
+      weights: { write: 30, read: 10, flush: 10, zero: 2, sleep: 28, disturb: 20 },
+      sleepMsMax: 60,
+    },
+    disturbance: "drain",
+    checkState: true,
+    cutOneIn: 50,
   },
   "change-settings": {
     mode: "writeback",
@@ -100,6 +121,7 @@ export const RECIPES = {
       sleepMsMax: 1500,
     },
     cutOneIn: 100,
+    nestedOneIn: 400,
   },
 } as const satisfies Record<string, Recipe>;
 export type RecipeName = keyof typeof RECIPES;
@@ -128,6 +150,8 @@ export function scenarioOf(
       volumeSectors: recipe.volumeSectors ?? 16384,
       replacement,
       settings: recipe.settings ?? [],
+      disturbance: recipe.disturbance ?? "any",
+      checkState: recipe.checkState ?? false,
     }),
     sync: random.chance(0.5),
     workload: { ...USUAL_WORKLOAD, ...recipe.workload },
