@@ -275,7 +275,7 @@ export class Btree {
     }
     if (this.#memoryBytes <= this.#memoryBytesMax) return;
     const idle = [...this.#nodes.values()].filter((node) =>
-      node !== keep && node !== this.#root && !node.dirty && !node.frozen &&
+      node !== keep && node !== this.#root && !node.dirty &&
       node.writesPending === 0 && node.delta.count === 0 && node.writesHeldBy === undefined &&
       node.holds === 0
     );

@@ -27,10 +27,8 @@ export const BATCH_KEYS_MAX = 8;
 
 /** Makes room in a node that has none, by a split or a compaction. */
 export interface NodeReplacer {
-  /** Afterwards the leaf for the position has room. Rejects when the set failed. */
+  /** Afterwards it is worth looking for room again. Rejects when the set failed. */
   makeRoom(leaf: BtreeNode): Promise<void>;
-  /** Resolves when the replacement of a frozen node is in place. */
-  whenReplaced(): Promise<void>;
 }
 
 export class Inserter {
@@ -63,7 +61,7 @@ export class Inserter {
       let at = keyStart(batch.words, key);
       while (at < end) {
         const leaf = this.#btree.findLeaf(inode, at);
-        if (leaf === undefined || leaf.frozen || !leaf.hasRoom(batch.count * KEYS_PER_INSERT)) {
+        if (leaf === undefined || !leaf.hasRoom(batch.count * KEYS_PER_INSERT)) {
           return { leaf, inode, at };
         }
         at = leaf.covers(inode, end) ? end : leaf.endOffset;
@@ -85,7 +83,6 @@ export class Inserter {
       if (obstacle === undefined) return;
       const { leaf, inode, at } = obstacle;
       if (leaf === undefined) await this.#btree.loadLeaf(inode, at);
-      else if (leaf.frozen) await this.#replacer.whenReplaced();
       else await this.#replacer.makeRoom(leaf);
     }
   }
@@ -106,7 +103,7 @@ export class Inserter {
       const inode = keyInode(rest, 0);
       while (keySizeSectors(rest, 0) > 0) {
         const leaf = this.#btree.findLeaf(inode, keyStart(rest, 0));
-        assert(leaf !== undefined && !leaf.frozen, "the leaves of a prepared batch are ready");
+        assert(leaf !== undefined, "the leaves of a prepared batch are resident");
         assert(leaf.hasRoom(1), "the leaves of a prepared batch have room");
         if (leaf.covers(inode, keyOffset(rest, 0))) {
           insertExtent(leaf, rest, 0, context);

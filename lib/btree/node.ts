@@ -4,9 +4,11 @@
  * Two sets of keys: `base` is what lies on disk, merged; `delta` is what the next write appends.
  * They never overlap (see bset/extents.ts). A node's life:
  *
- *   read or made -> serving <-> written ... -> frozen (its replacement is being written) -> freed
+ *   read or made -> serving <-> written ... -> being replaced -> freed
  *
- * A frozen node still answers lookups, but takes no keys; a freed one is no longer reachable.
+ * While the nodes that take its place are written, a leaf goes on serving: what is inserted
+ * meanwhile is kept in its delta, never written there, and moves over at the end. A freed node is
+ * no longer reachable.
  */
 import { KeySet } from "../bset/key_set.ts";
 import {
@@ -50,12 +52,17 @@ export class BtreeNode {
   dirtySinceMs = 0;
   /** Oldest journal entry that holds a key of the delta; 0: none. */
   pinSeq = 0;
-  /** A replacement is being written: no inserts. */
-  frozen = false;
+  /**
+   * Being replaced: how many keys may come in until that is done, so that they surely fit into
+   * the new nodes. Undefined: it is not.
+   */
+  replacingKeysMax: number | undefined;
+  /** Settles when the replacement is in place, or has failed. */
+  replacement: Promise<void> | undefined;
   freed = false;
   /** Of a freed node: settles when its replacement is durable and its pins are let go. */
   replacedBy: Promise<void> | undefined;
-  /** Writes wait for this: what makes the node reachable on disk is not durable yet. */
+  /** Writes wait for this: what makes the node reachable is not durable yet, or it is replaced. */
   writesHeldBy: Promise<void> | undefined;
   /** The last write that was issued; settles when it is durable. Never rejects. */
   lastWrite: Promise<void> = Promise.resolve();
@@ -92,6 +99,9 @@ export class BtreeNode {
 
   /** Whether `keys` more keys fit into the delta and, with it, behind what is on disk. */
   hasRoom(keys: number): boolean {
+    if (this.replacingKeysMax !== undefined) {
+      return this.delta.count + keys <= this.replacingKeysMax;
+    }
     const left = (this.blocks - this.writtenBlocks) * this.blockBytes - BSET_HEADER_BYTES;
     return (this.delta.count + keys) * KEY_BYTES_MAX <= left;
   }

@@ -52,6 +52,8 @@ export class NodeWriter {
   #watching = false;
   /** Sectors of sets written since start. */
   writtenSectors = 0;
+  /** Told of a leaf that will soon have no room. */
+  onNearlyFull: ((node: BtreeNode) => void) | undefined;
 
   constructor(options: {
     device: Device;
@@ -93,16 +95,24 @@ export class NodeWriter {
       this.#pins.pin(seq, entry.holder);
     }
     const long = node.delta.count * SLOT_WORDS * 4 + BSET_HEADER_BYTES > DELTA_BYTES_MAX;
-    if (long && node.writesPending === 0) this.#tasks.start(() => this.write(node));
+    if (long && node.writesPending === 0 && node.writesHeldBy === undefined) {
+      this.#tasks.start(() => this.write(node));
+    }
   }
 
-  /** The node's keys are durable elsewhere (its replacement), or never need to be. */
-  forget(node: BtreeNode): void {
+  /**
+   * The node's keys will be made durable by other means: it is not dirty any more. The result
+   * lets go of the journal entry that held them; to be called once they are durable.
+   */
+  detach(node: BtreeNode): () => void {
     const entry = this.#dirty.get(node);
+    const { pinSeq } = node;
     this.#dirty.delete(node);
     node.dirty = false;
-    if (node.pinSeq > 0) this.#pins.unpin(node.pinSeq, entry!.holder);
     node.pinSeq = 0;
+    return () => {
+      if (pinSeq > 0) this.#pins.unpin(pinSeq, entry!.holder);
+    };
   }
 
   /** Resolves when every key that is in the node now is durable. Rejects when the set failed. */
@@ -118,23 +128,40 @@ export class NodeWriter {
     await Promise.all([...this.#dirty.keys()].map((node) => this.write(node)));
   }
 
+  /** @throws BcacheError SetFailed when nothing is written any more. */
+  assertServing(): void {
+    const { failed } = this.#faults;
+    if (failed) throw new BcacheError("SetFailed", `the cache set has failed: ${failed.message}`);
+  }
+
   async #writeAfter(node: BtreeNode, previous: Promise<void>): Promise<void> {
     await previous;
     while (node.writesHeldBy !== undefined) await node.writesHeldBy;
-    if (this.#faults.failed) {
-      throw new BcacheError(
-        "SetFailed",
-        `the cache set has failed: ${this.#faults.failed.message}`,
-      );
-    }
+    this.assertServing();
     // A replaced node's keys are in its replacement; they are let go when that is reachable.
     if (node.replacedBy !== undefined) return await node.replacedBy;
     if (!node.dirty && node.writtenBlocks > 0) return;
     const holder = this.#dirty.get(node)?.holder;
     const pinSeq = node.pinSeq;
     const { atSector, bytes } = this.#seal(node);
-    await this.#device.write(atSector, bytes, { preflush: node.level === 0, fua: true });
+    await this.#append(atSector, bytes);
     if (pinSeq > 0) this.#pins.unpin(pinSeq, holder!);
+  }
+
+  /**
+   * Writes a set so that a power cut leaves all of it or none: what is behind its first sector
+   * goes first. Without the header, in that sector, it is no set; the header is written once the
+   * rest, and the data that the keys point to, are stable. (Linux writes both at once; torn, such
+   * a node stops it from starting, although the journal has all the keys.)
+   */
+  async #append(atSector: number, bytes: Uint8Array): Promise<void> {
+    if (bytes.length > SECTOR_BYTES) {
+      await this.#device.write(atSector + 1, bytes.subarray(SECTOR_BYTES));
+    }
+    await this.#device.write(atSector, bytes.subarray(0, SECTOR_BYTES), {
+      preflush: true,
+      fua: true,
+    });
   }
 
   /** Takes the delta into a buffer for the device and merges it into the base: synchronous. */
@@ -156,6 +183,9 @@ export class NodeWriter {
     const atSector = node.sector + node.writtenBlocks * blockSectors;
     node.writtenBlocks += blocks;
     this.writtenSectors += bytes.length / SECTOR_BYTES;
+    // In time: a leaf that is being replaced still takes keys, a full one does not.
+    const nearlyFull = (node.blocks - node.writtenBlocks) * 8 < node.blocks;
+    if (node.level === 0 && nearlyFull) this.onNearlyFull?.(node);
     if (delta.count > 0) {
       node.base = node.level === 0
         ? mergeExtents(node.base, delta, { bucketSectors })

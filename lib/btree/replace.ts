@@ -5,7 +5,8 @@
  *
  * One replacement is under way at a time. Its order, none of which may be swapped:
  *   1. the buckets are reserved, before anything changes
- *   2. the old node is frozen; the new ones are written and stable
+ *   2. its keys are copied; the new nodes are written and stable. What is inserted meanwhile stays
+ *      in the old node's delta, held by the journal
  *   3. in one synchronous step the parent (or the root) comes to name the new nodes, and the old
  *      bucket's generation is raised by a *freed-node key* in the same parent
  *   4. that parent is written (or the journal entry that names the root) and stable; until then
@@ -16,16 +17,22 @@
  */
 import { assert } from "../base/assert.ts";
 import type { Random } from "../base/runtime.ts";
-import { Mutex, Signal } from "../base/sync.ts";
+import { Mutex, Signal, type TaskGroup } from "../base/sync.ts";
 import type { Allocator } from "../buckets/allocator.ts";
 import { RESERVE } from "../buckets/reserves.ts";
-import { insertPointer } from "../bset/extents.ts";
+import { insertExtent, insertPointer, InsertScratch } from "../bset/extents.ts";
 import { KeySet } from "../bset/key_set.ts";
 import { mergeExtents, mergePointers } from "../bset/merge.ts";
 import {
   copySlot,
+  cutBack,
+  cutFront,
   INODE_MAX,
   keyDiskWords,
+  keyInode,
+  keyOffset,
+  keySizeSectors,
+  keyStart,
   OFFSET_MAX,
   setExtent,
   setMaxKey,
@@ -34,7 +41,7 @@ import {
   setPointerGen,
   SLOT_WORDS,
 } from "../ondisk/bkey.ts";
-import { bsetBlocks } from "../ondisk/bset.ts";
+import { BSET_HEADER_BYTES, bsetBlocks } from "../ondisk/bset.ts";
 import type { Btree } from "./btree.ts";
 import type { BtreeNode } from "./node.ts";
 import { KEYS_PER_INSERT } from "./node.ts";
@@ -47,6 +54,20 @@ const PARENT_KEYS = 3;
 /** Buckets one replacement takes at most: two nodes, and a new root. */
 const BUCKETS_MAX = 3;
 
+/** A leaf with less than this part of its blocks left is replaced. */
+const NEARLY_FULL_SHARE = 8;
+
+/** Keys that surely fit into each of the nodes, once they are written, whatever they overlap. */
+function keysForAll(copies: readonly BtreeNode[]): number {
+  let least = Infinity;
+  for (const copy of copies) {
+    const used = bsetBlocks(copy.delta.diskWords() / 2, copy.blockBytes);
+    const bytes = (copy.blocks - used) * copy.blockBytes - BSET_HEADER_BYTES;
+    least = Math.min(least, Math.floor(bytes / (SLOT_WORDS * 4) / (KEYS_PER_INSERT + 1)));
+  }
+  return Math.max(least, 0);
+}
+
 /** Writes the journal entry that names the current root; resolves when it is durable. */
 export type CommitRoot = () => Promise<void>;
 
@@ -56,8 +77,14 @@ export class Replacer implements NodeReplacer {
   #allocator: Allocator;
   #random: Random;
   #commitRoot: CommitRoot;
+  #tasks: TaskGroup;
   #mutex = new Mutex();
-  #replaced = new Signal();
+  #queued = new Map<BtreeNode, Promise<void>>();
+  /** A leaf that waited takes keys again, or was replaced. */
+  #begun = new Signal();
+  #scratch = new InsertScratch();
+  #rest = new Uint32Array(SLOT_WORDS);
+  #part = new Uint32Array(SLOT_WORDS);
   splits = 0;
   compactions = 0;
 
@@ -67,24 +94,50 @@ export class Replacer implements NodeReplacer {
     allocator: Allocator;
     random: Random;
     commitRoot: CommitRoot;
+    tasks: TaskGroup;
   }) {
     this.#btree = options.btree;
     this.#writer = options.writer;
     this.#allocator = options.allocator;
     this.#random = options.random;
     this.#commitRoot = options.commitRoot;
+    this.#tasks = options.tasks;
+    this.#writer.onNearlyFull = (leaf) => void this.replaceSoon(leaf);
   }
 
+  /**
+   * Resolves as soon as the leaf takes keys again, or is replaced: usually when its replacement
+   * has only begun.
+   */
   async makeRoom(leaf: BtreeNode): Promise<void> {
-    await this.#mutex.run(async () => {
-      // await: somebody else may have replaced it meanwhile.
-      if (leaf.freed || leaf.hasRoom(BATCH_KEYS_MAX * KEYS_PER_INSERT)) return;
-      await this.#replaceHeld(leaf);
-    });
+    this.#writer.assertServing();
+    if (leaf.replacingKeysMax !== undefined) {
+      // It took as many keys as the new nodes have room for.
+      return await leaf.replacement;
+    }
+    await Promise.race([this.#begun.wait(), this.replaceSoon(leaf)]);
   }
 
-  whenReplaced(): Promise<void> {
-    return this.#replaced.wait();
+  /** Replaces the leaf in the background, unless that is under way. Resolves when it is done. */
+  replaceSoon(leaf: BtreeNode): Promise<void> {
+    const underWay = this.#queued.get(leaf);
+    if (underWay !== undefined) return underWay;
+    const run = this.#mutex.run(() => this.#replaceIfFull(leaf)).finally(() => {
+      this.#queued.delete(leaf);
+      this.#begun.raise();
+    });
+    this.#queued.set(leaf, run);
+    this.#tasks.start(() => run);
+    return run;
+  }
+
+  async #replaceIfFull(leaf: BtreeNode): Promise<void> {
+    // await: it may have been replaced meanwhile, by the collector.
+    if (leaf.freed) return;
+    const left = leaf.blocks - leaf.writtenBlocks;
+    const spacious = left * NEARLY_FULL_SHARE >= leaf.blocks;
+    if (spacious && leaf.hasRoom(BATCH_KEYS_MAX * KEYS_PER_INSERT)) return;
+    await this.#replaceHeld(leaf);
   }
 
   /** Writes a node anew without its stale keys, for the collector. False: not now. */
@@ -117,25 +170,50 @@ export class Replacer implements NodeReplacer {
 
   async #replace(node: BtreeNode): Promise<void> {
     const parent = await this.#parentWithRoom(node);
-    while (this.#allocator.available(RESERVE.btree) < BUCKETS_MAX) {
-      await this.#allocator.whenAvailable(RESERVE.btree, BUCKETS_MAX);
-    }
-    node.frozen = true;
-    let made: BtreeNode[] = [];
+    const done = Promise.withResolvers<void>();
+    node.replacement = done.promise;
+    await this.#reserve(node, parent === undefined && node.level === 0);
+    const { copies, root } = this.#copies(node, parent === undefined);
+    const release = this.#writer.detach(node);
+    node.writesHeldBy = done.promise;
+    // Late keys are held by the journal; a root's journal entry must not wait for room in it.
+    node.replacingKeysMax = parent === undefined ? 0 : keysForAll(copies);
+    this.#begun.raise();
     try {
-      made = this.#copies(node);
-      await Promise.all(made.map((copy) => this.#writer.write(copy)));
-      if (parent) await this.#commitToParent(node, parent, made);
-      else await this.#commitAsRoot(node, made);
+      await Promise.all([...copies, ...root].map((copy) => this.#writer.write(copy)));
+      if (parent) await this.#commitToParent(node, parent, copies);
+      else await this.#commitAsRoot(node, copies, root);
+      // The keys of the old node are durable in nodes that are durably reachable.
+      release();
     } finally {
       if (parent) parent.holds--;
-      node.frozen = false;
-      this.#replaced.raise();
+      node.writesHeldBy = undefined;
+      done.resolve();
     }
-    for (const copy of made) this.#btree.buckets.unpin(copy.bucket);
+    for (const copy of [...copies, ...root]) this.#btree.buckets.unpin(copy.bucket);
     this.#allocator.release(node.bucket);
-    if (made.length > 1) this.splits++;
+    if (copies.length > 1) this.splits++;
     else this.compactions++;
+  }
+
+  /**
+   * Resolves when the buckets for a replacement are there. The only leaf is also made to let go of
+   * the journal and to take no keys: its replacement needs a journal entry, and a full journal
+   * would need this leaf to be written.
+   */
+  async #reserve(node: BtreeNode, isOnlyLeaf: boolean): Promise<void> {
+    for (;;) {
+      while (this.#allocator.available(RESERVE.btree) < BUCKETS_MAX) {
+        await this.#allocator.whenAvailable(RESERVE.btree, BUCKETS_MAX);
+      }
+      if (!isOnlyLeaf) return;
+      node.replacingKeysMax = 0;
+      await this.#writer.write(node);
+      assert(!node.dirty, "a leaf that takes no keys stays clean");
+      // await: somebody else may have taken the buckets.
+      if (this.#allocator.available(RESERVE.btree) >= BUCKETS_MAX) return;
+      node.replacingKeysMax = undefined;
+    }
   }
 
   /** The node's parent, with room for what a replacement adds, held; undefined for the root. */
@@ -155,8 +233,11 @@ export class Replacer implements NodeReplacer {
     }
   }
 
-  /** One or two unwritten nodes with the good keys of `node`, in new buckets. Synchronous. */
-  #copies(node: BtreeNode): BtreeNode[] {
+  /**
+   * One or two unwritten nodes with the good keys of `node`, in new buckets, and a new root above
+   * two that replace the root. The keys become the node's base; its delta is empty. Synchronous.
+   */
+  #copies(node: BtreeNode, isRoot: boolean): { copies: BtreeNode[]; root: BtreeNode[] } {
     const btree = this.#btree;
     const drop = (words: Uint32Array, at: number) => btree.isBad(words, at, node.level);
     const { bucketSectors } = btree.geometry;
@@ -165,7 +246,11 @@ export class Replacer implements NodeReplacer {
       : mergePointers(node.base, node.delta, drop);
     const words32 = keys.diskWords();
     const split = bsetBlocks(words32 / 2, node.blockBytes) > Math.floor((node.blocks * 4) / 5);
-    if (!split || keys.count < 2) return [this.#make(node.level, node.key, 0, keys)];
+    node.base = keys;
+    node.delta = new KeySet();
+    if (!split || keys.count < 2) {
+      return { copies: [this.#make(node.level, node.key, 0, keys)], root: [] };
+    }
 
     let cut = 0;
     for (let sum = 0; sum < (words32 * 3) / 5 && cut < keys.count - 1; cut++) {
@@ -177,10 +262,19 @@ export class Replacer implements NodeReplacer {
       (index < cut ? lower : upper).push(keys.words, index * SLOT_WORDS);
     }
     // The lower node ends where its last key ends; the upper one keeps the old node's place.
-    return [
+    const copies = [
       this.#make(node.level, keys.words, (cut - 1) * SLOT_WORDS, lower),
       this.#make(node.level, node.key, 0, upper),
     ];
+    return { copies, root: isRoot ? [this.#rootAbove(copies)] : [] };
+  }
+
+  #rootAbove(children: readonly BtreeNode[]): BtreeNode {
+    const pointers = new KeySet(children.length);
+    for (const child of children) insertPointer(pointers, child.key, 0);
+    const max = new Uint32Array(SLOT_WORDS);
+    setMaxKey(max, 0, this.#btree.geometry.nodeSectors);
+    return this.#make(children[0]!.level + 1, max, 0, pointers);
   }
 
   /** A node that ends where the slot at `at` of `end` says, not written yet, its bucket pinned. */
@@ -228,21 +322,16 @@ export class Replacer implements NodeReplacer {
     }
   }
 
-  async #commitAsRoot(node: BtreeNode, made: BtreeNode[]): Promise<void> {
-    const btree = this.#btree;
-    let root = made[0]!;
-    if (made.length > 1) {
-      const pointers = new KeySet(made.length);
-      for (const copy of made) insertPointer(pointers, copy.key, 0);
-      const max = new Uint32Array(SLOT_WORDS);
-      setMaxKey(max, 0, btree.geometry.nodeSectors);
-      root = this.#make(node.level + 1, max, 0, pointers);
-      made.push(root);
-      await this.#writer.write(root);
-    }
-    btree.setRoot(root);
+  async #commitAsRoot(
+    node: BtreeNode,
+    copies: BtreeNode[],
+    above: BtreeNode[],
+  ): Promise<void> {
+    const made = [...copies, ...above];
+    this.#btree.setRoot(made[made.length - 1]!);
     const commit = this.#commitRoot();
-    this.#swap(node, made, commit);
+    this.#swap(node, copies, commit);
+    for (const root of above) root.writesHeldBy = commit;
     try {
       await commit;
     } finally {
@@ -258,10 +347,37 @@ export class Replacer implements NodeReplacer {
     }
     node.freed = true;
     this.#btree.drop(node);
-    // What the old node still pinned in the journal is in the new ones, and let go when these
-    // are reachable. When that fails the set has failed, and nothing is let go any more.
-    node.replacedBy = durable.then(() => this.#writer.forget(node));
-    node.replacedBy.catch(() => undefined);
+    this.#moveLateKeys(node, made);
+    // Whoever waits for this node's keys to be durable waits for this. When it fails the set has
+    // failed, and nothing is let go any more.
+    node.replacedBy = durable;
+    durable.catch(() => undefined);
+  }
+
+  /** What came into a leaf while its replacement was written moves over, with its journal pin. */
+  #moveLateKeys(node: BtreeNode, made: readonly BtreeNode[]): void {
+    const { delta, pinSeq } = node;
+    const { bucketSectors } = this.#btree.geometry;
+    // These keys were counted when they came in.
+    const context = { ledger: { add: () => {} }, scratch: this.#scratch, bucketSectors };
+    const rest = this.#rest;
+    const part = this.#part;
+    for (let index = 0; index < delta.count; index++) {
+      copySlot(delta.words, index * SLOT_WORDS, rest, 0);
+      const inode = keyInode(rest, 0);
+      for (const leaf of made) {
+        if (keySizeSectors(rest, 0) === 0) break;
+        const whole = leaf.covers(inode, keyOffset(rest, 0));
+        if (!whole && !leaf.covers(inode, keyStart(rest, 0) + 1)) continue;
+        copySlot(rest, 0, part, 0);
+        if (!whole) cutBack(part, 0, leaf.endOffset);
+        cutFront(rest, 0, whole ? keyOffset(rest, 0) : leaf.endOffset);
+        insertExtent(leaf, part, 0, context);
+        // First the new pin, then (below) the old one goes: the entry is held throughout.
+        this.#writer.markDirty(leaf, pinSeq);
+      }
+    }
+    this.#writer.detach(node)();
   }
 
   #release(made: BtreeNode[]): void {

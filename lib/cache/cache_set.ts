@@ -111,7 +111,7 @@ export class CacheSet implements CacheControl {
     const volume = new CachedVolume(dev, parts, { readOnly: readOnly || dev.device.readOnly });
     const { bucketCount, bucketSectors } = engine.geometry;
     const writeback = new Writeback(dev, parts, {
-      nodes: engine.nodes,
+      settleClean: () => engine.settleKeys(),
       cacheSectors: bucketCount * bucketSectors,
     });
     this.#members.push({ dev, volume, writeback });

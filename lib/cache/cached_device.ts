@@ -7,7 +7,7 @@
  * write is acknowledged, and clean only after every key in the index says so durably.
  */
 import type { Clock } from "../base/runtime.ts";
-import { Mutex } from "../base/sync.ts";
+import { Mutex, Shared } from "../base/sync.ts";
 import type { Device } from "../device/device.ts";
 import {
   backingState,
@@ -44,9 +44,11 @@ export class CachedDevice implements Dependent {
   hasDirty: boolean;
   detaching = false;
   ioErrors = 0;
-  unflushed = false;
   /** When the last foreground request came; for the idle boost of writeback. */
   lastRequestMs = 0;
+  #writesDone = 0;
+  #writesStable = 0;
+  #flush = new Shared(() => this.#flushOnce());
   #superblockWrites = new Mutex();
   #dirty: DirtySectors;
   #mode: CacheMode;
@@ -149,12 +151,26 @@ export class CachedDevice implements Dependent {
     await this.device.flush();
   }
 
-  async flushWrites(): Promise<void> {
-    this.unflushed = false;
+  /** Whether a completed write is not known to be stable. */
+  get unflushed(): boolean {
+    return this.#writesDone > this.#writesStable;
+  }
+
+  /** A write to the backing device was completed, or may have been. */
+  noteWrite(): void {
+    this.#writesDone++;
+  }
+
+  flushWrites(): Promise<void> {
+    return this.#flush.run();
+  }
+
+  async #flushOnce(): Promise<void> {
+    const covered = this.#writesDone;
     try {
       await this.device.flush();
+      this.#writesStable = covered;
     } catch (error) {
-      this.unflushed = true;
       this.ioErrors++;
       throw error;
     }

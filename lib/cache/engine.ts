@@ -170,6 +170,7 @@ export class Engine extends Foundations {
       allocator: this.allocator,
       random,
       commitRoot: () => this.commitMetadata(),
+      tasks,
     });
     this.inserter = new Inserter({
       btree: this.btree,
@@ -208,6 +209,17 @@ export class Engine extends Foundations {
   /** Makes root, UUID table and priorities as they are now what a restart will find. */
   async commitMetadata(): Promise<void> {
     if (this.journaling) await this.journal.commit();
+  }
+
+  /**
+   * Makes every key that is in the index now durable in the index itself, and lets the journal
+   * forget all older ones: a replay will not bring them back. The first entry carries the open
+   * keys, the second one's `last_seq` is behind them.
+   */
+  async settleKeys(): Promise<void> {
+    await this.nodes.writeAllDirty();
+    await this.journal.commit();
+    await this.journal.commit();
   }
 
   /** Fills the parts of a journal entry that name the metadata. */

@@ -156,12 +156,11 @@ export class WritePath {
       this.#dev.ioErrors++;
       throw error;
     } finally {
-      this.#dev.unflushed = true;
+      this.#dev.noteWrite();
     }
   }
 
   async #writeback(start: number, from: Uint8Array): Promise<void> {
-    if (!this.#dev.hasDirty) await this.#dev.ensureDirty();
     const end = start + from.length / 512;
     for (let at = start; at < end;) {
       const rest = from.subarray((at - start) * 512);
@@ -169,7 +168,7 @@ export class WritePath {
       // No space, or the cache device failed: the backing device takes the rest.
       if (placed.end === at) return await this.#bypass(at, rest);
       try {
-        await this.#commit(at, placed);
+        await this.#commitDirty(at, placed);
       } finally {
         this.#settle(placed);
       }
@@ -254,6 +253,18 @@ export class WritePath {
     }
   }
 
+  /** The superblock says dirty at the moment the keys go in: it may have turned clean meanwhile. */
+  async #commitDirty(start: number, placed: Placed): Promise<void> {
+    const { committer, fills } = this.#parts;
+    const { batch } = placed.builder;
+    for (;;) {
+      if (!this.#dev.hasDirty) await this.#dev.ensureDirty();
+      else if (committer.tryCommit(batch)) break;
+      else await committer.ready(batch);
+    }
+    fills.cancel(this.#dev.inode, start, placed.end);
+  }
+
   async #commit(start: number, placed: Placed): Promise<void> {
     const { committer, fills } = this.#parts;
     const { batch } = placed.builder;
@@ -294,7 +305,7 @@ export class WritePath {
       this.#parts.log("warning", `${this.#dev.name}: cannot zero: ${messageOf(error)}`);
       throw error;
     } finally {
-      this.#dev.unflushed = true;
+      this.#dev.noteWrite();
     }
     await this.commitHoles(start, start + sectors);
   }

@@ -15,7 +15,6 @@ import type { Clock, Log } from "../base/runtime.ts";
 import { Signal } from "../base/sync.ts";
 import type { BtreeNode } from "../btree/node.ts";
 import { Segment } from "../btree/btree.ts";
-import type { NodeWriter } from "../btree/node_write.ts";
 import type { Device } from "../device/device.ts";
 import type { KeySet } from "../bset/key_set.ts";
 import {
@@ -56,7 +55,7 @@ export class Writeback {
   keysFailed = 0;
   #dev: CachedDevice;
   #parts: RequestParts;
-  #nodes: NodeWriter;
+  #settleClean: () => Promise<void>;
   #clock: Clock;
   #log: Log;
   #wake = new Signal();
@@ -71,11 +70,11 @@ export class Writeback {
   constructor(
     dev: CachedDevice,
     parts: RequestParts,
-    options: { nodes: NodeWriter; cacheSectors: number },
+    options: { settleClean: () => Promise<void>; cacheSectors: number },
   ) {
     this.#dev = dev;
     this.#parts = parts;
-    this.#nodes = options.nodes;
+    this.#settleClean = options.settleClean;
     this.#clock = parts.clock;
     this.#log = parts.log;
     this.#cacheSectors = options.cacheSectors;
@@ -149,7 +148,7 @@ export class Writeback {
       const extents = await this.#collect();
       if (extents.length === 0) {
         this.#cursor = 0;
-        if (began === 0) await this.#dev.becomeClean(() => this.#nodes.writeAllDirty());
+        if (began === 0) await this.#dev.becomeClean(this.#settleClean);
         return began !== 0;
       }
       await this.#writeAll(extents, signal);
@@ -263,7 +262,7 @@ export class Writeback {
         this.#dev.ioErrors++;
         throw error;
       } finally {
-        this.#dev.unflushed = true;
+        this.#dev.noteWrite();
       }
     } finally {
       buckets.unpin(bucket);
