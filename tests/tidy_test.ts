@@ -184,6 +184,11 @@ test("every file is reached from the program, a test or a command", () => {
     if (seen.has(name) || !texts.has(name)) return;
     seen.add(name);
     importsOf(name).forEach(visit);
+    // A test also runs programs and loads modules that it names.
+    if (!name.startsWith("tests/")) return;
+    for (const [, file] of textOf(name).matchAll(/"(?:\.\/)?(\w+\.ts)"/g)) {
+      visit(`${name.slice(0, name.lastIndexOf("/"))}/${file}`);
+    }
   };
   // Tests do not make a file of the product live: what only its test imports is dead.
   visit("mod.ts");

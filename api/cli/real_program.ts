@@ -44,7 +44,7 @@ function realProgram(programUrl: string, parts: Parts): Program {
 }
 
 function versionOfPackage(): string {
-  const path = join(import.meta.dirname, "..", "..", "package.json");
+  const path = join(import.meta.dirname!, "..", "..", "package.json");
   return (JSON.parse(readFileSync(path, "utf8")) as { version: string }).version;
 }
 

@@ -5,7 +5,10 @@
  */
 import { assert } from "./assert.ts";
 
-/** Something to wait for. Waiters re-check their condition in a loop: `while (!ok()) await s.wait()`. */
+/**
+ * Something to wait for. Waiters re-check their condition in a loop: `while (!ok()) await
+ * s.wait()`.
+ */
 export class Signal {
   #waiters: Array<() => void> = [];
 

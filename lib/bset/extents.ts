@@ -20,7 +20,9 @@ import {
 import type { KeySet } from "./key_set.ts";
 import { canMerge, mergeRight } from "./merge.ts";
 
-/** Told of every change in the number of dirty sectors. Answers to `bcache_dev_sectors_dirty_add`. */
+/**
+ * Told of every change in the number of dirty sectors. Answers to `bcache_dev_sectors_dirty_add`.
+ */
 export interface DirtyLedger {
   /** `sectors` (negative: fewer) of `inode` from `startSector` on became dirty. */
   add(inode: number, startSector: number, sectors: number): void;

@@ -75,7 +75,9 @@ export class Inserter {
     return this.#obstacle(batch) === undefined;
   }
 
-  /** Resolves when the batch could be inserted; the caller checks again, in one step with `insert`. */
+  /**
+   * Resolves when the batch could be inserted; the caller checks again, in one step with `insert`.
+   */
   async prepare(batch: KeySet): Promise<void> {
     assert(batch.count <= BATCH_KEYS_MAX, "a batch is small enough for the room a split leaves");
     for (;;) {
@@ -88,7 +90,8 @@ export class Inserter {
   }
 
   /**
-   * Inserts the whole batch; every leaf must be ready (`canInsert`, with no await since). @param seq the journal entry
+   * Inserts the whole batch; every leaf must be ready (`canInsert`, with no await since). @param
+   * seq the journal entry
    * that holds the keys, or 0 for clean keys that may be lost.
    */
   insert(batch: KeySet, seq: number): void {

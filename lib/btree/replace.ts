@@ -339,7 +339,9 @@ export class Replacer implements NodeReplacer {
     }
   }
 
-  /** The new nodes take the old one's place in memory. Synchronous with the change that names them. */
+  /**
+   * The new nodes take the old one's place in memory. Synchronous with the change that names them.
+   */
   #swap(node: BtreeNode, made: BtreeNode[], durable: Promise<void>): void {
     for (const copy of made) {
       copy.writesHeldBy = durable;

@@ -60,8 +60,8 @@ export function refuseBacking(
   if (source.device.sizeSectors <= superblock.dataOffsetSectors) {
     refuse(
       "BadFormat",
-      `superblock: data begins at sector ${superblock.dataOffsetSectors}, but the device has only ` +
-        `${source.device.sizeSectors} sectors`,
+      `superblock: data begins at sector ${superblock.dataOffsetSectors}, but the device has ` +
+        `only ${source.device.sizeSectors} sectors`,
     );
   }
   if (superblock.blockSectors < set.blockSectors) {

@@ -9,8 +9,8 @@ import { Btree } from "../btree/btree.ts";
 import { Inserter } from "../btree/insert.ts";
 import { NodeWriter } from "../btree/node_write.ts";
 import { Replacer } from "../btree/replace.ts";
-import { Allocator } from "../buckets/allocator.ts";
-import { PrioWriter } from "../buckets/prios.ts";
+import { Allocator, type AllocatorOptions } from "../buckets/allocator.ts";
+import { PrioWriter, type PrioWriterOptions } from "../buckets/prios.ts";
 import { BucketTable, MARK } from "../buckets/table.ts";
 import type { Device } from "../device/device.ts";
 import type { JournalPlace } from "../journal/parse.ts";
@@ -124,29 +124,8 @@ export class Engine extends Foundations {
       tasks: this.journalTasks,
       stamper: { stamp: (words) => this.#stamp(words) },
     });
-    this.allocator = new Allocator({
-      table: buckets,
-      prioSetCount: geometry.prioSetCount,
-      policy: replacementPolicy(this.superblock),
-      random,
-      faults,
-      persistPrios: () => this.prios.write(),
-      wakeGc: () => this.collector.wake(),
-      turn: () => clock.turn(),
-      onDemand: true,
-      discard: (list) => this.#discard(list),
-    });
-    this.prios = new PrioWriter({
-      table: buckets,
-      device: cache,
-      metaBytes: geometry.metaBytes,
-      magic: this.magics.prioSet,
-      buckets: this.allocator,
-      commitPrios: async (firstBucket) => {
-        this.prioBucket = firstBucket;
-        await this.commitMetadata();
-      },
-    });
+    this.allocator = new Allocator(this.#allocatorOptions());
+    this.prios = new PrioWriter(this.#prioOptions());
     this.btree = new Btree({
       device: cache,
       geometry,
@@ -198,6 +177,37 @@ export class Engine extends Foundations {
       this.allocator.setFailed();
       this.journal.abandon(error);
     });
+  }
+
+  #allocatorOptions(): AllocatorOptions {
+    const { buckets, faults, geometry, world } = this;
+    return {
+      table: buckets,
+      prioSetCount: geometry.prioSetCount,
+      policy: replacementPolicy(this.superblock),
+      random: world.random,
+      faults,
+      persistPrios: () => this.prios.write(),
+      wakeGc: () => this.collector.wake(),
+      turn: () => world.clock.turn(),
+      onDemand: true,
+      discard: (list) => this.#discard(list),
+    };
+  }
+
+  #prioOptions(): PrioWriterOptions {
+    const { buckets, cache, geometry } = this;
+    return {
+      table: buckets,
+      device: cache,
+      metaBytes: geometry.metaBytes,
+      magic: this.magics.prioSet,
+      buckets: this.allocator,
+      commitPrios: async (firstBucket) => {
+        this.prioBucket = firstBucket;
+        await this.commitMetadata();
+      },
+    };
   }
 
   /** Ends everything that runs by itself, without writing. */

@@ -17,12 +17,17 @@ export interface BlockVolume {
    * undefined); call `read`. The hit path: no allocation, no promise.
    */
   tryRead(offsetBytes: number, into: Uint8Array): boolean;
-  /** Fills `into` completely. Rejects with a BcacheError. `into` is the engine's until it settles. */
+  /**
+   * Fills `into` completely. Rejects with a BcacheError. `into` is the engine's until it settles.
+   */
   read(offsetBytes: number, into: Uint8Array): Promise<void>;
 
   /** Takes `from` (it is not needed any more afterwards) if that needs no waiting; else false. */
   tryWrite(offsetBytes: number, from: Uint8Array): boolean;
-  /** Resolves when written, as into a disk with a volatile write cache. `from` is the engine's until then. */
+  /**
+   * Resolves when written, as into a disk with a volatile write cache. `from` is the engine's
+   * until then.
+   */
   write(offsetBytes: number, from: Uint8Array): Promise<void>;
 
   /** Everything acknowledged before the call survives a power cut once this resolves. */
@@ -83,7 +88,9 @@ export interface SetStatus {
   replacementPolicy: "lru" | "fifo" | "random";
   /** Why the set serves nothing any more, if so. */
   failed?: string;
-  /** Percent of buckets that hold something that cannot simply be dropped or was not yet collected. */
+  /**
+   * Percent of buckets that hold something that cannot simply be dropped or was not yet collected.
+   */
   inUsePercent: number;
   availablePercent: number;
   btree: { depth: number; nodes: number; cachedBytes: number };

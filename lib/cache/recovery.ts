@@ -112,7 +112,9 @@ async function loadRoot(engine: Engine, key: Uint32Array, level: number): Promis
   await engine.btree.loadRoot(slot, level);
 }
 
-/** Takes over generations that are ahead of the ones on disk: parents first, then their children. */
+/**
+ * Takes over generations that are ahead of the ones on disk: parents first, then their children.
+ */
 async function adoptGenerations(engine: Engine, replay: JournalReplay): Promise<void> {
   const { btree, buckets } = engine;
   adoptKey(buckets, btree.root.key, 0, btree.root.level + 1);

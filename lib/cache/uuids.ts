@@ -79,8 +79,8 @@ export class UuidTable {
     if (keyPointers(journalKey, 0) !== 1 || !this.#buckets.isAllocatable(bucket)) {
       throw new BcacheError(
         "BadFormat",
-        `${this.#device.name}: journal: the UUID table's key names bucket ${bucket}, expected one ` +
-          `of ${this.#buckets.firstBucket}-${this.#buckets.bucketCount - 1}`,
+        `${this.#device.name}: journal: the UUID table's key names bucket ${bucket}, expected ` +
+          `one of ${this.#buckets.firstBucket}-${this.#buckets.bucketCount - 1}`,
       );
     }
     this.key.set(journalKey.subarray(0, SLOT_WORDS));

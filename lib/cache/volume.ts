@@ -2,7 +2,7 @@
  * A cached device as a range of bytes: BlockVolume over the read and write paths.
  *
  * The paths below work in whole sectors, and cache whole blocks. Here a request of any offset and
- * length becomes that: a read that is not in sectors goes through a buffer; a write that is not in
+ * length becomes that: a read that is not in blocks goes through a buffer; a write that is not in
  * blocks reads the blocks at its ends, under the range's lock, and writes them whole.
  */
 import { BcacheError } from "../base/errors.ts";
@@ -85,9 +85,9 @@ export class CachedVolume implements BlockVolume {
         `${this.name}: the cache set has failed: ${this.#parts.faults.failed.message}`,
       );
     }
-    const start = Math.floor(offsetBytes / SECTOR);
-    const end = Math.ceil((offsetBytes + into.length) / SECTOR);
-    if (start === end) return;
+    if (into.length === 0) return;
+    // Whole blocks: only these can be cached, so a reader of smaller ones gets its neighbours too.
+    const { start, end } = this.#blocks(offsetBytes, into.length);
     const { dataOffset } = this.#dev;
     if ((end - start) * SECTOR === into.length) {
       return await this.#reader.read(dataOffset + start, into);

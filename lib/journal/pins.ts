@@ -138,7 +138,9 @@ export class Pins {
     return found;
   }
 
-  /** Drops the entries at the front that nobody holds. Each is dropped once: constant on average. */
+  /**
+   * Drops the entries at the front that nobody holds. Each is dropped once: constant on average.
+   */
   #advance(): void {
     while (this.#first < this.#next && this.#counts[this.#index(this.#first)] === 0) {
       this.#holders[this.#index(this.#first)] = undefined;

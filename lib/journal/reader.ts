@@ -96,8 +96,8 @@ export async function readJournal(
   if (head.version > JSET_VERSION) {
     throw new BcacheError(
       "BadFormat",
-      `${where}: entry ${head.seq} has version ${head.version}, expected at most ${JSET_VERSION}; ` +
-        `use a program that knows it`,
+      `${where}: entry ${head.seq} has version ${head.version}, expected at most ` +
+        `${JSET_VERSION}; use a program that knows it`,
     );
   }
   const needed = [...survey.found.values()].filter((entry) => entry.seq >= head.lastSeq)

@@ -157,7 +157,10 @@ export function setOffset(words: Uint32Array, at: number, offset: number): void 
   words[at + 3] = high;
 }
 
-/** Drops the part before `start`; the pointer advances with it. Drops all when `start` is at the end. */
+/**
+ * Drops the part before `start`; the pointer advances with it. Drops all when `start` is at the
+ * end.
+ */
 export function cutFront(words: Uint32Array, at: number, start: number): void {
   const end = keyOffset(words, at);
   const size = keySizeSectors(words, at);
@@ -177,7 +180,9 @@ export function cutBack(words: Uint32Array, at: number, end: number): void {
   setOffset(words, at, Math.max(end, start));
 }
 
-/** Negative, zero or positive as key (inode, offset) of the slot is before, at or after the given. */
+/**
+ * Negative, zero or positive as key (inode, offset) of the slot is before, at or after the given.
+ */
 export function compareKey(words: Uint32Array, at: number, inode: number, offset: number): number {
   const difference = keyInode(words, at) - inode;
   return difference !== 0 ? difference : keyOffset(words, at) - offset;

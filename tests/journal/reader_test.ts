@@ -274,7 +274,7 @@ describe("a journal that goes on after recovery", () => {
     assert(replay.start.ring.currentUsedBlocks > 2);
   });
 
-  test("erases what lay hidden behind a damaged entry before its numbers are used again", async () => {
+  test("erases what lay behind a damaged entry before its numbers are used again", async () => {
     const bytes = image(run(0, 1, 6, 1));
     bytes[offsetOf(0, 3) + 50]! ^= 1; // Entry 4 is damaged; 5 and 6 are given up with it.
     const { device, replay } = await goOn(bytes, 1);
@@ -290,7 +290,7 @@ describe("a journal that goes on after recovery", () => {
     assertEquals(await idsIn(replay), [1000, 1000, 1000]);
   });
 
-  test("makes metadata durable in a full ring while every entry is still to be replayed", async () => {
+  test("makes metadata durable in a full ring while every entry is to be replayed", async () => {
     const device = new PowerDevice({
       random: new SeededRandom(1),
       stable: image(run(0, 1, 32, 1)),

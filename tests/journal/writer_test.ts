@@ -189,7 +189,7 @@ describe("the journal", () => {
     await end(world);
   });
 
-  test("appending goes on while an entry is written, and stops when the queue is full", async () => {
+  test("appending goes on while an entry is written; it stops when the queue is full", async () => {
     const device = deviceFor(SMALL);
     const world = openJournal(device, { ...SMALL, queueEntries: 3 });
     await world.journal.finishRecovery();

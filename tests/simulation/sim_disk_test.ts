@@ -73,7 +73,7 @@ test("a flush covers only writes that completed before it was asked for", async 
   assertEquals(bootBytes(disk, "none", 1), before);
 });
 
-test("fua makes this write stable and no other; preflush makes the earlier ones stable", async () => {
+test("fua makes this write stable, no other; preflush makes the earlier ones stable", async () => {
   const { clock, disk } = newDisk();
   const before = bootBytes(disk, "none", 3);
   await clock.run(disk.write(0, filled(1, 1)));
@@ -111,7 +111,7 @@ test("a write under way at the power cut may have happened in any part", async (
   assert(torn.includes(9) && torn.includes(0), `torn: ${torn.join()}`);
 });
 
-test("a snapshot does not see what happens later, nor the disk what the snapshot does", async () => {
+test("a snapshot sees nothing that happens later, nor the disk what it does", async () => {
   const { clock, disk } = newDisk();
   await clock.run(disk.write(0, filled(1, 1), { fua: true }));
   const snapshot = disk.snapshot();

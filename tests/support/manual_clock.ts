@@ -60,7 +60,9 @@ export class ManualClock implements Clock {
     return drainMicrotasks();
   }
 
-  /** Moves time on; wakes the sleepers in order of time, each before the next one's moment comes. */
+  /**
+   * Moves time on; wakes the sleepers in order of time, each before the next one's moment comes.
+   */
   async advance(byMs: number): Promise<void> {
     const untilMs = this.#nowMs + byMs;
     await drainMicrotasks();
