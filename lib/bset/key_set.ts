@@ -46,6 +46,22 @@ export class KeySet {
     this.count++;
   }
 
+  /** Appends the keys [from, to) of another set but for those of size 0, run by run. */
+  appendLive(other: KeySet, from: number, to: number): void {
+    this.reserve(this.count + Math.max(to - from, 0));
+    const words = other.words;
+    let run = from;
+    for (let index = from; index <= to; index++) {
+      if (index < to && keySizeSectors(words, index * SLOT_WORDS) > 0) continue;
+      if (index > run) {
+        const slots = words.subarray(run * SLOT_WORDS, index * SLOT_WORDS);
+        this.words.set(slots, this.count * SLOT_WORDS);
+        this.count += index - run;
+      }
+      run = index + 1;
+    }
+  }
+
   /** Inserts a copy of a slot before key `index`. `from` must not be this set's own words. */
   insertAt(index: number, from: Uint32Array, at: number): void {
     assert(index <= this.count, "a key is inserted inside the set");
@@ -90,6 +106,27 @@ export class KeySet {
     return low;
   }
 
+  /**
+   * `upperBound`, with a guess: a caller that walks along the keys guesses the next one, and is
+   * right. Any guess is safe.
+   */
+  upperBoundNear(inode: number, offset: number, guess: number): number {
+    if (guess > 0 && guess < this.count) {
+      const at = guess * SLOT_WORDS;
+      if (this.#isAfter(at, inode, offset) && !this.#isAfter(at - SLOT_WORDS, inode, offset)) {
+        return guess;
+      }
+    }
+    return this.upperBound(inode, offset);
+  }
+
+  #isAfter(at: number, inode: number, offset: number): boolean {
+    const words = this.words;
+    const keyNode = words[at]! & 0xf_ffff;
+    if (keyNode !== inode) return keyNode > inode;
+    return words[at + 3]! * 0x1_0000_0000 + words[at + 2]! > offset;
+  }
+
   /** 32-bit words of these keys on disk. */
   diskWords(): number {
     let words = 0;
@@ -102,15 +139,19 @@ export class KeySet {
   /** Throws when keys are out of order or live ones overlap. For tests and `check`. */
   checkInvariants(kind: "extents" | "pointers"): void {
     const words = this.words;
-    for (let index = 1; index < this.count; index++) {
-      const at = index * SLOT_WORDS;
+    let live = -1;
+    for (let at = 0; at < this.count * SLOT_WORDS; at += SLOT_WORDS) {
       const before = at - SLOT_WORDS;
-      const inodes = keyInode(words, at) - keyInode(words, before);
+      const inodes = at === 0 ? 1 : keyInode(words, at) - keyInode(words, before);
       assert(inodes >= 0, "inodes of a sorted set ascend");
-      if (inodes > 0) continue;
-      assert(keyOffset(words, at) >= keyOffset(words, before), "keys of a sorted set ascend");
+      if (inodes === 0) {
+        assert(keyOffset(words, at) >= keyOffset(words, before), "keys of a sorted set ascend");
+      }
       if (kind === "pointers" || keySizeSectors(words, at) === 0) continue;
-      assert(keyStart(words, at) >= keyOffset(words, before), "extents do not overlap");
+      if (live >= 0 && keyInode(words, live) === keyInode(words, at)) {
+        assert(keyStart(words, at) >= keyOffset(words, live), "extents do not overlap");
+      }
+      live = at;
     }
   }
 }

@@ -142,6 +142,27 @@ export function mergeExtents(
   return merged;
 }
 
+/**
+ * Adds a leaf's delta to its base, as `mergeExtents` would. They must not overlap (insertExtent
+ * sees to that), so whole runs of the base are copied at once.
+ */
+export function mergeDelta(base: KeySet, delta: KeySet, bucketSectors: number): KeySet {
+  const merged = new KeySet(base.count + delta.count);
+  let copied = 0;
+  for (let index = 0; index < delta.count; index++) {
+    const at = index * SLOT_WORDS;
+    const place = base.upperBound(keyInode(delta.words, at), keyOffset(delta.words, at));
+    merged.appendLive(base, copied, place);
+    copied = Math.max(copied, place);
+    const last = (merged.count - 1) * SLOT_WORDS;
+    if (merged.count > 0 && canMerge(merged.words, last, delta.words, at, bucketSectors)) {
+      mergeRight(merged.words, last, delta.words, at);
+    } else merged.push(delta.words, at);
+  }
+  merged.appendLive(base, copied, base.count);
+  return merged;
+}
+
 /** The node pointers of both sets by key; of equal keys the newer first (older ones are stale). */
 export function mergePointers(older: KeySet, newer: KeySet, drop?: KeyFilter): KeySet {
   const merged = new KeySet(older.count + newer.count + 1);

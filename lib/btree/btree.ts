@@ -43,6 +43,8 @@ export class Segment {
   sector = 0;
   bucket = 0;
   gen = 0;
+  /** Where the next lookup of a walk along the leaf will probably find its key. */
+  baseGuess = 0;
 }
 
 /** The deepest index that can exist: inode and offset bits spread over the smallest nodes. */
@@ -303,15 +305,24 @@ export class Btree {
     segment.dirty = false;
     segment.end = leaf.endInode === inode && leaf.endOffset < end ? leaf.endOffset : end;
     // Live extents of the two sets do not overlap: at most one of them covers `start`.
-    if (!this.#lookupIn(leaf.base, inode, start, segment)) {
-      this.#lookupIn(leaf.delta, inode, start, segment);
+    const inBase = leaf.base.upperBoundNear(inode, start, segment.baseGuess);
+    segment.baseGuess = inBase + 1;
+    if (!this.#lookupIn(leaf.base, inBase, inode, start, segment) && leaf.delta.count > 0) {
+      const inDelta = leaf.delta.upperBound(inode, start);
+      this.#lookupIn(leaf.delta, inDelta, inode, start, segment);
     }
   }
 
-  /** Narrows `segment` by the first good extent of `set` behind `start`; true: it covers start. */
-  #lookupIn(set: KeySet, inode: number, start: number, segment: Segment): boolean {
+  /** Narrows `segment` by the first good extent from key `first` on; true: it covers start. */
+  #lookupIn(
+    set: KeySet,
+    first: number,
+    inode: number,
+    start: number,
+    segment: Segment,
+  ): boolean {
     const words = set.words;
-    for (let index = set.upperBound(inode, start); index < set.count; index++) {
+    for (let index = first; index < set.count; index++) {
       const at = index * SLOT_WORDS;
       if (keyInode(words, at) !== inode) return false;
       const keyEnd = keyOffset(words, at);

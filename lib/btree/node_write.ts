@@ -14,7 +14,7 @@ import { BcacheError } from "../base/errors.ts";
 import type { Clock } from "../base/runtime.ts";
 import type { Faults, TaskGroup } from "../base/sync.ts";
 import { KeySet } from "../bset/key_set.ts";
-import { mergeExtents, mergePointers } from "../bset/merge.ts";
+import { mergeDelta, mergePointers } from "../bset/merge.ts";
 import { type Device, SECTOR_BYTES } from "../device/device.ts";
 import type { PinHolder } from "../journal/pins.ts";
 import { SLOT_WORDS } from "../ondisk/bkey.ts";
@@ -188,7 +188,7 @@ export class NodeWriter {
     if (node.level === 0 && nearlyFull) this.onNearlyFull?.(node);
     if (delta.count > 0) {
       node.base = node.level === 0
-        ? mergeExtents(node.base, delta, { bucketSectors })
+        ? mergeDelta(node.base, delta, bucketSectors)
         : mergePointers(node.base, delta);
       node.delta = new KeySet();
     }
