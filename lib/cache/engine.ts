@@ -23,6 +23,7 @@ import { discardsBuckets, replacementPolicy, type Superblock } from "../ondisk/s
 import { KeyCommitter } from "./commit.ts";
 import { DirtySectors } from "./dirty_sectors.ts";
 import { FaultLatch } from "./faults.ts";
+import { GatheringDevice } from "./gathering_device.ts";
 import { Collector } from "./gc.ts";
 import { OpenBuckets } from "./open_buckets.ts";
 import { OrderedDevice } from "./ordered_device.ts";
@@ -61,7 +62,7 @@ export class Foundations {
     this.superblock = superblock;
     this.geometry = geometry;
     this.magics = magicsOf(superblock.setUuid);
-    this.cache = new OrderedDevice(device);
+    this.cache = new OrderedDevice(new GatheringDevice(device));
     this.faults = new FaultLatch(world.log);
     const onFailure = (error: unknown): void => {
       // Whoever waited while the set was stopped was told so; nothing is wrong.
