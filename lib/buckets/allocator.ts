@@ -255,19 +255,21 @@ export class Allocator {
 
   /**
    * At registration, after the first marking: fills PRIO, then BTREE, with buckets that nothing
-   * points to. No priorities need be written for these: whatever generation the disk has for
+   * points to; and NONE with `forData`, so that data need not wait for a first round. No priorities need be written for these: whatever generation the disk has for
    * them, no pointer on the disk could be taken for a good one. False: PRIO could not be filled.
    */
-  firstFill(): boolean {
+  firstFill(forData: boolean = false): boolean {
     assert(!this.#started, "the first fill comes before the background task");
     assert(this.table.gcMarksValid, "the first fill knows what is in use");
     const prio = this.#free[RESERVE.prio];
     const btree = this.#free[RESERVE.btree];
+    const none = this.#free[RESERVE.none];
+    const wantsNone = (): boolean => forData && none.room > 0;
     for (let bucket = this.table.firstBucket; bucket < this.table.bucketCount; bucket++) {
-      if (prio.room === 0 && btree.room === 0) break;
+      if (prio.room === 0 && btree.room === 0 && !wantsNone()) break;
       if (this.table.mark[bucket] !== MARK.none || !this.table.canInvalidate(bucket)) continue;
       this.table.invalidate(bucket);
-      if (!prio.push(bucket)) btree.push(bucket);
+      if (!prio.push(bucket) && !btree.push(bucket)) none.push(bucket);
     }
     this.#settle();
     return prio.room === 0;

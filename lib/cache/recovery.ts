@@ -211,7 +211,7 @@ async function replayKeys(engine: Engine, replay: JournalReplay): Promise<void> 
 }
 
 function startBackground(engine: Engine): void {
-  if (!engine.allocator.firstFill()) {
+  if (!engine.allocator.firstFill(true)) {
     throw new BcacheError(
       "NoSpace",
       `${engine.cache.name}: no free bucket is left for the cache's own metadata`,
@@ -244,7 +244,7 @@ async function initialize(engine: Engine): Promise<void> {
   await engine.uuids.write(engine.allocator, () => Promise.resolve());
   await engine.replacer.makeFirstRoot();
   // What the beginning took, the priorities' bucket above all, must be there for the next round.
-  engine.allocator.firstFill();
+  engine.allocator.firstFill(true);
   engine.journaling = true;
   engine.journal.start();
   await engine.journal.finishRecovery();
