@@ -255,7 +255,8 @@ export class Allocator {
 
   /**
    * At registration, after the first marking: fills PRIO, then BTREE, with buckets that nothing
-   * points to; and NONE with `forData`, so that data need not wait for a first round. No priorities need be written for these: whatever generation the disk has for
+   * points to; and NONE with `forData`, so that data need not wait for a first round. No
+   * priorities need be written for these: whatever generation the disk has for
    * them, no pointer on the disk could be taken for a good one. False: PRIO could not be filled.
    */
   firstFill(forData: boolean = false): boolean {
