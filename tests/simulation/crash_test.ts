@@ -19,15 +19,16 @@ interface Slice {
   readonly cutOneIn: number;
 }
 
-/** Together about 15 seconds. Some seeds use synchronous devices, some do not. */
+/** Together about 30 seconds. Some seeds use synchronous devices, some do not. */
 const SLICES: readonly Slice[] = [
-  { name: "writeback", seeds: [1, 2], cutOneIn: 6 },
+  { name: "writeback", seeds: [1, 2, 6], cutOneIn: 5 },
   { name: "writethrough", seeds: [1, 2], cutOneIn: 6 },
   { name: "writearound", seeds: [1, 2], cutOneIn: 8 },
   { name: "none", seeds: [1], cutOneIn: 6 },
-  { name: "writeback-only", seeds: [1, 2], cutOneIn: 8 },
-  { name: "small-blocks", seeds: [2, 3], cutOneIn: 12 },
+  { name: "writeback-only", seeds: [1, 2, 4], cutOneIn: 5 },
+  { name: "small-blocks", seeds: [1, 2, 3], cutOneIn: 6 },
   { name: "change-settings", seeds: [1], cutOneIn: 100 },
+  { name: "drain-often", seeds: [1, 3], cutOneIn: 30 },
   { name: "wrap-journal", seeds: [1], cutOneIn: 150 },
   { name: "split-nodes", seeds: [1], cutOneIn: 1500 },
   { name: "reuse-buckets", seeds: [1], cutOneIn: 1000 },
