@@ -13,7 +13,12 @@ export async function openEngine(world: EngineWorld): Promise<Engine> {
   const { config } = world;
   const opened: Device[] = [];
   const open = async (path: string): Promise<CountingDevice> => {
-    const file = await openFileDevice(path, { readOnly: config.readOnly, host: world.libc });
+    // Alone, reading too: what another process writes would not be what this one's index says.
+    const file = await openFileDevice(path, {
+      readOnly: config.readOnly,
+      exclusive: true,
+      host: world.libc,
+    });
     return new CountingDevice(file, world.operations);
   };
   try {

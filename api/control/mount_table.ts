@@ -100,7 +100,7 @@ export function holdersOf(realPath: string): Holder[] {
     if (file !== undefined && isInside(file)) {
       holders.push({
         description: `the loop device /dev/${device}`,
-        remedy: `losetup -d /dev/${device}`,
+        remedy: `umount what is mounted from it, then losetup -d /dev/${device}`,
       });
     }
   }

@@ -60,11 +60,13 @@ export class CacheSet implements CacheControl {
   readonly #stats = new RequestStats();
   readonly #members: Member[] = [];
   readonly #startedMs: number;
+  readonly #readOnly: boolean;
   #cacheIoErrors = 0;
   #closed = false;
 
-  private constructor(engine: Engine) {
+  private constructor(engine: Engine, readOnly: boolean) {
     this.#engine = engine;
+    this.#readOnly = readOnly;
     this.#startedMs = engine.world.clock.nowMs();
   }
 
@@ -74,6 +76,10 @@ export class CacheSet implements CacheControl {
    * superblocks are all checked before anything is written.
    */
   static async open(options: CacheSetOptions): Promise<CacheSet> {
+    const changes = options.cacheMode !== undefined || (options.settings?.length ?? 0) > 0;
+    if (options.readOnly && changes) {
+      throw new BcacheError("ReadOnly", "a read-only cache set takes no settings; leave them out");
+    }
     const opened = options.readOnly ? behindOverlays(options) : options;
     const superblock = await readSuperblock(opened.cache);
     const backings = await checkDevices(superblock, opened);
@@ -81,7 +87,7 @@ export class CacheSet implements CacheControl {
     const { clock, random, log } = opened;
     const source = { device: opened.cache, superblock, geometry, world: { clock, random, log } };
     const engine = isSynchronous(superblock) ? await startExisting(source) : await startNew(source);
-    const set = new CacheSet(engine);
+    const set = new CacheSet(engine, options.readOnly ?? false);
     try {
       for (const { source, superblock } of backings) {
         await set.#attach(source, superblock, options.readOnly ?? false);
@@ -197,6 +203,9 @@ export class CacheSet implements CacheControl {
     name: string,
     value: string,
   ): Promise<AttributeInfo> {
+    if (this.#readOnly) {
+      throw new BcacheError("ReadOnly", `${name}: the cache set is read-only; nothing was changed`);
+    }
     if (device === undefined) {
       const attribute = findAttribute(SET_ATTRIBUTES, name, "the cache set");
       return await writeAttribute(attribute, this.#setTarget(), value);
@@ -207,6 +216,14 @@ export class CacheSet implements CacheControl {
 
   async flushDirty(device: string | undefined): Promise<void> {
     const members = device === undefined ? this.#members : [this.#member(device)];
+    for (const { dev } of members) {
+      if (!this.#readOnly || !dev.needsWriteback) continue;
+      throw new BcacheError(
+        "ReadOnly",
+        `${dev.name}: ${dev.dirtySectors * 512} bytes are dirty, but the cache set is read-only; ` +
+          "mount it for writing to flush them",
+      );
+    }
     await Promise.all(members.map((member) => member.writeback.drain()));
   }
 

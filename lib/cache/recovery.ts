@@ -63,7 +63,11 @@ export async function startExisting(source: EngineSource): Promise<Engine> {
   for (const warning of replay.warnings) world.log("warning", warning);
   const engine = new Engine(source, replay.start);
   await stoppedOnFailure(engine, () => recover(engine, replay));
-  world.log("info", `journal replayed: ${replay.entryCount} entries, newest ${replay.head.seq}`);
+  const entries = replay.entryCount === 1 ? "entry" : "entries";
+  world.log(
+    "info",
+    `journal: ${replay.entryCount} ${entries} replayed, the newest is ${replay.head.seq}`,
+  );
   return engine;
 }
 
