@@ -10,6 +10,7 @@ import process from "node:process";
 import { hostname } from "node:os";
 import { BcacheError, messageOf } from "../../lib/base/errors.ts";
 import type { Log } from "../../lib/base/runtime.ts";
+import { checkSetting } from "../../lib/cache/attributes.ts";
 import type { CacheMode, SetStatus } from "../../lib/cache/ports.ts";
 import { isDeadMount, mountAt, realMountPoint } from "../control/mount_table.ts";
 import { controlSocketPath, ensureRunDirectory } from "../control/run_directory.ts";
@@ -42,6 +43,10 @@ export async function runMount(
   command: MountCommand,
   ready: (line: string) => void,
 ): Promise<void> {
+  // Whatever can be refused is, before a device is touched: attaching one writes to it.
+  for (const { name, value } of command.settings) {
+    checkSetting(name.slice(name.lastIndexOf("/") + 1), value);
+  }
   const mountPoint = checkedMountPoint(command.mountPoint);
   const served = new Served(program, command, mountPoint);
   const stops = new StopRequests();

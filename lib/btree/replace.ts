@@ -173,6 +173,8 @@ export class Replacer implements NodeReplacer {
     const done = Promise.withResolvers<void>();
     node.replacement = done.promise;
     await this.#reserve(node, parent === undefined && node.level === 0);
+    // A collection that ends before the release must not find the old bucket free already.
+    this.#btree.buckets.pin(node.bucket);
     const { copies, root } = this.#copies(node, parent === undefined);
     const release = this.#writer.detach(node);
     node.writesHeldBy = done.promise;
@@ -192,6 +194,7 @@ export class Replacer implements NodeReplacer {
     }
     for (const copy of [...copies, ...root]) this.#btree.buckets.unpin(copy.bucket);
     this.#allocator.release(node.bucket);
+    this.#btree.buckets.unpin(node.bucket);
     if (copies.length > 1) this.splits++;
     else this.compactions++;
   }

@@ -86,6 +86,63 @@ export function refuseBacking(
   }
 }
 
+/**
+ * The device's slot in the UUID table, its own or a new one. Changes the table in memory only.
+ * @throws BcacheError when its dirty data is not here, or does not fit it, or no slot is left
+ */
+function takeSlot(
+  engine: Engine,
+  source: BackingSource,
+  superblock: Superblock,
+): { inode: number; isNew: boolean } {
+  const { uuids, world, dirty } = engine;
+  const { path } = source;
+  const now = world.clock.wallSeconds() >>> 0;
+  const state = backingState(superblock);
+  const known = uuids.find(superblock.uuid);
+  const usable = state !== "stale" && state !== "none";
+  if (known >= 0 && usable) {
+    const end = dirty.endOf(known);
+    if (end > source.device.sizeSectors) {
+      throw new BcacheError(
+        "BadFormat",
+        `${path}: has ${source.device.sizeSectors} sectors, but the cache has dirty data up to ` +
+          `sector ${end}: it was cut short; restore its length and mount again`,
+      );
+    }
+    uuids.set(known, { ...uuids.entry(known), lastRegistered: now });
+    return { inode: known, isNew: false };
+  }
+  if (state === "dirty") {
+    throw new BcacheError(
+      "InvalidArgument",
+      `${path}: has dirty data in a cache, but this cache set does not know it ` +
+        `(UUID ${formatUuid(superblock.uuid)}); mount it with the cache that has its data`,
+    );
+  }
+  const inode = uuids.findFree();
+  if (inode < 0) {
+    throw new BcacheError(
+      "NoSpace",
+      `${path}: all ${uuids.capacity} places for backing devices of this cache set have been ` +
+        "used; make a new cache",
+    );
+  }
+  if (known >= 0) {
+    // It was changed without the cache, or detached: what is cached of it must never be used.
+    const uuid = Uint8Array.from(INVALID_UUID);
+    uuids.set(known, { ...uuids.entry(known), uuid, invalidated: now });
+  }
+  uuids.set(inode, {
+    ...emptyUuidEntry(),
+    uuid: superblock.uuid.slice(),
+    label: superblock.label.slice(),
+    firstRegistered: now,
+    lastRegistered: now,
+  });
+  return { inode, isNew: true };
+}
+
 /** Attaches a device that `refuseBacking` let pass. */
 export async function attach(
   engine: Engine,
@@ -93,57 +150,17 @@ export async function attach(
   superblock: Superblock,
   options: { name: string; setStats: RequestStats },
 ): Promise<CachedDevice> {
-  const { uuids, world, geometry } = engine;
-  const now = world.clock.wallSeconds() >>> 0;
-  const state = backingState(superblock);
-  let inode = uuids.find(superblock.uuid);
-  let tableChanged = false;
-  if (inode >= 0 && (state === "stale" || state === "none")) {
-    // It was changed without the cache, or detached: what is cached of it must never be used.
-    uuids.set(inode, {
-      ...uuids.entry(inode),
-      uuid: Uint8Array.from(INVALID_UUID),
-      invalidated: now,
-    });
-    inode = -1;
-    tableChanged = true;
-  }
-  const isNew = inode < 0;
-  if (isNew) {
-    if (state === "dirty") {
-      throw new BcacheError(
-        "InvalidArgument",
-        `${source.path}: has dirty data in a cache, but this cache set does not know it ` +
-          `(UUID ${formatUuid(superblock.uuid)}); mount it with the cache that has its data`,
-      );
-    }
-    inode = uuids.findFree();
-    if (inode < 0) {
-      throw new BcacheError(
-        "NoSpace",
-        `${source.path}: all ${uuids.capacity} places for backing devices of this cache set have ` +
-          "been used; make a new cache",
-      );
-    }
-    uuids.set(inode, {
-      ...emptyUuidEntry(),
-      uuid: superblock.uuid.slice(),
-      label: superblock.label.slice(),
-      firstRegistered: now,
-      lastRegistered: now,
-    });
-    tableChanged = true;
-  } else uuids.set(inode, { ...uuids.entry(inode), lastRegistered: now });
-  if (tableChanged) await uuids.write(engine.allocator, () => engine.commitMetadata());
+  const { inode, isNew } = takeSlot(engine, source, superblock);
+  if (isNew) await engine.uuids.write(engine.allocator, () => engine.commitMetadata());
   const dev = new CachedDevice({
     ...options,
     path: source.path,
     device: source.device,
     superblock,
     inode,
-    clock: world.clock,
+    clock: engine.world.clock,
     dirty: engine.dirty,
-    blockSectors: geometry.blockSectors,
+    blockSectors: engine.geometry.blockSectors,
   });
   if (isNew) {
     superblock.setUuid = engine.superblock.setUuid.slice();

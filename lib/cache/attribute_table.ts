@@ -11,6 +11,8 @@ export interface Attribute<Target> {
   readonly help: string;
   /** The value in the form `set` takes. */
   read(target: Target): string;
+  /** Throws what `write` would throw about the text, without a cache set; see `checkSetting`. */
+  check?(limits: Target, text: string): void;
   /** Absent: read-only. Rejects with InvalidArgument or OutOfRange, and then changes nothing. */
   write?(target: Target, text: string): Promise<void> | void;
 }
@@ -65,26 +67,28 @@ interface NumberField<Target> {
 
 /** A whole number within a range. */
 export function numberAttribute<Target>(field: NumberField<Target>): Attribute<Target> {
+  const parse = (target: Target, text: string): number => {
+    const max = typeof field.max === "function" ? field.max(target) : field.max;
+    const expected = `expected a whole number of ${field.unit} from ${field.min} to ${max}`;
+    const plain = /^\d{1,16}$/.test(text.trim());
+    if (!plain && !field.size) {
+      throw new BcacheError(
+        "InvalidArgument",
+        `${field.name}: found ${JSON.stringify(text)}, ${expected}`,
+      );
+    }
+    const value = plain ? Number(text.trim()) : parseSizeBytes(text, field.name);
+    if (value < field.min || value > max) {
+      throw new BcacheError("OutOfRange", `${field.name}: found ${text.trim()}, ${expected}`);
+    }
+    return value;
+  };
   return {
     name: field.name,
     help: `${field.help} (${field.unit})`,
     read: (target) => String(field.get(target)),
-    write: (target, text) => {
-      const max = typeof field.max === "function" ? field.max(target) : field.max;
-      const expected = `expected a whole number of ${field.unit} from ${field.min} to ${max}`;
-      const plain = /^\d{1,16}$/.test(text.trim());
-      if (!plain && !field.size) {
-        throw new BcacheError(
-          "InvalidArgument",
-          `${field.name}: found ${JSON.stringify(text)}, ${expected}`,
-        );
-      }
-      const value = plain ? Number(text.trim()) : parseSizeBytes(text, field.name);
-      if (value < field.min || value > max) {
-        throw new BcacheError("OutOfRange", `${field.name}: found ${text.trim()}, ${expected}`);
-      }
-      field.set(target, value);
-    },
+    check: (limits, text) => void parse(limits, text),
+    write: (target, text) => field.set(target, parse(target, text)),
   };
 }
 
@@ -109,18 +113,20 @@ export function booleanAttribute<Target>(field: {
     name: field.name,
     help: field.help,
     read: (target) => (field.get(target) ? "1" : "0"),
-    write: (target, text) => {
-      const key = text.trim().toLowerCase();
-      const value = Object.hasOwn(words, key) ? words[key] : undefined;
-      if (value === undefined) {
-        throw new BcacheError(
-          "InvalidArgument",
-          `${field.name}: found ${JSON.stringify(text)}, expected 0 or 1`,
-        );
-      }
-      field.set(target, value);
-    },
+    check: (_limits, text) => void parse(text),
+    write: (target, text) => field.set(target, parse(text)),
   };
+  function parse(text: string): boolean {
+    const key = text.trim().toLowerCase();
+    const value = Object.hasOwn(words, key) ? words[key] : undefined;
+    if (value === undefined) {
+      throw new BcacheError(
+        "InvalidArgument",
+        `${field.name}: found ${JSON.stringify(text)}, expected 0 or 1`,
+      );
+    }
+    return value;
+  }
 }
 
 /** One of a few words. */
@@ -135,19 +141,19 @@ export function choiceAttribute<Target, Choice extends string>(field: {
     name: field.name,
     help: `${field.help} (${field.choices.join(", ")})`,
     read: (target) => field.get(target),
-    write: (target, text) => {
-      const value = field.choices.find((choice) => choice === text.trim());
-      if (value === undefined) {
-        throw new BcacheError(
-          "InvalidArgument",
-          `${field.name}: found ${JSON.stringify(text)}, expected one of ${
-            field.choices.join(", ")
-          }`,
-        );
-      }
-      return field.set(target, value);
-    },
+    check: (_limits, text) => void parse(text),
+    write: (target, text) => field.set(target, parse(text)),
   };
+  function parse(text: string): Choice {
+    const value = field.choices.find((choice) => choice === text.trim());
+    if (value === undefined) {
+      throw new BcacheError(
+        "InvalidArgument",
+        `${field.name}: found ${JSON.stringify(text)}, expected one of ${field.choices.join(", ")}`,
+      );
+    }
+    return value;
+  }
 }
 
 /** A value that is only shown. */

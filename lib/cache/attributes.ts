@@ -291,3 +291,30 @@ export const SET_ATTRIBUTES: readonly Attribute<SetTarget>[] = [
   shown("io_errors", "errors of the cache device since start", (target) => target.cacheIoErrors()),
   ...statistics<SetTarget>((target) => target.stats),
 ];
+
+/** The kernel's thresholds. */
+export const DEFAULT_TUNABLES: Readonly<RequestTunables> = {
+  cutoffWriteback: 40,
+  cutoffWritebackSync: 70,
+};
+
+/**
+ * Refuses a setting that no cache set would take: an unknown name, one that can only be read, a
+ * value out of range. Needs no cache set, so it can be asked before anything is opened.
+ */
+export function checkSetting(name: string, value: string): void {
+  const known = [...DEVICE_ATTRIBUTES, ...SET_ATTRIBUTES];
+  const attribute = known.find((each) => each.name === name);
+  if (attribute === undefined) {
+    const names = known.filter((each) => each.write !== undefined).map((each) => each.name);
+    throw new BcacheError(
+      "NotFound",
+      `there is no attribute ${JSON.stringify(name)}; to be set there are: ${names.join(", ")}`,
+    );
+  }
+  if (attribute.write === undefined) {
+    throw new BcacheError("InvalidArgument", `${name} can only be read`);
+  }
+  // Limits depend on thresholds alone, and a set begins with these.
+  attribute.check?.({ tunables: DEFAULT_TUNABLES } as DeviceTarget & SetTarget, value);
+}

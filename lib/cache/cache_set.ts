@@ -14,6 +14,8 @@ import { isSynchronous, type Superblock } from "../ondisk/superblock.ts";
 import { attach, type BackingSource, readSuperblock, refuseBacking } from "./attach.ts";
 import { describe, findAttribute, writeAttribute } from "./attribute_table.ts";
 import {
+  checkSetting,
+  DEFAULT_TUNABLES,
   DEVICE_ATTRIBUTES,
   type DeviceTarget,
   SET_ATTRIBUTES,
@@ -45,9 +47,6 @@ export interface CacheSetOptions {
   readonly settings?: ReadonlyArray<readonly [name: string, value: string]>;
 }
 
-/** The kernel's thresholds. */
-const TUNABLES: RequestTunables = { cutoffWriteback: 40, cutoffWritebackSync: 70 };
-
 interface Member {
   readonly dev: CachedDevice;
   readonly volume: CachedVolume;
@@ -56,7 +55,7 @@ interface Member {
 
 export class CacheSet implements CacheControl {
   readonly #engine: Engine;
-  readonly #tunables: RequestTunables = { ...TUNABLES };
+  readonly #tunables: RequestTunables = { ...DEFAULT_TUNABLES };
   readonly #stats = new RequestStats();
   readonly #members: Member[] = [];
   readonly #startedMs: number;
@@ -80,6 +79,7 @@ export class CacheSet implements CacheControl {
     if (options.readOnly && changes) {
       throw new BcacheError("ReadOnly", "a read-only cache set takes no settings; leave them out");
     }
+    for (const [name, value] of options.settings ?? []) checkSetting(name, value);
     const opened = options.readOnly ? behindOverlays(options) : options;
     const superblock = await readSuperblock(opened.cache);
     const backings = await checkDevices(superblock, opened);

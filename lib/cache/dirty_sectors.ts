@@ -6,14 +6,23 @@ import type { DirtyLedger } from "../bset/extents.ts";
 
 export class DirtySectors implements DirtyLedger {
   #byInode: Float64Array;
+  /** Where the last sector that ever was dirty ends. */
+  #ends: Float64Array;
 
   /** @param inodeCount slots of the UUID table: no valid key has a larger inode. */
   constructor(inodeCount: number) {
     this.#byInode = new Float64Array(inodeCount);
+    this.#ends = new Float64Array(inodeCount);
   }
 
-  add(inode: number, _startSector: number, sectors: number): void {
+  add(inode: number, startSector: number, sectors: number): void {
     this.#byInode[inode]! += sectors;
+    if (startSector + sectors > this.#ends[inode]!) this.#ends[inode] = startSector + sectors;
+  }
+
+  /** A device must be at least this long for its dirty data to fit, if it has any. */
+  endOf(inode: number): number {
+    return this.of(inode) > 0 ? this.#ends[inode]! : 0;
   }
 
   of(inode: number): number {

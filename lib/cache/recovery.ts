@@ -25,9 +25,9 @@ import {
   keyDirty,
   keyDiskWords,
   keyInode,
-  keyOffset,
   keyPointers,
   keySizeSectors,
+  keyStart,
   keyText,
   pointerSector,
   setDirty,
@@ -149,7 +149,7 @@ function countDirty(engine: Engine, set: KeySet): void {
     if (!keyDirty(set.words, at)) continue;
     engine.dirty.add(
       keyInode(set.words, at),
-      keyOffset(set.words, at),
+      keyStart(set.words, at),
       keySizeSectors(set.words, at),
     );
   }

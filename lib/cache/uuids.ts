@@ -119,11 +119,15 @@ export class UuidTable {
     const sector = bucket * this.#buckets.bucketSectors;
     await this.#device.write(sector, bytes, { fua: true });
     const old = this.#bucket;
+    // A collection that ends before the release must not find the old bucket free already.
+    if (old > 0) this.#buckets.pin(old);
     setExtent(this.key, 0, 0, 0, this.#metaBytes / 512);
     setPointer(this.key, 0, sector, this.#buckets.gen[bucket]!);
     this.#bucket = bucket;
     await commit();
     this.#buckets.unpin(bucket);
-    if (old > 0) allocator.release(old);
+    if (old === 0) return;
+    allocator.release(old);
+    this.#buckets.unpin(old);
   }
 }
