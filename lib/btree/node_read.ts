@@ -199,7 +199,13 @@ export async function readNode(
   const node = newNode(pointer, options.geometry);
   const bytes = new Uint8Array(node.blocks * node.blockBytes);
   await device.read(node.sector, bytes);
-  decodeNode(node, bytes, options);
+  try {
+    decodeNode(node, bytes, options);
+  } catch (error) {
+    if (!(error instanceof BcacheError)) throw error;
+    const advice = "restore the cache from a copy, or make it anew";
+    throw new BcacheError(error.code, `${device.name}: ${error.message}; ${advice}`);
+  }
   return node;
 }
 

@@ -109,7 +109,7 @@ export async function readJournal(
     throw new BcacheError(
       "BadFormat",
       `${where} bucket ${place.buckets[entry.index]}, offset ${offset} sectors, entry ` +
-        `${entry.seq}: ${entry.fault}; \`check\` shows what else is damaged`,
+        `${entry.seq}: ${entry.fault}; restore the cache from a copy, or make it anew`,
     );
   }
   return {
@@ -209,7 +209,10 @@ function refuseGaps(
       // Kernels before 6.18 discarded old buckets before the larger last_seq was on the disk.
       const discarded = discard && expected === head.lastSeq;
       if (!discarded) {
-        throw new BcacheError("BadFormat", `${message}; \`check\` shows what else is damaged`);
+        throw new BcacheError(
+          "BadFormat",
+          `${message}; restore the cache from a copy, or make it anew`,
+        );
       }
       warnings.push(`${message}: discarded`);
     }
