@@ -36,6 +36,13 @@ const SPIN_LEAST_MS = 0.004;
 const SOON_MS = 0.12;
 /** Waiting while operations are under way: an eighth of the silence, within these bounds. */
 const STEP_LEAST_MS = 0.02;
+/**
+ * The longest sleep with nothing to do. Opening and closing a set also do things that nobody
+ * counts (a file is closed, a port answers): while no file system is attached the loop therefore
+ * never sleeps longer than STEP_MOST_MS, and nothing missed can ever hold it up for longer than
+ * this.
+ */
+const IDLE_MOST_MS = 1000;
 const STEP_MOST_MS = 0.5;
 /** Short steps must end on time: the usual slack of a thread's timers is 50 µs. */
 const TIMER_SLACK_NS = 2000;
@@ -233,7 +240,7 @@ export class DataPlane implements OperationCounter {
       const handled = this.#spin(nowMs);
       if (handled > 0) return handled;
     }
-    this.#poll(timerMs);
+    this.#poll(Math.min(timerMs, this.#attached === undefined ? STEP_MOST_MS : IDLE_MOST_MS));
     const waitedMs = performance.now() - nowMs;
     if (waitedMs < SOON_MS) this.#spinMs = SPIN_MOST_MS;
     else this.#spinMs = this.#spinMs < SPIN_LEAST_MS ? 0 : this.#spinMs / 2;
