@@ -36,6 +36,7 @@ const SPIN_LEAST_MS = 0.004;
 const SOON_MS = 0.12;
 /** Waiting while operations are under way: an eighth of the silence, within these bounds. */
 const STEP_LEAST_MS = 0.02;
+const STEP_MOST_MS = 0.5;
 /**
  * The longest sleep with nothing to do. Opening and closing a set also do things that nobody
  * counts (a file is closed, a port answers): while no file system is attached the loop therefore
@@ -43,7 +44,6 @@ const STEP_LEAST_MS = 0.02;
  * this.
  */
 const IDLE_MOST_MS = 1000;
-const STEP_MOST_MS = 0.5;
 /** Short steps must end on time: the usual slack of a thread's timers is 50 µs. */
 const TIMER_SLACK_NS = 2000;
 
