@@ -10,7 +10,7 @@ import process from "node:process";
 import { hostname } from "node:os";
 import { BcacheError, messageOf } from "../../lib/base/errors.ts";
 import type { Log } from "../../lib/base/runtime.ts";
-import { checkSetting } from "../../lib/cache/attributes.ts";
+import { checkSetting } from "../../lib/cache/attributes/tables.ts";
 import type { CacheMode, SetStatus } from "../../lib/cache/ports.ts";
 import { isDeadMount, mountAt, realMountPoint } from "../control/mount_table.ts";
 import { controlSocketPath, ensureRunDirectory } from "../control/run_directory.ts";

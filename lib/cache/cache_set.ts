@@ -12,7 +12,7 @@ import { OverlayDevice } from "../device/overlay.ts";
 import { geometryOf } from "../ondisk/geometry.ts";
 import { isSynchronous, type Superblock } from "../ondisk/superblock.ts";
 import { attach, type BackingSource, readSuperblock, refuseBacking } from "./attach.ts";
-import { describe, findAttribute, writeAttribute } from "./attribute_table.ts";
+import { describe, findAttribute, writeAttribute } from "./attributes/attribute.ts";
 import {
   checkSetting,
   DEFAULT_TUNABLES,
@@ -20,7 +20,7 @@ import {
   type DeviceTarget,
   SET_ATTRIBUTES,
   type SetTarget,
-} from "./attributes.ts";
+} from "./attributes/tables.ts";
 import type { CachedDevice } from "./cached_device.ts";
 import type { Engine } from "./engine.ts";
 import type { AttributeInfo, BlockVolume, CacheControl, CacheMode, SetStatus } from "./ports.ts";

@@ -1,14 +1,22 @@
 /**
  * What an attribute is, and how the text of one is read and written. The attributes themselves
- * are in attributes.ts. Names are those of the kernel's sysfs.
+ * are in the files beside this one, by topic. Names are those of the kernel's sysfs.
  */
-import { BcacheError } from "../base/errors.ts";
-import { parseSizeBytes } from "../base/units.ts";
-import type { AttributeInfo } from "./ports.ts";
+import { BcacheError } from "../../base/errors.ts";
+import { parseSizeBytes } from "../../base/units.ts";
+import type { AttributeInfo } from "../ports.ts";
 
 export interface Attribute<Target> {
   readonly name: string;
   readonly help: string;
+  /** Of a number. */
+  readonly unit?: string;
+  /** What may be written, in words; of one that can be written. */
+  readonly range?: string;
+  /** The value after start, unless a superblock says otherwise; of one that can be written. */
+  readonly initial?: string;
+  /** Kept across restarts; where. */
+  readonly kept?: string;
   /** The value in the form `set` takes. */
   read(target: Target): string;
   /** Throws what `write` would throw about the text, without a cache set; see `checkSetting`. */
@@ -61,6 +69,7 @@ interface NumberField<Target> {
   readonly max: number | ((target: Target) => number);
   readonly get: (target: Target) => number;
   readonly set: (target: Target, value: number) => void;
+  readonly initial: number;
   /** Takes sizes like 4M as well as plain numbers. */
   readonly size?: boolean;
 }
@@ -83,9 +92,13 @@ export function numberAttribute<Target>(field: NumberField<Target>): Attribute<T
     }
     return value;
   };
+  const most = typeof field.max === "function" ? "a limit that another sets" : field.max;
   return {
     name: field.name,
     help: `${field.help} (${field.unit})`,
+    unit: field.unit,
+    range: `${field.min} to ${most}`,
+    initial: String(field.initial),
     read: (target) => String(field.get(target)),
     check: (limits, text) => void parse(limits, text),
     write: (target, text) => field.set(target, parse(target, text)),
@@ -96,6 +109,7 @@ export function numberAttribute<Target>(field: NumberField<Target>): Attribute<T
 export function booleanAttribute<Target>(field: {
   readonly name: string;
   readonly help: string;
+  readonly initial: boolean;
   readonly get: (target: Target) => boolean;
   readonly set: (target: Target, value: boolean) => void;
 }): Attribute<Target> {
@@ -112,6 +126,8 @@ export function booleanAttribute<Target>(field: {
   return {
     name: field.name,
     help: field.help,
+    range: "0 or 1",
+    initial: field.initial ? "1" : "0",
     read: (target) => (field.get(target) ? "1" : "0"),
     check: (_limits, text) => void parse(text),
     write: (target, text) => field.set(target, parse(text)),
@@ -134,12 +150,17 @@ export function choiceAttribute<Target, Choice extends string>(field: {
   readonly name: string;
   readonly help: string;
   readonly choices: readonly Choice[];
+  readonly initial: Choice;
+  readonly kept?: string;
   readonly get: (target: Target) => Choice;
   readonly set: (target: Target, value: Choice) => Promise<void> | void;
 }): Attribute<Target> {
   return {
     name: field.name,
     help: `${field.help} (${field.choices.join(", ")})`,
+    range: field.choices.join(", "),
+    initial: field.initial,
+    ...(field.kept === undefined ? {} : { kept: field.kept }),
     read: (target) => field.get(target),
     check: (_limits, text) => void parse(text),
     write: (target, text) => field.set(target, parse(text)),

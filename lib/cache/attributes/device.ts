@@ -1,0 +1,61 @@
+/** Attributes of a cached device, but for writeback and statistics. */
+import { decodeLabel, encodeLabel } from "../../ondisk/label.ts";
+import { formatUuid } from "../../ondisk/uuid.ts";
+import { CACHE_MODES } from "../ports.ts";
+import { type Attribute, choiceAttribute, numberAttribute, shown } from "./attribute.ts";
+import { statistics } from "./statistics.ts";
+import type { DeviceTarget } from "./targets.ts";
+import { WRITEBACK_ATTRIBUTES } from "./writeback.ts";
+
+const U32 = 2 ** 32 - 1;
+
+export const DEVICE_ATTRIBUTES: readonly Attribute<DeviceTarget>[] = [
+  choiceAttribute({
+    name: "cache_mode",
+    help: "what happens to writes; kept in the backing device's superblock",
+    choices: CACHE_MODES,
+    initial: "writethrough",
+    kept: "backing superblock",
+    get: (target) => target.dev.mode,
+    set: async (target, value) => {
+      await target.dev.setMode(value);
+      target.writeback.wake();
+    },
+  }),
+  shown("state", "state in the superblock", (target) => target.dev.state),
+  shown("dirty_data", "bytes that only the cache has", (target) => target.dev.dirtySectors * 512),
+  ...WRITEBACK_ATTRIBUTES,
+  numberAttribute({
+    name: "sequential_cutoff",
+    unit: "bytes",
+    help: "a sequential stream longer than this goes past the cache; 0: never",
+    min: 0,
+    max: U32,
+    initial: 4 * 1024 * 1024,
+    size: true,
+    get: (target) => target.dev.bypass.sequentialCutoffBytes,
+    set: (target, value) => {
+      target.dev.bypass.sequentialCutoffBytes = value;
+    },
+  }),
+  {
+    name: "label",
+    help: "name of the device, at most 32 bytes; kept in its superblock and in the cache",
+    read: (target) => decodeLabel(target.dev.superblock.label),
+    write: async (target, text) => {
+      const label = encodeLabel(text);
+      const { uuids, allocator } = target.engine;
+      uuids.set(target.dev.inode, { ...uuids.entry(target.dev.inode), label });
+      await uuids.write(allocator, () => target.engine.commitMetadata());
+      await target.dev.setLabel(label);
+    },
+  },
+  shown("backing_dev_name", "path of the backing device", (target) => target.dev.path),
+  shown(
+    "backing_dev_uuid",
+    "UUID of the backing device",
+    (target) => formatUuid(target.dev.superblock.uuid),
+  ),
+  shown("io_errors", "errors of the backing device since start", (target) => target.dev.ioErrors),
+  ...statistics<DeviceTarget>((target) => target.dev.stats),
+];
