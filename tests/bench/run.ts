@@ -3,17 +3,20 @@
  * of a plain file on the same disk, in the same run. Repeats alternate between the two, so that
  * what disturbs the machine disturbs both; medians and their ratios are printed.
  *
- *   bun tests/bench/run.ts [--quick] [--alone] [--write]
+ *   bun tests/bench/run.ts [--micro] [--quick] [--alone] [--write]
  *
  * --quick: tiny sizes, to see that it runs. --alone: without qemu-storage-daemon. --write: also
  * into docs/benchmark.md. Under `deno run -A` it measures the program under Deno.
+ * --micro: instead of all that, the parts by themselves (micro.ts); with --write in their own
+ * section of the page.
  */
 // deno-lint-ignore-file no-console
-import { writeFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import { cpus, release, totalmem } from "node:os";
 import { join } from "node:path";
 import { inWorkshop, TOP } from "../e2e/support/workshop.ts";
 import { type Contender, startOurs, startQemu } from "./contenders.ts";
+import { micro, MICRO_FULL, MICRO_QUICK } from "./micro.ts";
 import { fill, measure, median, type Sizes, type Workload, WORKLOADS } from "./workloads.ts";
 
 const FULL: Sizes = { dataMib: 1024, seconds: 4, repeats: 3 };
@@ -55,10 +58,15 @@ async function compare(
   return results.map(median);
 }
 
-function heading(sizes: Sizes): string {
+/** What it runs on, for the page. */
+function surroundings(): string {
   const runtime = process.versions["bun"] === undefined ? "Deno" : "Bun";
   const version = process.versions["bun"] ?? process.versions["deno"];
   const machine = `${cpus().length} × ${cpus()[0]!.model}, ${Math.round(totalmem() / 2 ** 30)} GiB`;
+  return `${runtime} ${version}, Linux ${release()}, ${machine}.`;
+}
+
+function heading(sizes: Sizes): string {
   return [
     "# Benchmark",
     "",
@@ -67,7 +75,7 @@ function heading(sizes: Sizes): string {
     `${sizes.repeats} interleaved runs of ${sizes.seconds} s over ${sizes.dataMib} MiB. ` +
     "`npm run bench -- --write` makes this page.",
     "",
-    `${runtime} ${version}, Linux ${release()}, ${machine}.`,
+    surroundings(),
     "",
     row(["workload", "bcache-fuse", "qemu-storage-daemon", "ratio", "wanted"]),
     row(["---", "---:", "---:", "---:", "---:"]),
@@ -105,8 +113,41 @@ async function main(): Promise<void> {
     await place.unmount(served);
   });
   if (args.includes("--write")) {
-    writeFileSync(join(TOP, "docs/benchmark.md"), lines.join("\n") + "\n");
+    const [, parts] = page();
+    writeFileSync(PAGE, [lines.join("\n") + "\n", ...parts].join(PARTS_HEADING));
   }
 }
 
-await main();
+const PAGE = join(TOP, "docs/benchmark.md");
+const PARTS_HEADING = "\n## The parts by themselves\n";
+const RUNTIME_HEADING = "\n### Under ";
+
+/** The page as it is: what comes before the parts, and the sections of the parts by runtime. */
+function page(): [whole: string, parts: string[]] {
+  const [whole, ...parts] = readFileSync(PAGE, "utf8").split(PARTS_HEADING);
+  return [whole!, parts];
+}
+
+/** Measures the parts under this runtime; the page keeps what other runtimes were measured at. */
+async function parts(): Promise<void> {
+  const args = process.argv.slice(2);
+  const runtime = process.versions["bun"] === undefined ? "Deno" : "Bun";
+  const lines = ["", surroundings(), "", row(["what", "measured", "wanted"])];
+  lines.push(row(["---", "---:", "---:"]));
+  for (const line of lines) console.log(line);
+  await micro(args.includes("--quick") ? MICRO_QUICK : MICRO_FULL, ({ what, value, wanted }) => {
+    lines.push(row([what, value, wanted]));
+    console.log(lines.at(-1));
+  });
+  if (!args.includes("--write")) return;
+  const [whole, [old]] = page();
+  const intro = "\nThe index, the journal and start-up on a device in memory. " +
+    "`npm run bench -- --micro --write` makes this section, `deno run -A tests/bench/run.ts " +
+    "--micro --write` the one of Deno.\n";
+  const others = (old ?? "").split(RUNTIME_HEADING).slice(1)
+    .filter((section) => !section.startsWith(runtime));
+  const sections = [intro, ...[...others, `${runtime}\n${lines.join("\n")}\n`].sort()];
+  writeFileSync(PAGE, whole + PARTS_HEADING + sections.join(RUNTIME_HEADING));
+}
+
+await (process.argv.includes("--micro") ? parts() : main());

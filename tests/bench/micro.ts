@@ -1,0 +1,262 @@
+/**
+ * The micro benchmark: the index, the journal and start-up by themselves, on a device in memory.
+ *
+ *   bun tests/bench/run.ts --micro [--quick] [--write]      (or deno run -A)
+ *
+ * Lookups, inserts, merges and journal appends per second; how long a collection keeps others
+ * waiting; how long a cache with a million extents, and a sparse one of 1 TiB, take to start.
+ */
+import { setImmediate } from "node:timers";
+import type { Clock } from "../../lib/base/runtime.ts";
+import { Segment } from "../../lib/btree/btree.ts";
+import type { Engine } from "../../lib/cache/engine.ts";
+import { insertExtent, InsertScratch } from "../../lib/bset/extents.ts";
+import { KeySet } from "../../lib/bset/key_set.ts";
+import { mergeDelta, mergeExtents } from "../../lib/bset/merge.ts";
+import { MemoryDevice } from "../../lib/device/memory.ts";
+import { setKey, SLOT_WORDS } from "../../lib/ondisk/bkey.ts";
+import { RealClock } from "../../lib/runtime/clock.ts";
+import { SimRandom } from "../simulation/sim_random.ts";
+import { closeBare, makeBare, startBare } from "../support/bare_engine.ts";
+
+export interface MicroSizes {
+  /** Keys of the big index. */
+  readonly extents: number;
+  /** How long each of the loops is repeated. */
+  readonly loopMs: number;
+  readonly sparseBytes: number;
+}
+
+export const MICRO_FULL: MicroSizes = { extents: 1_000_000, loopMs: 500, sparseBytes: 2 ** 40 };
+export const MICRO_QUICK: MicroSizes = { extents: 20_000, loopMs: 20, sparseBytes: 2 ** 34 };
+
+/** One line of the result. */
+export interface MicroResult {
+  readonly what: string;
+  readonly value: string;
+  readonly wanted: string;
+}
+
+/** A clock that notes for how long work went on between two turns. */
+class SliceClock extends RealClock implements Clock {
+  longestMs = 0;
+  #resumedMs = 0;
+
+  begin(): void {
+    this.longestMs = 0;
+    this.#resumedMs = performance.now();
+  }
+
+  note(): void {
+    this.longestMs = Math.max(this.longestMs, performance.now() - this.#resumedMs);
+  }
+
+  override async turn(): Promise<void> {
+    this.note();
+    await new Promise<void>((resolve) => setImmediate(resolve));
+    this.#resumedMs = performance.now();
+  }
+}
+
+const BUCKET_SECTORS = 1024;
+const BLOCK_SECTORS = 8;
+/** Extents are this long, with as long a gap behind: none merge. */
+const EXTENT_SECTORS = 8;
+
+function extent(slot: Uint32Array, index: number, sector: number): void {
+  setKey(slot, 0, {
+    inode: 0,
+    offset: (2 * index + 1) * EXTENT_SECTORS,
+    sizeSectors: EXTENT_SECTORS,
+    dirty: true,
+    pointer: { sector, gen: 0 },
+  });
+}
+
+function count(value: number): string {
+  return Math.round(value).toLocaleString("en-US");
+}
+
+/** Calls `body` with numbers from 0 on for a while; its calls per second. */
+function perSecond(loopMs: number, body: (turn: number) => void): number {
+  for (let warm = 0; warm < 20_000; warm++) body(warm);
+  const began = performance.now();
+  let turns = 0;
+  let elapsed = 0;
+  do {
+    for (let burst = 0; burst < 500; burst++) body(turns++);
+    elapsed = performance.now() - began;
+  } while (elapsed < loopMs);
+  return (turns * 1000) / elapsed;
+}
+
+function fullSet(keys: number): KeySet {
+  const set = new KeySet(keys);
+  const slot = new Uint32Array(SLOT_WORDS);
+  for (let index = 0; index < keys; index++) {
+    extent(slot, index, 4096 + index * EXTENT_SECTORS);
+    set.push(slot, 0);
+  }
+  return set;
+}
+
+/** A leaf's lookup by the number of its keys: doubling them must add a step, not double it. */
+function lookups(engine: Engine, sizes: MicroSizes): MicroResult[] {
+  const { btree } = engine;
+  const random = new SimRandom(1);
+  const probes = Float64Array.from({ length: 4096 }, () => random.nextU32() / 2 ** 32);
+  const leaf = btree.root;
+  const { base } = leaf;
+  const segment = new Segment();
+  const results = [1365, 5461, 10922, 21845].map((keys) => {
+    leaf.base = fullSet(keys);
+    const span = keys * 2 * EXTENT_SECTORS;
+    const rate = perSecond(sizes.loopMs, (turn) => {
+      const at = Math.floor(probes[turn & 4095]! * span);
+      segment.baseGuess = 0;
+      btree.lookup(leaf, 0, at, at + 8, segment);
+    });
+    return {
+      what: `lookups in a leaf of ${count(keys)} keys (${keys * 24 >>> 10} KiB)`,
+      value: `${count(rate)}/s, ${(1e9 / rate).toFixed(0)} ns`,
+      wanted: "",
+    };
+  });
+  leaf.base = base;
+  return results;
+}
+
+function merges(sizes: MicroSizes): MicroResult[] {
+  const base = fullSet(8192);
+  const random = new SimRandom(2);
+  const delta = new KeySet();
+  const slot = new Uint32Array(SLOT_WORDS);
+  const context = {
+    ledger: { add: () => {} },
+    scratch: new InsertScratch(),
+    bucketSectors: BUCKET_SECTORS,
+  };
+  for (let key = 0; key < 160; key++) {
+    extent(slot, random.below(8192), 9_000_000 + key * 16);
+    insertExtent({ base, delta }, slot, 0, context);
+  }
+  const lazy = perSecond(sizes.loopMs, () => void mergeDelta(base, delta, BUCKET_SECTORS));
+  const full = perSecond(
+    sizes.loopMs,
+    () => void mergeExtents(base, delta, { bucketSectors: BUCKET_SECTORS }),
+  );
+  const words = (rate: number) => `${count(rate)}/s, ${(1e6 / rate).toFixed(0)} µs`;
+  return [
+    { what: "merges of a page of 160 keys into 8,192", value: words(lazy), wanted: "" },
+    { what: "full sorts of 8,352 keys", value: words(full), wanted: "" },
+  ];
+}
+
+/** Puts `extents` keys into the index in random order. */
+async function insertAll(engine: Engine, extents: number): Promise<MicroResult> {
+  const order = Uint32Array.from({ length: extents }, (_, index) => index);
+  const random = new SimRandom(3);
+  for (let index = extents - 1; index > 0; index--) {
+    const other = random.below(index + 1);
+    [order[index], order[other]] = [order[other]!, order[index]!];
+  }
+  const { committer, geometry } = engine;
+  const slot = new Uint32Array(SLOT_WORDS);
+  const batch = new KeySet(1);
+  const room = (geometry.bucketCount - 1000) * BUCKET_SECTORS - EXTENT_SECTORS;
+  const began = performance.now();
+  for (let turn = 0; turn < extents; turn++) {
+    const index = order[turn]!;
+    extent(slot, index, 900 * BUCKET_SECTORS + (index * EXTENT_SECTORS) % room);
+    batch.clear();
+    batch.push(slot, 0);
+    while (!committer.tryCommit(batch)) await committer.ready(batch);
+  }
+  const rate = (extents * 1000) / (performance.now() - began);
+  return {
+    what: `inserts of ${count(extents)} extents in random order, journaled`,
+    value: `${count(rate)}/s`,
+    wanted: "",
+  };
+}
+
+async function journalAppends(engine: Engine, loopMs: number): Promise<MicroResult> {
+  const { journal } = engine;
+  const slot = new Uint32Array(SLOT_WORDS);
+  extent(slot, 1, 4096);
+  const began = performance.now();
+  let appended = 0;
+  while (performance.now() - began < loopMs) {
+    for (let burst = 0; burst < 500; burst++) {
+      while (journal.tryAppend(slot, 0, SLOT_WORDS) === 0) await journal.whenRoom();
+      appended++;
+    }
+  }
+  await journal.commit();
+  const rate = (appended * 1000) / (performance.now() - began);
+  return { what: "journal appends of one key, durable", value: `${count(rate)}/s`, wanted: "" };
+}
+
+async function million(sizes: MicroSizes): Promise<MicroResult[]> {
+  const clock = new SliceClock();
+  const bucketCount = 4000 + Math.ceil(sizes.extents * EXTENT_SECTORS / BUCKET_SECTORS);
+  const device = new MemoryDevice(bucketCount * BUCKET_SECTORS);
+  await makeBare(device, { bucketSectors: BUCKET_SECTORS, blockSectors: BLOCK_SECTORS });
+  const options = { clock, random: new SimRandom(9) };
+  const engine = await startBare(device, options);
+  const results = [...lookups(engine, sizes), ...merges(sizes)];
+  results.push(await insertAll(engine, sizes.extents));
+  await engine.collector.collect(new AbortController().signal);
+  clock.begin();
+  const gcBegan = performance.now();
+  await engine.collector.collect(new AbortController().signal);
+  clock.note();
+  results.push({
+    what: `collection of ${count(sizes.extents)} extents: longest slice`,
+    value: `${clock.longestMs.toFixed(1)} ms of ${(performance.now() - gcBegan).toFixed(0)} ms`,
+    wanted: "under 5 ms",
+  });
+  await closeBare(engine);
+  const began = performance.now();
+  const again = await startBare(device, options);
+  results.push({
+    what: `start of a cache with ${count(sizes.extents)} extents`,
+    value: `${(performance.now() - began).toFixed(0)} ms`,
+    wanted: "under 2,000 ms",
+  });
+  results.push(await journalAppends(again, sizes.loopMs));
+  await again.stopTasks();
+  return results;
+}
+
+function stateBytes(engine: Engine): number {
+  const { gen, priority, lastGc, mark, pins, sectorsUsed } = engine.buckets;
+  const arrays = [gen, priority, lastGc, mark, pins, sectorsUsed];
+  return arrays.reduce((sum, array) => sum + array.byteLength, engine.buckets.bucketCount);
+}
+
+async function sparse(sizes: MicroSizes): Promise<MicroResult[]> {
+  const device = new MemoryDevice(sizes.sparseBytes / 512);
+  await makeBare(device, { bucketSectors: BUCKET_SECTORS, blockSectors: BLOCK_SECTORS });
+  const options = { clock: new RealClock(), random: new SimRandom(9) };
+  await closeBare(await startBare(device, options));
+  const began = performance.now();
+  const engine = await startBare(device, options);
+  const tookMs = performance.now() - began;
+  const bytes = stateBytes(engine);
+  await engine.stopTasks();
+  const what = `sparse cache of ${count(sizes.sparseBytes / 2 ** 30)} GiB, 512 KiB buckets`;
+  return [
+    { what: `start of a ${what}`, value: `${tookMs.toFixed(0)} ms`, wanted: "under 3,000 ms" },
+    {
+      what: `bucket state of a ${what}`,
+      value: `${(bytes / 2 ** 20).toFixed(0)} MiB`,
+      wanted: "under 150 MiB",
+    },
+  ];
+}
+
+/** Measures everything; `say` is told each line when it is known. */
+export async function micro(sizes: MicroSizes, say: (result: MicroResult) => void): Promise<void> {
+  for (const part of [million, sparse]) for (const result of await part(sizes)) say(result);
+}
