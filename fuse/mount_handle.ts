@@ -19,6 +19,7 @@ import {
   type VolumeInfo,
   type WorkerStart,
 } from "./messages.ts";
+import { moduleBeside } from "./module_beside.ts";
 import { checkMountPoint, unmountFuse } from "./mount.ts";
 
 export type { MountConfig } from "./engine.ts";
@@ -106,7 +107,7 @@ class MountedCacheSet implements MountHandle {
     this.ended = this.#endedPromise.promise;
     this.control = this.#makeControl();
     const workerData: WorkerStart = { config, wakeFd: this.#wakeFd };
-    this.#worker = new Worker(new URL("./worker.ts", import.meta.url), { workerData });
+    this.#worker = new Worker(moduleBeside("worker", import.meta.url), { workerData });
     this.#worker.on("message", (message: FromWorker) => this.#receive(message));
     this.#worker.on("error", (error: unknown) => this.#crashed(error));
     this.#worker.on("exit", () => {

@@ -32,8 +32,8 @@ export async function startDaemon(program: Program, command: MountCommand): Prom
   const directory = ensureRunDirectory(program.environment);
   const log = logPath(directory, realMountPoint(command.mountPoint));
   const logDescriptor = openSync(log, "a", 0o600);
-  const runtime = "Deno" in globalThis ? ["run", "--quiet", "--no-check", "-A"] : [];
-  const child = spawn(process.execPath, [...runtime, program.path, ...daemonArguments(command)], {
+  const words = [...runtimeFlags(program.path), program.path, ...daemonArguments(command)];
+  const child = spawn(process.execPath, words, {
     detached: true,
     cwd: "/", // A daemon must not keep the directory busy that it happened to be started in.
     env: { ...process.env, [DAEMON_VARIABLE]: "1" },
@@ -53,6 +53,13 @@ export async function startDaemon(program: Program, command: MountCommand): Prom
   child.stdout?.destroy();
   child.unref();
   return readReport(report, log);
+}
+
+/** As the launcher has them: an installed copy finds its packages beside it. */
+function runtimeFlags(path: string): string[] {
+  if (!("Deno" in globalThis)) return [];
+  const flags = ["run", "--quiet", "--no-check", "-A"];
+  return path.endsWith(".js") ? [...flags, "--node-modules-dir=manual"] : flags;
 }
 
 function readReport(report: string, log: string): string {

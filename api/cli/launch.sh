@@ -7,11 +7,9 @@ for runtime in ${BCACHE_FUSE_RUNTIME:-bun deno}; do
   command -v "$runtime" > /dev/null || continue
   case $runtime:$root in
     bun:*) exec bun "$root/mod.ts" "$@" ;;
+    # Deno takes no TypeScript from packages; an installed one has JavaScript as well.
     deno:*/node_modules/*)
-      echo "bcache-fuse: Deno runs no TypeScript below node_modules; install Bun:" \
-        "npm install --global bun (or run a checkout: deno run -A mod.ts)" >&2
-      exit 1
-      ;;
+      exec deno run --quiet --node-modules-dir=manual -A "$root/dist/mod.js" "$@" ;;
     deno:*) exec deno run --quiet --no-check -A "$root/mod.ts" "$@" ;;
   esac
 done

@@ -304,8 +304,14 @@ describe("mounting is refused, with the reason,", () => {
     const child = spawn(
       ...mountingProcess(config, mounts.folder(), "setInterval(() => {}, 1000);"),
     );
+    let told = "";
+    child.stdout.on("data", (chunk) => told += String(chunk));
+    child.stderr.on("data", (chunk) => told += String(chunk));
     const exited = new Promise((resolve) => child.on("exit", resolve));
-    while (!isMounted(config.mountPoint)) await new Promise((resolve) => setTimeout(resolve, 20));
+    while (!isMounted(config.mountPoint)) {
+      assertEquals(child.exitCode, null, `the other program ended by itself: ${told}`);
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    }
     child.kill("SIGKILL");
     await exited;
     const left = await refused(config);
