@@ -1,6 +1,6 @@
 /** Addresses of modules that are named by URL: an installed package has them as JavaScript. */
 
-/** The module `name` in the folder of the module at `url`, written in the same language. */
-export function moduleBeside(name: string, url: string): URL {
-  return new URL(`./${name}.${url.endsWith(".ts") ? "ts" : "js"}`, url);
+/** The module at `path`, a `.ts` file seen from the module at `url`, in that one's language. */
+export function moduleBeside(path: string, url: string): URL {
+  return new URL(url.endsWith(".ts") ? path : path.replace(/\.ts$/, ".js"), url);
 }
