@@ -107,7 +107,10 @@ class MountedCacheSet implements MountHandle {
     this.ended = this.#endedPromise.promise;
     this.control = this.#makeControl();
     const workerData: WorkerStart = { config, wakeFd: this.#wakeFd };
-    this.#worker = new Worker(moduleBeside("./worker.ts", import.meta.url), { workerData });
+    this.#worker = new Worker(
+      moduleBeside(new URL("./worker.ts", import.meta.url), import.meta.url),
+      { workerData },
+    );
     this.#worker.on("message", (message: FromWorker) => this.#receive(message));
     this.#worker.on("error", (error: unknown) => this.#crashed(error));
     this.#worker.on("exit", () => {

@@ -65,7 +65,8 @@ interface World {
 
 async function openEngine(world: World): Promise<Engine> {
   const { config, libc, plane } = world;
-  const address = config.engineModule ?? moduleBeside("./cache_engine.ts", import.meta.url).href;
+  const address = config.engineModule ??
+    moduleBeside(new URL("./cache_engine.ts", import.meta.url), import.meta.url).href;
   const module = await import(address) as EngineModule;
   const random = new SystemRandom();
   return await module.openEngine({
