@@ -1,6 +1,6 @@
 /** Addresses of modules that are named by URL: an installed package has them as JavaScript. */
 
-/** What `new URL("./name.ts", import.meta.url)` should be: in the language of its author. */
+/** The module at `url`, as the module at `from` has to name it: in its own language. */
 export function moduleBeside(url: URL, from: string): URL {
   return from.endsWith(".ts") ? url : new URL(url.href.replace(/\.ts$/, ".js"));
 }
