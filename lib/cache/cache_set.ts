@@ -145,6 +145,8 @@ export class CacheSet implements CacheControl {
       noteCacheError: () => {
         this.#cacheIoErrors++;
       },
+      noteWritebackControl: () => engine.collector.noteWritebackControl(),
+      noteClean: () => engine.collector.noteClean(),
     };
   }
 

@@ -12,6 +12,7 @@ import { assert } from "../base/assert.ts";
 import { BcacheError } from "../base/errors.ts";
 import type { Clock, Log } from "../base/runtime.ts";
 import { type Faults, Signal, type TaskGroup } from "../base/sync.ts";
+import { TimeStats } from "../base/time_stats.ts";
 import type { Btree } from "../btree/btree.ts";
 import type { BtreeNode } from "../btree/node.ts";
 import type { NodeWriter } from "../btree/node_write.ts";
@@ -31,6 +32,7 @@ import {
   pointerSector,
   SLOT_WORDS,
 } from "../ondisk/bkey.ts";
+import type { KeyBuffer } from "./key_buffer.ts";
 
 /** A node with a pointer staler than this is written anew. */
 const STALE_MAX = 10;
@@ -42,6 +44,11 @@ const COLLECT_SHARE = 16;
 /** Rest between two collections: somebody waits for a bucket, or not. As in the kernel. */
 const PAUSE_MS_MIN = 10;
 const PAUSE_MS = 100;
+
+/** With more than this many percent in use nothing is cached: nothing else would wake us. */
+const CACHING_STOPS_PERCENT = 95;
+/** With at least this many percent in use a collection after writeback is worth its while. */
+const AFTER_WRITEBACK_PERCENT = 50;
 
 /** What else is metadata: marked anew in every collection. */
 export type MarkMetadata = () => void;
@@ -60,8 +67,14 @@ export class Collector {
   #wanted = false;
   #sectorsToGc: number;
   readonly #sectorsPerGc: number;
+  #keyBuffers = new Set<KeyBuffer>();
+  #afterWritebackArmed = false;
+  /** Collect when writeback has written everything back (`gc_after_writeback`). */
+  afterWriteback = false;
   collections = 0;
   lastDurationMs = 0;
+  /** Whole collections. */
+  readonly times: TimeStats = new TimeStats();
   nodesMarked = 0;
   nodesRewritten = 0;
 
@@ -93,6 +106,31 @@ export class Collector {
   noteCached(sectors: number): void {
     this.#sectorsToGc -= sectors;
     if (this.#sectorsToGc < 0) this.wake();
+  }
+
+  /** The writeback controller has run: what it writes now may be worth a collection later. */
+  noteWritebackControl(): void {
+    if (!this.afterWriteback) return;
+    if (this.#buckets.inUsePercent() >= AFTER_WRITEBACK_PERCENT) this.#afterWritebackArmed = true;
+  }
+
+  /**
+   * A device has no dirty data left. With the cache full nothing is cached, so nothing would ever
+   * ask for the collection that finds out what is clean now.
+   */
+  noteClean(): void {
+    const armed = this.afterWriteback && this.#afterWritebackArmed;
+    this.#afterWritebackArmed = false;
+    if (armed || this.#buckets.inUsePercent() > CACHING_STOPS_PERCENT) this.wake();
+  }
+
+  /** From now on no collection frees what the keys of `buffer` point to: it is being copied. */
+  guard(buffer: KeyBuffer): void {
+    this.#keyBuffers.add(buffer);
+  }
+
+  unguard(buffer: KeyBuffer): void {
+    this.#keyBuffers.delete(buffer);
   }
 
   /** Asks for a collection. */
@@ -133,11 +171,25 @@ export class Collector {
     // Nothing may be reused whose last key is only in memory.
     await this.#writer.writeAllDirty();
     this.#markMetadata();
+    this.#markBuffered();
     this.#buckets.finishGc();
     this.#sectorsToGc = this.#sectorsPerGc;
     this.collections++;
-    this.lastDurationMs = this.#clock.nowMs() - began;
+    const ended = this.#clock.nowMs();
+    this.lastDurationMs = ended - began;
+    this.times.record(began, ended);
     this.#allocator.gcFinished();
+  }
+
+  /** A key that was overwritten since it was buffered is not in the index, but is being read. */
+  #markBuffered(): void {
+    for (const buffer of this.#keyBuffers) {
+      for (const { sector, gen } of buffer.keys()) {
+        const bucket = Math.floor(sector / this.#buckets.bucketSectors);
+        if (this.#buckets.staleness(bucket, gen) > 0) continue;
+        this.#buckets.setMark(bucket, MARK.dirty);
+      }
+    }
   }
 
   async #markLevel(level: number, signal: AbortSignal): Promise<void> {

@@ -148,7 +148,10 @@ export class Writeback {
       const extents = await this.#collect();
       if (extents.length === 0) {
         this.#cursor = 0;
-        if (began === 0) await this.#dev.becomeClean(this.#settleClean);
+        if (began === 0) {
+          await this.#dev.becomeClean(this.#settleClean);
+          this.#parts.noteClean();
+        }
         return began !== 0;
       }
       await this.#writeAll(extents, signal);
@@ -317,6 +320,7 @@ export class Writeback {
         bucketSectors: buckets.bucketSectors,
         nowMs: this.#clock.nowMs(),
       });
+      this.#parts.noteWritebackControl();
     }
   }
 }

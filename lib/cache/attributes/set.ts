@@ -4,6 +4,7 @@ import { formatSize } from "../../base/units.ts";
 import { type ReplacementPolicy, setReplacementPolicy } from "../../ondisk/superblock.ts";
 import { writeCacheSuperblock } from "../recovery.ts";
 import { type Attribute, choiceAttribute, numberAttribute, shown } from "./attribute.ts";
+import { COLLECTION_ATTRIBUTES } from "./collection.ts";
 import { statistics } from "./statistics.ts";
 import type { SetTarget } from "./targets.ts";
 
@@ -76,13 +77,7 @@ export const SET_ATTRIBUTES: readonly Attribute<SetTarget>[] = [
     "entries a restart would replay",
     ({ engine }) => engine.journal.counters.activeEntries,
   ),
-  shown("gc_runs", "collections since start", ({ engine }) => engine.collector.collections),
-  {
-    name: "trigger_gc",
-    help: "write 1 to start a garbage collection",
-    read: () => "0",
-    write: (target) => target.engine.collector.wake(),
-  },
+  ...COLLECTION_ATTRIBUTES,
   {
     name: "clear_stats",
     help: "write 1 to set the total statistics back to zero",
