@@ -83,6 +83,10 @@ export const AttributeSchema = z.object({
   value: z.string(),
   writable: z.boolean(),
   help: z.string(),
+  unit: z.string().optional(),
+  range: z.string().optional(),
+  initial: z.string().optional(),
+  kept: z.string().optional(),
 }).openapi("Attribute");
 
 export const AttributeChangeSchema = z.strictObject({

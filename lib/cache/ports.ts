@@ -110,6 +110,14 @@ export interface AttributeInfo {
   value: string;
   writable: boolean;
   help: string;
+  /** Of a number. */
+  unit?: string;
+  /** What it takes, in words; of one that can be written. */
+  range?: string;
+  /** Its value after start, unless a superblock says otherwise; of one that can be written. */
+  initial?: string;
+  /** Where it is kept across restarts; absent: it is not. */
+  kept?: string;
 }
 
 /**

@@ -31,6 +31,19 @@ export function describe<Target>(attribute: Attribute<Target>, target: Target): 
     value: attribute.read(target),
     writable: attribute.write !== undefined,
     help: attribute.help,
+    ...facts(attribute),
+  };
+}
+
+/** What is known of an attribute beside its name and value, without the absent. */
+function facts(
+  { unit, range, initial, kept }: Attribute<never>,
+): Pick<AttributeInfo, "unit" | "range" | "initial" | "kept"> {
+  return {
+    ...(unit === undefined ? {} : { unit }),
+    ...(range === undefined ? {} : { range }),
+    ...(initial === undefined ? {} : { initial }),
+    ...(kept === undefined ? {} : { kept }),
   };
 }
 
@@ -95,7 +108,7 @@ export function numberAttribute<Target>(field: NumberField<Target>): Attribute<T
   const most = typeof field.max === "function" ? "a limit that another sets" : field.max;
   return {
     name: field.name,
-    help: `${field.help} (${field.unit})`,
+    help: field.help,
     unit: field.unit,
     range: `${field.min} to ${most}`,
     initial: String(field.initial),
@@ -157,7 +170,7 @@ export function choiceAttribute<Target, Choice extends string>(field: {
 }): Attribute<Target> {
   return {
     name: field.name,
-    help: `${field.help} (${field.choices.join(", ")})`,
+    help: field.help,
     range: field.choices.join(", "),
     initial: field.initial,
     ...(field.kept === undefined ? {} : { kept: field.kept }),
@@ -184,4 +197,13 @@ export function shown<Target>(
   read: (target: Target) => string | number,
 ): Attribute<Target> {
   return { name, help, read: (target) => String(read(target)) };
+}
+
+/** Something that any written value does. Write-only in the kernel; here it reads 0. */
+export function triggerAttribute<Target>(
+  name: string,
+  help: string,
+  run: (target: Target) => Promise<void> | void,
+): Attribute<Target> {
+  return { name, help, range: "anything", read: () => "0", write: (target) => run(target) };
 }

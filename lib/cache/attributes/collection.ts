@@ -1,16 +1,15 @@
 /** Attributes of garbage collection and of the buckets. */
-import { type Attribute, booleanAttribute, shown } from "./attribute.ts";
+import { type Attribute, booleanAttribute, shown, triggerAttribute } from "./attribute.ts";
 import type { SetTarget } from "./targets.ts";
 import { timeStatistics } from "./time_statistics.ts";
 
 export const COLLECTION_ATTRIBUTES: readonly Attribute<SetTarget>[] = [
   shown("gc_runs", "collections since start", ({ engine }) => engine.collector.collections),
-  {
-    name: "trigger_gc",
-    help: "write 1 to start a garbage collection",
-    read: () => "0",
-    write: (target) => target.engine.collector.wake(),
-  },
+  triggerAttribute<SetTarget>(
+    "trigger_gc",
+    "starts a garbage collection",
+    (target) => target.engine.collector.wake(),
+  ),
   booleanAttribute({
     name: "gc_after_writeback",
     help:

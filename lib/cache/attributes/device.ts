@@ -12,7 +12,7 @@ const U32 = 2 ** 32 - 1;
 export const DEVICE_ATTRIBUTES: readonly Attribute<DeviceTarget>[] = [
   choiceAttribute({
     name: "cache_mode",
-    help: "what happens to writes; kept in the backing device's superblock",
+    help: "what happens to writes",
     choices: CACHE_MODES,
     initial: "writethrough",
     kept: "backing superblock",
@@ -40,7 +40,10 @@ export const DEVICE_ATTRIBUTES: readonly Attribute<DeviceTarget>[] = [
   }),
   {
     name: "label",
-    help: "name of the device, at most 32 bytes; kept in its superblock and in the cache",
+    help: "name of the device",
+    range: "at most 32 bytes",
+    initial: "",
+    kept: "backing superblock and UUID table",
     read: (target) => decodeLabel(target.dev.superblock.label),
     write: async (target, text) => {
       const label = encodeLabel(text);

@@ -3,7 +3,13 @@ import { BcacheError } from "../../base/errors.ts";
 import { formatSize } from "../../base/units.ts";
 import { type ReplacementPolicy, setReplacementPolicy } from "../../ondisk/superblock.ts";
 import { writeCacheSuperblock } from "../recovery.ts";
-import { type Attribute, choiceAttribute, numberAttribute, shown } from "./attribute.ts";
+import {
+  type Attribute,
+  choiceAttribute,
+  numberAttribute,
+  shown,
+  triggerAttribute,
+} from "./attribute.ts";
 import { COLLECTION_ATTRIBUTES } from "./collection.ts";
 import { statistics } from "./statistics.ts";
 import type { SetTarget } from "./targets.ts";
@@ -11,7 +17,7 @@ import type { SetTarget } from "./targets.ts";
 export const SET_ATTRIBUTES: readonly Attribute<SetTarget>[] = [
   choiceAttribute<SetTarget, ReplacementPolicy>({
     name: "cache_replacement_policy",
-    help: "which bucket is dropped first; kept in the cache's superblock",
+    help: "which bucket is dropped first",
     choices: ["lru", "fifo", "random"],
     initial: "lru",
     kept: "cache superblock",
@@ -78,12 +84,11 @@ export const SET_ATTRIBUTES: readonly Attribute<SetTarget>[] = [
     ({ engine }) => engine.journal.counters.activeEntries,
   ),
   ...COLLECTION_ATTRIBUTES,
-  {
-    name: "clear_stats",
-    help: "write 1 to set the total statistics back to zero",
-    read: () => "0",
-    write: (target) => target.stats.clear(),
-  },
+  triggerAttribute<SetTarget>(
+    "clear_stats",
+    "sets the total statistics back to zero",
+    (target) => target.stats.clear(),
+  ),
   shown("io_errors", "errors of the cache device since start", (target) => target.cacheIoErrors()),
   ...statistics<SetTarget>((target) => target.stats),
 ];
