@@ -1,6 +1,6 @@
 /**
- * The index: nodes in memory, finding the leaf of a position, lookup of what is cached there.
- * Answers to the node cache and the map functions of btree.c, and to `bch_btree_ptr_bad` and
+ * The index: finding the leaf of a position, lookup of what is cached there, going along a level.
+ * Answers to `bch_btree_node_get` and the map functions of btree.c, and to `bch_btree_ptr_bad` and
  * `bch_extent_bad` of extents.c.
  *
  * Everything is synchronous when the nodes are resident (the hit path); `load…` reads what is
@@ -12,7 +12,7 @@ import { BcacheError } from "../base/errors.ts";
 import type { Faults } from "../base/sync.ts";
 import type { BucketTable } from "../buckets/table.ts";
 import type { KeySet } from "../bset/key_set.ts";
-import type { Device } from "../device/device.ts";
+import { type Device, SECTOR_BYTES } from "../device/device.ts";
 import {
   compareKey,
   INODE_MAX,
@@ -30,6 +30,7 @@ import {
 } from "../ondisk/bkey.ts";
 import type { Magic } from "../ondisk/magic.ts";
 import type { BtreeNode } from "./node.ts";
+import { NodeCache } from "./node_cache.ts";
 import { type BtreeGeometry, readNode } from "./node_read.ts";
 
 /** What a lookup found at a position. Reused by the caller: no allocation on the hit path. */
@@ -56,12 +57,9 @@ export class Btree {
   readonly buckets: BucketTable;
   #device: Device;
   #faults: Faults;
-  #root: BtreeNode | undefined;
-  #nodes = new Map<number, BtreeNode>();
+  /** The nodes in memory. */
+  readonly cache: NodeCache;
   #loading = new Map<number, Promise<void>>();
-  #memoryBytesMax: number;
-  #memoryBytes = 0;
-  #tick = 0;
   /** Key words and place of the child found last by `#childOf`; used within one call. */
   #foundWords: Uint32Array = new Uint32Array(SLOT_WORDS);
   #foundAt = 0;
@@ -74,7 +72,7 @@ export class Btree {
     magic: Magic;
     buckets: BucketTable;
     faults: Faults;
-    /** Clean nodes are dropped from memory beyond this. */
+    /** Nodes are dropped from memory beyond this, dirty ones once they were written. */
     memoryBytesMax: number;
   }) {
     this.#device = options.device;
@@ -82,39 +80,36 @@ export class Btree {
     this.magic = options.magic;
     this.buckets = options.buckets;
     this.#faults = options.faults;
-    this.#memoryBytesMax = options.memoryBytesMax;
+    this.cache = new NodeCache({ faults: options.faults, bytesMax: options.memoryBytesMax });
   }
 
   get root(): BtreeNode {
-    assert(this.#root !== undefined, "the index has a root");
-    return this.#root;
+    const { root } = this.cache;
+    assert(root !== undefined, "the index has a root");
+    return root;
   }
 
   get nodesResident(): number {
-    return this.#nodes.size;
+    return this.cache.size;
   }
 
   get residentBytes(): number {
-    let bytes = 0;
-    for (const node of this.#nodes.values()) bytes += node.memoryBytes;
-    return bytes;
+    return this.cache.bytes;
   }
 
   /** Makes `node` the root. Writing the journal entry that names it is the caller's. */
   setRoot(node: BtreeNode): void {
-    this.#root = node;
-    this.adopt(node);
+    this.cache.setRoot(node);
   }
 
   /** Makes a node findable through the pointer to it. */
   adopt(node: BtreeNode): void {
-    this.#nodes.set(node.bucket, node);
-    this.#memoryBytes += node.memoryBytes;
+    this.cache.adopt(node);
   }
 
   /** Takes a freed node out of memory. */
   drop(node: BtreeNode): void {
-    if (this.#nodes.get(node.bucket) === node) this.#nodes.delete(node.bucket);
+    this.cache.drop(node);
   }
 
   /** Reads the root at start-up. */
@@ -173,11 +168,11 @@ export class Btree {
       const bucket = Math.floor(
         pointerSector(this.#foundWords, this.#foundAt) / this.geometry.bucketSectors,
       );
-      const child = this.#nodes.get(bucket);
+      const child = this.cache.get(bucket);
       if (child === undefined) return undefined;
+      child.used = true;
       node = child;
     }
-    node.lastUsed = ++this.#tick;
     return node;
   }
 
@@ -217,35 +212,43 @@ export class Btree {
       const words = this.#foundWords;
       const at = this.#foundAt;
       const bucket = Math.floor(pointerSector(words, at) / this.geometry.bucketSectors);
-      const child = this.#nodes.get(bucket);
-      if (child !== undefined) {
-        node = child;
-        continue;
-      }
-      let loading = this.#loading.get(bucket);
-      if (loading === undefined) {
-        loading = this.#loadChild(words.slice(at, at + SLOT_WORDS), node.level - 1, bucket)
-          .finally(() => this.#loading.delete(bucket));
-        this.#loading.set(bucket, loading);
-      }
-      return await loading;
+      const child = this.cache.get(bucket);
+      if (child === undefined) return await this.#loadChild(words, at, node.level - 1, false);
+      node = child;
     }
   }
 
-  async #loadChild(key: Uint32Array, level: number, bucket: number): Promise<void> {
+  /** Reads a node once, whoever asks for it meanwhile. */
+  #loadChild(words: Uint32Array, at: number, level: number, ahead: boolean): Promise<void> {
+    const key = words.slice(at, at + SLOT_WORDS);
+    const bucket = Math.floor(pointerSector(key, 0) / this.geometry.bucketSectors);
+    const underWay = this.#loading.get(bucket);
+    if (underWay !== undefined) return underWay;
+    const loading = this.#load(key, level, ahead).finally(() => this.#loading.delete(bucket));
+    this.#loading.set(bucket, loading);
+    return loading;
+  }
+
+  /** `ahead`: nobody needs it yet, so when it cannot be read nothing is wrong yet either. */
+  async #load(key: Uint32Array, level: number, ahead: boolean): Promise<void> {
+    const bucket = Math.floor(pointerSector(key, 0) / this.geometry.bucketSectors);
     const gen = pointerGen(key, 0);
+    const bytes = keySizeSectors(key, 0) * SECTOR_BYTES;
+    this.cache.expect(bytes);
     let node: BtreeNode;
     try {
+      if (!ahead) await this.cache.makeRoom();
       node = await this.#read(key, 0, level);
     } catch (error) {
       // await: the node may have been freed and its bucket reused; then nothing is wrong.
-      if (this.buckets.staleness(bucket, gen) > 0) return;
+      if (ahead || this.buckets.staleness(bucket, gen) > 0) return;
       this.#faults.raise(error);
       throw error;
+    } finally {
+      this.cache.arrived(bytes);
     }
     if (this.buckets.staleness(bucket, gen) > 0) return;
     this.adopt(node);
-    this.#evict(node);
   }
 
   async #read(key: Uint32Array, at: number, level: number): Promise<BtreeNode> {
@@ -266,27 +269,6 @@ export class Btree {
   forgetStaleDirt(set: KeySet): void {
     for (let at = 0; at < set.count * SLOT_WORDS; at += SLOT_WORDS) {
       if (keyDirty(set.words, at) && this.isBad(set.words, at, 0)) setDirty(set.words, at, false);
-    }
-  }
-
-  /** Drops clean nodes, least recently used first, until memory is within its bound. */
-  #evict(keep: BtreeNode): void {
-    // Nodes grow as keys come in, so the running sum is taken anew now and then.
-    if (this.nodesRead % 32 === 0 || this.#memoryBytes > this.#memoryBytesMax) {
-      this.#memoryBytes = this.residentBytes;
-    }
-    if (this.#memoryBytes <= this.#memoryBytesMax) return;
-    const idle = [...this.#nodes.values()].filter((node) =>
-      node !== keep && node !== this.#root && !node.dirty &&
-      node.writesPending === 0 && node.delta.count === 0 && node.writesHeldBy === undefined &&
-      node.holds === 0
-    );
-    idle.sort((a, b) => a.lastUsed - b.lastUsed);
-    for (const node of idle) {
-      // An eighth of slack, so that not every load sorts anew.
-      if (this.#memoryBytes <= this.#memoryBytesMax * 0.875) break;
-      this.drop(node);
-      this.#memoryBytes -= node.memoryBytes;
     }
   }
 

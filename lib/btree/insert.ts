@@ -52,8 +52,14 @@ export class Inserter {
     this.#ledger = options.ledger;
   }
 
-  /** The first leaf of the batch's range that cannot take it now; undefined: all can. */
-  #obstacle(batch: KeySet): { leaf: BtreeNode | undefined; inode: number; at: number } | undefined {
+  /**
+   * The first leaf of the batch's range that cannot take it now; undefined: all can. `passed`
+   * gets those that can.
+   */
+  #obstacle(
+    batch: KeySet,
+    passed?: BtreeNode[],
+  ): { leaf: BtreeNode | undefined; inode: number; at: number } | undefined {
     for (let index = 0; index < batch.count; index++) {
       const key = index * SLOT_WORDS;
       const inode = keyInode(batch.words, key);
@@ -64,6 +70,7 @@ export class Inserter {
         if (leaf === undefined || !leaf.hasRoom(batch.count * KEYS_PER_INSERT)) {
           return { leaf, inode, at };
         }
+        passed?.push(leaf);
         at = leaf.covers(inode, end) ? end : leaf.endOffset;
       }
     }
@@ -81,11 +88,18 @@ export class Inserter {
   async prepare(batch: KeySet): Promise<void> {
     assert(batch.count <= BATCH_KEYS_MAX, "a batch is small enough for the room a split leaves");
     for (;;) {
-      const obstacle = this.#obstacle(batch);
+      const passed: BtreeNode[] = [];
+      const obstacle = this.#obstacle(batch, passed);
       if (obstacle === undefined) return;
       const { leaf, inode, at } = obstacle;
-      if (leaf === undefined) await this.#btree.loadLeaf(inode, at);
-      else await this.#replacer.makeRoom(leaf);
+      // Leaves of one batch must not drive each other out of memory.
+      for (const other of passed) other.holds++;
+      try {
+        if (leaf === undefined) await this.#btree.loadLeaf(inode, at);
+        else await this.#replacer.makeRoom(leaf);
+      } finally {
+        for (const other of passed) other.holds--;
+      }
     }
   }
 

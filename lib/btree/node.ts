@@ -69,8 +69,13 @@ export class BtreeNode {
   writesPending = 0;
   /** Who needs the node to stay in memory across an await. */
   holds = 0;
-  /** For the choice of what to evict. */
-  lastUsed = 0;
+
+  // The node cache's own (node_cache.ts): the mark of a use, the ring, what is counted.
+  used = false;
+  hotter: BtreeNode | undefined;
+  colder: BtreeNode | undefined;
+  /** 0: not resident. */
+  cachedBytes = 0;
 
   /** @param key the slot that points to it (copied) */
   constructor(

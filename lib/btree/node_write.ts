@@ -21,6 +21,7 @@ import { SLOT_WORDS } from "../ondisk/bkey.ts";
 import { BSET_HEADER_BYTES, encodeBset } from "../ondisk/bset.ts";
 import type { Magic } from "../ondisk/magic.ts";
 import type { BtreeNode } from "./node.ts";
+import type { NodeCache } from "./node_cache.ts";
 import type { BtreeGeometry } from "./node_read.ts";
 
 /** A dirty leaf is written after this long at the latest, as in the kernel. */
@@ -50,6 +51,8 @@ export class NodeWriter {
   /** Dirty leaves, oldest first. */
   #dirty = new Map<BtreeNode, Writable>();
   #watching = false;
+  #cache: NodeCache;
+  #relieving = false;
   /** Sectors of sets written since start. */
   writtenSectors = 0;
   /** Told of a leaf that will soon have no room. */
@@ -63,7 +66,12 @@ export class NodeWriter {
     clock: Clock;
     faults: Faults;
     tasks: TaskGroup;
+    /** Whose nodes these are; it is told when they grow, and asks for writes when room is short. */
+    cache: NodeCache;
   }) {
+    this.#cache = options.cache;
+    this.#cache.flusher = this;
+    this.#cache.onPressure = () => this.#relieveSoon();
     this.#device = options.device;
     this.#geometry = options.geometry;
     this.#magic = options.magic;
@@ -82,6 +90,7 @@ export class NodeWriter {
    * (a clean key that may be lost).
    */
   markDirty(node: BtreeNode, seq: number): void {
+    this.#cache.resized(node);
     let entry = this.#dirty.get(node);
     if (entry === undefined) {
       entry = { node, holder: { flushForJournal: () => this.write(node) } };
@@ -191,11 +200,29 @@ export class NodeWriter {
         ? mergeDelta(node.base, delta, bucketSectors)
         : mergePointers(node.base, delta);
       node.delta = new KeySet();
+      this.#cache.resized(node);
     }
     this.#dirty.delete(node);
     node.dirty = false;
     node.pinSeq = 0; // The pin itself stays until the write is durable.
     return { atSector, bytes };
+  }
+
+  /**
+   * Nodes grew beyond the bound of memory. What is to be dropped is chosen in a turn of its own:
+   * whoever made them grow counts on finding them.
+   */
+  #relieveSoon(): void {
+    if (this.#relieving) return;
+    this.#relieving = true;
+    this.#tasks.start(async () => {
+      try {
+        await this.#clock.turn();
+        await this.#cache.makeRoom();
+      } finally {
+        this.#relieving = false;
+      }
+    });
   }
 
   /** Writes leaves that have been dirty for long; ends when none is dirty. */

@@ -251,6 +251,7 @@ export class Replacer implements NodeReplacer {
     const split = bsetBlocks(words32 / 2, node.blockBytes) > Math.floor((node.blocks * 4) / 5);
     node.base = keys;
     node.delta = new KeySet();
+    btree.cache.resized(node);
     if (!split || keys.count < 2) {
       return { copies: [this.#make(node.level, node.key, 0, keys)], root: [] };
     }
@@ -313,6 +314,7 @@ export class Replacer implements NodeReplacer {
     this.#allocator.blockPrios();
     setPointerGen(freed, 0, btree.buckets.bumpGen(node.bucket));
     insertPointer(parent.delta, freed, 0);
+    btree.cache.resized(parent);
     parent.dirty = true;
     const durable = this.#writer.write(parent);
     this.#swap(node, made, durable);

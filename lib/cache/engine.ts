@@ -30,7 +30,7 @@ import { OrderedDevice } from "./ordered_device.ts";
 import { Fills } from "./ranges.ts";
 import { UuidTable } from "./uuids.ts";
 
-/** Clean b-tree nodes are dropped from memory beyond this. */
+/** What b-tree nodes may take of memory, if nobody says otherwise (`btree_cache_max`). */
 const BTREE_MEMORY_BYTES = 96 * 1024 * 1024;
 
 export interface EngineWorld {
@@ -143,6 +143,7 @@ export class Engine extends Foundations {
       clock,
       faults,
       tasks,
+      cache: this.btree.cache,
     });
     this.replacer = new Replacer({
       btree: this.btree,
