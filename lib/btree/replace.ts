@@ -122,7 +122,11 @@ export class Replacer implements NodeReplacer {
   replaceSoon(leaf: BtreeNode): Promise<void> {
     const underWay = this.#queued.get(leaf);
     if (underWay !== undefined) return underWay;
+    // Held while it waits for its turn: dropped and read again meanwhile, it would be another
+    // node, with newer keys, that this one's replacement would lose.
+    leaf.holds++;
     const run = this.#mutex.run(() => this.#replaceIfFull(leaf)).finally(() => {
+      leaf.holds--;
       this.#queued.delete(leaf);
       this.#begun.raise();
     });
@@ -137,16 +141,21 @@ export class Replacer implements NodeReplacer {
     const left = leaf.blocks - leaf.writtenBlocks;
     const spacious = left * NEARLY_FULL_SHARE >= leaf.blocks;
     if (spacious && leaf.hasRoom(BATCH_KEYS_MAX * KEYS_PER_INSERT)) return;
-    await this.#replaceHeld(leaf);
+    await this.#replace(leaf);
   }
 
   /** Writes a node anew without its stale keys, for the collector. False: not now. */
   async rewrite(node: BtreeNode): Promise<boolean> {
-    return await this.#mutex.run(async () => {
-      if (node.freed || this.#allocator.available(RESERVE.btree) < BUCKETS_MAX) return false;
-      await this.#replaceHeld(node);
-      return true;
-    });
+    node.holds++;
+    try {
+      return await this.#mutex.run(async () => {
+        if (node.freed || this.#allocator.available(RESERVE.btree) < BUCKETS_MAX) return false;
+        await this.#replace(node);
+        return true;
+      });
+    } finally {
+      node.holds--;
+    }
   }
 
   /** An empty leaf as the root of a new cache set, written and stable. */
@@ -159,16 +168,9 @@ export class Replacer implements NodeReplacer {
     this.#btree.buckets.unpin(node.bucket);
   }
 
-  async #replaceHeld(node: BtreeNode): Promise<void> {
-    node.holds++;
-    try {
-      await this.#replace(node);
-    } finally {
-      node.holds--;
-    }
-  }
-
+  /** The caller holds the node, and has since it looked at it. */
   async #replace(node: BtreeNode): Promise<void> {
+    assert(this.#btree.cache.get(node.bucket) === node, "a replaced node is the one in memory");
     const parent = await this.#parentWithRoom(node);
     const done = Promise.withResolvers<void>();
     node.replacement = done.promise;
