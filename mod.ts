@@ -18,6 +18,8 @@ export { JoinedDevice } from "./lib/device/joined.ts";
 export { MemoryDevice } from "./lib/device/memory.ts";
 export { OverlayDevice } from "./lib/device/overlay.ts";
 export { TracedDevice } from "./lib/device/traced.ts";
+export { checkCache, type CheckOptions, type CheckReport } from "./lib/offline/check.ts";
+export { type Finding, findingText } from "./lib/offline/findings.ts";
 export { RealClock } from "./lib/runtime/clock.ts";
 export { SystemRandom } from "./lib/runtime/random.ts";
 

@@ -14,6 +14,7 @@ const RANKS: ReadonlyArray<readonly string[]> = [
   ["lib/journal/"],
   ["lib/btree/"],
   ["lib/cache/"],
+  ["lib/offline/"],
   ["fuse/", "api/"],
   ["api/cli/"], // The composition root: it brings fuse, the HTTP interface and the engine together.
   ["mod.ts"],

@@ -1,0 +1,163 @@
+/**
+ * Compares backing devices with what the cache knows of them. Answers to the refusals of
+ * `bch_cached_dev_attach` of super.c.
+ */
+import type { Device } from "../device/device.ts";
+import { formatSize } from "../base/units.ts";
+import { type BackingState, backingState, type Superblock } from "../ondisk/superblock.ts";
+import { equalUuids, formatUuid, isZeroUuid } from "../ondisk/uuid.ts";
+import { readSuperblockOf } from "./cache_image.ts";
+import type { CacheImage } from "./cache_image.ts";
+import type { DeviceTally } from "./check_extents.ts";
+import type { Finding, Report } from "./findings.ts";
+import { slotKind, type UuidScan } from "./uuid_scan.ts";
+
+export interface CheckedBacking {
+  readonly name: string;
+  readonly uuid: string;
+  readonly state: BackingState;
+  /** Its number in the index; undefined: the cache does not know it. */
+  readonly inode: number | undefined;
+}
+
+/** What the cache says; undefined parts could not be read. */
+export interface KnownToCache {
+  readonly image: CacheImage;
+  readonly uuids: UuidScan | undefined;
+  readonly devices: ReadonlyMap<number, DeviceTally> | undefined;
+}
+
+type Fault = (
+  severity: "error" | "warning",
+  more: Pick<Finding, "what" | "found" | "expected" | "advice">,
+) => void;
+
+/** The slot of a device in the UUID table; undefined: none. */
+export function slotOf(uuids: UuidScan, uuid: Uint8Array): number | undefined {
+  const slot = uuids.entries.findIndex((entry) =>
+    slotKind(entry) === "cached device" && equalUuids(entry.uuid, uuid)
+  );
+  return slot < 0 ? undefined : slot;
+}
+
+/** Checks every backing device that was given. */
+export async function checkBackings(
+  devices: readonly Device[],
+  known: KnownToCache | undefined,
+  report: Report,
+): Promise<CheckedBacking[]> {
+  const checked: CheckedBacking[] = [];
+  for (const device of devices) {
+    const superblock = await readSuperblockOf(device, "backing", report);
+    if (superblock === undefined) continue;
+    const fault: Fault = (severity, more) =>
+      report({ severity, subject: "backing", device: device.name, ...more });
+    if (superblock.kind !== "backing") {
+      const advice = "give it with --cache";
+      fault("error", { what: "this is a cache device", expected: "a backing device", advice });
+      continue;
+    }
+    const uuid = formatUuid(superblock.uuid);
+    const twin = checked.find((other) => other.uuid === uuid);
+    if (twin !== undefined) {
+      const what = `is the same device as ${twin.name} (UUID ${uuid})`;
+      fault("error", { what, advice: "use one of them; the other is a copy" });
+    }
+    const inode = known === undefined ? undefined : compare(device, superblock, known, fault);
+    checked.push({ name: device.name, uuid, state: backingState(superblock), inode });
+  }
+  return checked;
+}
+
+/** Compares one device with its slot; returns the slot. */
+function compare(
+  device: Device,
+  superblock: Superblock,
+  known: KnownToCache,
+  fault: Fault,
+): number | undefined {
+  const { image, uuids } = known;
+  const set = image.superblock.setUuid;
+  const state = backingState(superblock);
+  const attached = !isZeroUuid(superblock.setUuid);
+  const slot = uuids === undefined ? undefined : slotOf(uuids, superblock.uuid);
+  if (attached && !equalUuids(superblock.setUuid, set)) {
+    fault(state === "dirty" || slot !== undefined ? "error" : "warning", {
+      what: "belongs to another cache set",
+      found: formatUuid(superblock.setUuid),
+      expected: formatUuid(set),
+      advice: "check it with its own cache",
+    });
+    return slot;
+  }
+  if (superblock.blockSectors < image.superblock.blockSectors) {
+    fault("error", {
+      what: "its blocks are smaller than the cache's, so it cannot be attached",
+      found: `${superblock.blockSectors * 512} bytes`,
+      expected: `${image.superblock.blockSectors * 512} or more`,
+      advice: `make the cache with -w ${superblock.blockSectors * 512}`,
+    });
+  }
+  if (uuids !== undefined && slot === undefined && attached) {
+    reportUnknown(superblock, state, fault);
+  }
+  if (slot === undefined) return undefined;
+  const tally = known.devices?.get(slot);
+  if (tally !== undefined) reportExtents(device, superblock, tally, fault);
+  return slot;
+}
+
+/** The superblock says that the device is attached, but the cache has no slot for it. */
+function reportUnknown(superblock: Superblock, state: BackingState, fault: Fault): void {
+  // Formatted together and never started: they will be attached then.
+  if (state === "none" || state === "stale") return;
+  fault("error", {
+    what: `is attached and ${state}, but the cache's UUID table does not know it`,
+    found: `UUID ${formatUuid(superblock.uuid)}`,
+    advice: state === "dirty"
+      ? "its dirty data is in no other place; restore the cache from a copy"
+      : "the device itself is complete; detach it and attach it again",
+  });
+}
+
+function reportExtents(
+  device: Device,
+  superblock: Superblock,
+  tally: DeviceTally,
+  fault: Fault,
+): void {
+  const state = backingState(superblock);
+  const dirtySectors = tally.dirtySectors - tally.replayedSectors;
+  if (dirtySectors > 0 && state === "clean") {
+    fault("error", {
+      what: `its superblock says clean, but ${dirtySectors} sectors are dirty in the cache`,
+      found: `${formatSize(dirtySectors * 512)} dirty`,
+      expected: "state dirty",
+      advice: "use it only with its cache; `writeback` brings both together",
+    });
+  }
+  if (state === "none" || state === "stale") {
+    const was = state === "stale" ? "was used without its cache" : "was detached";
+    fault("warning", {
+      what: `${was}, and the cache still holds data of it, which will not be used again`,
+      found: `${tally.cachedSectors} sectors, ${tally.dirtySectors} of them dirty`,
+      advice: "attach it anew; what is dirty in the cache is older than the device",
+    });
+  }
+  if (tally.start < superblock.dataOffsetSectors) {
+    fault("error", {
+      what: "the cache holds data of the part before the device's data, where the superblock is",
+      found: `an extent from sector ${tally.start}`,
+      expected: `from ${superblock.dataOffsetSectors} on`,
+      advice: "a program counted without the data offset; do not write back; restore both",
+    });
+  }
+  if (tally.end <= device.sizeSectors) return;
+  const isDirty = tally.dirtyEnd > device.sizeSectors;
+  fault(isDirty ? "error" : "warning", {
+    what: `the cache has ${isDirty ? "dirty" : "clean"} data behind the end of the device`,
+    found: `up to sector ${isDirty ? tally.dirtyEnd : tally.end}`,
+    expected: `at most ${device.sizeSectors}`,
+    advice: "it was cut short; restore its length",
+  });
+}

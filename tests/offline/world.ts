@@ -1,0 +1,136 @@
+/**
+ * Small cache sets in memory for the tests of the offline tools: made and filled by the engine,
+ * then left as a shutdown or a power cut leaves them. And ways to plant damage in them.
+ */
+import { CacheSet } from "../../lib/cache/cache_set.ts";
+import { makeBacking, makeCache } from "../../lib/cache/make.ts";
+import type { CacheMode } from "../../lib/cache/ports.ts";
+import type { Device } from "../../lib/device/device.ts";
+import { MemoryDevice } from "../../lib/device/memory.ts";
+import { type CacheImage, openCacheImage } from "../../lib/offline/cache_image.ts";
+import { type Finding, findingText } from "../../lib/offline/findings.ts";
+import { type IndexView, openIndex } from "../../lib/offline/index_view.ts";
+import { magicsOf } from "../../lib/ondisk/magic.ts";
+import { sealSuperblock } from "../../lib/ondisk/superblock.ts";
+import { RealClock } from "../../lib/runtime/clock.ts";
+import { SimRandom } from "../simulation/sim_random.ts";
+
+export const VOLUME_BYTES = 16 << 20;
+export const BUCKET_SECTORS = 16;
+export const DATA_OFFSET = 16;
+const SET_UUID = new Uint8Array(16).fill(7);
+
+export interface SmallSet {
+  readonly cache: MemoryDevice;
+  readonly backing: MemoryDevice;
+  /** What the volume holds. */
+  readonly model: Uint8Array;
+}
+
+export interface SmallSetOptions {
+  readonly writes?: number;
+  readonly reads?: number;
+  readonly mode?: CacheMode;
+  readonly seed?: number;
+  /** "cut": everything was flushed, then the power failed. */
+  readonly end?: "close" | "cut";
+  readonly blockSectors?: number;
+}
+
+export async function openSet(
+  { cache, backing }: { cache: Device; backing: Device },
+  settings: ReadonlyArray<readonly [string, string]> = [["writeback_running", "0"]],
+): Promise<CacheSet> {
+  return await CacheSet.open({
+    cache,
+    backings: [{ device: backing, path: backing.name }],
+    clock: new RealClock(),
+    random: new SimRandom(4),
+    log: () => {},
+    settings,
+  });
+}
+
+/** A set with random small writes in it, so that the index has several levels if there are many. */
+export async function smallSet(options: SmallSetOptions = {}): Promise<SmallSet> {
+  const { writes = 400, reads = 40, mode = "writeback", seed = 1, end = "close" } = options;
+  const cache = new MemoryDevice(1200 * BUCKET_SECTORS, { name: "cache" });
+  const backing = new MemoryDevice(DATA_OFFSET + VOLUME_BYTES / 512, { name: "backing" });
+  const blockSectors = options.blockSectors ?? 1;
+  const common = { setUuid: SET_UUID, blockSectors, bucketSectors: BUCKET_SECTORS };
+  await makeCache(cache, { ...common, uuid: new Uint8Array(16).fill(1) });
+  await makeBacking(backing, { ...common, uuid: new Uint8Array(16).fill(2), cacheMode: mode });
+  const model = new Uint8Array(VOLUME_BYTES);
+  const random = new SimRandom(seed);
+  const set = await openSet({ cache, backing });
+  const volume = set.volumes[0]!;
+  const blockBytes = blockSectors * 512;
+  const place = () => random.below(VOLUME_BYTES / blockBytes - 16) * blockBytes;
+  for (let step = 0; step < writes; step++) {
+    const at = place();
+    const bytes = new Uint8Array((1 + random.below(8)) * blockBytes).fill(1 + random.below(255));
+    await volume.write(at, bytes);
+    model.set(bytes, at);
+  }
+  for (let step = 0; step < reads; step++) await volume.read(place(), new Uint8Array(4096));
+  await volume.flush();
+  if (end === "close") await set.close();
+  else await set.abandon();
+  return { cache, backing, model };
+}
+
+/** Everything the offline tools find out about a sound set. */
+export async function indexOf(cache: Device): Promise<IndexView> {
+  const report = (finding: Finding) => {
+    throw new Error(findingText(finding));
+  };
+  const image = await imageOf(cache);
+  const index = await openIndex(image, { report });
+  if (index === undefined) throw new Error("the set has no index");
+  return index;
+}
+
+export async function imageOf(cache: Device): Promise<CacheImage> {
+  const image = await openCacheImage(cache, () => {});
+  if (image === undefined) throw new Error("no superblock");
+  return image;
+}
+
+/** A copy in memory, to be damaged. */
+export async function copyOf(device: MemoryDevice): Promise<MemoryDevice> {
+  const copy = new MemoryDevice(device.sizeSectors, { name: device.name });
+  const piece = new Uint8Array(65536);
+  const blank = new Uint8Array(65536);
+  for (let at = 0; at < device.sizeSectors; at += 128) {
+    const bytes = piece.subarray(0, Math.min(128, device.sizeSectors - at) * 512);
+    await device.read(at, bytes);
+    if (Buffer.compare(bytes, blank.subarray(0, bytes.length)) !== 0) await copy.write(at, bytes);
+  }
+  return copy;
+}
+
+/** Changes bytes of a device in place. */
+export async function patch(
+  device: Device,
+  atSector: number,
+  sectors: number,
+  change: (bytes: Uint8Array) => void,
+): Promise<void> {
+  const bytes = new Uint8Array(sectors * 512);
+  await device.read(atSector, bytes);
+  change(bytes);
+  await device.write(atSector, bytes);
+}
+
+/** Changes a superblock and gives it a right checksum again. */
+export async function patchSuperblock(
+  device: Device,
+  change: (page: Uint8Array) => void,
+): Promise<void> {
+  await patch(device, 8, 8, (page) => {
+    change(page);
+    sealSuperblock(page);
+  });
+}
+
+export const MAGICS = magicsOf(SET_UUID);
