@@ -3,67 +3,49 @@
  * has a result to deliver through the event loop.
  */
 import type { Device, WriteOptions } from "../lib/device/device.ts";
+import { ForwardingDevice } from "../lib/device/forwarding.ts";
 
 export interface OperationCounter {
   begin(): void;
   end(): void;
 }
 
-export class CountingDevice implements Device {
-  readonly sync?: NonNullable<Device["sync"]>;
-  #inner: Device;
+/** Synchronous calls do not wait, so there is nothing to count. */
+export class CountingDevice extends ForwardingDevice {
   #counter: OperationCounter;
 
   constructor(inner: Device, counter: OperationCounter) {
-    this.#inner = inner;
+    super(inner);
     this.#counter = counter;
-    // These do not wait, so there is nothing to count.
-    if (inner.sync !== undefined) this.sync = inner.sync;
-  }
-
-  get name(): string {
-    return this.#inner.name;
-  }
-
-  get sizeSectors(): number {
-    return this.#inner.sizeSectors;
   }
 
   /** What a file has beyond its last whole sector; 0 where the device does not say. */
   get tailBytes(): number {
-    return (this.#inner as { tailBytes?: number }).tailBytes ?? 0;
+    return (this.inner as { tailBytes?: number }).tailBytes ?? 0;
   }
 
-  get logicalBlockSectors(): number {
-    return this.#inner.logicalBlockSectors;
+  override read(atSector: number, into: Uint8Array): Promise<void> {
+    return this.#count(() => this.inner.read(atSector, into));
   }
 
-  get readOnly(): boolean {
-    return this.#inner.readOnly;
+  override write(atSector: number, from: Uint8Array, options?: WriteOptions): Promise<void> {
+    return this.#count(() => this.inner.write(atSector, from, options));
   }
 
-  read(atSector: number, into: Uint8Array): Promise<void> {
-    return this.#count(() => this.#inner.read(atSector, into));
+  override flush(): Promise<void> {
+    return this.#count(() => this.inner.flush());
   }
 
-  write(atSector: number, from: Uint8Array, options?: WriteOptions): Promise<void> {
-    return this.#count(() => this.#inner.write(atSector, from, options));
+  override discard(atSector: number, sectors: number): Promise<void> {
+    return this.#count(() => this.inner.discard(atSector, sectors));
   }
 
-  flush(): Promise<void> {
-    return this.#count(() => this.#inner.flush());
+  override zero(atSector: number, sectors: number): Promise<void> {
+    return this.#count(() => this.inner.zero(atSector, sectors));
   }
 
-  discard(atSector: number, sectors: number): Promise<void> {
-    return this.#count(() => this.#inner.discard(atSector, sectors));
-  }
-
-  zero(atSector: number, sectors: number): Promise<void> {
-    return this.#count(() => this.#inner.zero(atSector, sectors));
-  }
-
-  close(): Promise<void> {
-    return this.#count(() => this.#inner.close());
+  override close(): Promise<void> {
+    return this.#count(() => this.inner.close());
   }
 
   async #count(operation: () => Promise<void>): Promise<void> {

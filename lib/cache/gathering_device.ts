@@ -6,40 +6,29 @@
  * To everybody above it is a device with a volatile write cache, which it is anyway: gathered
  * bytes are written before anything else is asked of the device that could tell the difference (a
  * flush, a read of them, any other write), and at the latest by the journal's next preflush. When
- * they cannot be written they stay here, and the flush that needs them fails.
+ * they cannot be written they stay here, and the flush that needs them fails. At `close` they are
+ * given up, as a disk's cache is: who wants them flushes before.
  */
 import { type Device, SECTOR_BYTES, type WriteOptions } from "../device/device.ts";
+import { ForwardingDevice } from "../device/forwarding.ts";
 
 /** Gathered at most. */
 const GATHER_BYTES = 128 * 1024;
 /** Longer writes gain nothing. */
 const SMALL_BYTES = 32 * 1024;
 
-export class GatheringDevice implements Device {
-  readonly name: string;
-  readonly sizeSectors: number;
-  readonly logicalBlockSectors: number;
-  readonly readOnly: boolean;
-  readonly sync?: {
-    read(atSector: number, into: Uint8Array): void;
-    write(atSector: number, from: Uint8Array): void;
-  };
-  #inner: Device;
+export class GatheringDevice extends ForwardingDevice {
   #bytes = new Uint8Array(GATHER_BYTES);
   #start = 0;
   #length = 0;
 
   constructor(inner: Device) {
-    this.#inner = inner;
-    this.name = inner.name;
-    this.sizeSectors = inner.sizeSectors;
-    this.logicalBlockSectors = inner.logicalBlockSectors;
-    this.readOnly = inner.readOnly;
-    if (inner.sync === undefined) return;
-    this.sync = {
-      read: (atSector, into) => this.#readSync(atSector, into),
-      write: (atSector, from) => this.#writeSync(atSector, from),
-    };
+    super(inner, {
+      sync: {
+        read: (atSector, into) => this.#readSync(atSector, into),
+        write: (atSector, from) => this.#writeSync(atSector, from),
+      },
+    });
   }
 
   get #end(): number {
@@ -49,7 +38,7 @@ export class GatheringDevice implements Device {
   /** Writes what was gathered. Throws what the device throws, and then still has it. */
   #settle(): void {
     if (this.#length === 0) return;
-    this.#inner.sync!.write(this.#start, this.#bytes.subarray(0, this.#length));
+    this.inner.sync!.write(this.#start, this.#bytes.subarray(0, this.#length));
     this.#length = 0;
   }
 
@@ -59,7 +48,7 @@ export class GatheringDevice implements Device {
 
   #readSync(atSector: number, into: Uint8Array): void {
     if (this.#overlaps(atSector, into.length / SECTOR_BYTES)) this.#settle();
-    this.#inner.sync!.read(atSector, into);
+    this.inner.sync!.read(atSector, into);
   }
 
   #writeSync(atSector: number, from: Uint8Array): void {
@@ -67,40 +56,35 @@ export class GatheringDevice implements Device {
     if (!follows || this.#length + from.length > GATHER_BYTES) this.#settle();
     if (from.length > SMALL_BYTES) {
       this.#settle();
-      return this.#inner.sync!.write(atSector, from);
+      return this.inner.sync!.write(atSector, from);
     }
     if (this.#length === 0) this.#start = atSector;
     this.#bytes.set(from, this.#length);
     this.#length += from.length;
   }
 
-  async read(atSector: number, into: Uint8Array): Promise<void> {
+  override async read(atSector: number, into: Uint8Array): Promise<void> {
     if (this.#overlaps(atSector, into.length / SECTOR_BYTES)) this.#settle();
-    await this.#inner.read(atSector, into);
+    await this.inner.read(atSector, into);
   }
 
-  async write(atSector: number, from: Uint8Array, options?: WriteOptions): Promise<void> {
+  override async write(atSector: number, from: Uint8Array, options?: WriteOptions): Promise<void> {
     this.#settle();
-    await this.#inner.write(atSector, from, options);
+    await this.inner.write(atSector, from, options);
   }
 
-  async flush(): Promise<void> {
+  override async flush(): Promise<void> {
     this.#settle();
-    await this.#inner.flush();
+    await this.inner.flush();
   }
 
-  async discard(atSector: number, sectors: number): Promise<void> {
+  override async discard(atSector: number, sectors: number): Promise<void> {
     this.#settle();
-    await this.#inner.discard(atSector, sectors);
+    await this.inner.discard(atSector, sectors);
   }
 
-  async zero(atSector: number, sectors: number): Promise<void> {
+  override async zero(atSector: number, sectors: number): Promise<void> {
     this.#settle();
-    await this.#inner.zero(atSector, sectors);
-  }
-
-  /** What was gathered is given up, as a disk's cache is: who wants it flushes before. */
-  async close(): Promise<void> {
-    await this.#inner.close();
+    await this.inner.zero(atSector, sectors);
   }
 }

@@ -8,7 +8,8 @@
  * lost. So whatever flushes before it writes keys (journal entries, leaves) flushes both. Linux
  * flushes the cache device alone.
  */
-import type { Device, WriteOptions } from "../device/device.ts";
+import type { WriteOptions } from "../device/device.ts";
+import { ForwardingDevice } from "../device/forwarding.ts";
 import { Shared } from "../base/sync.ts";
 
 /** A backing device with writes that keys may come to speak about. */
@@ -19,28 +20,9 @@ export interface Dependent {
   flushWrites(): Promise<void>;
 }
 
-export class OrderedDevice implements Device {
-  readonly name: string;
-  readonly sizeSectors: number;
-  readonly logicalBlockSectors: number;
-  readonly readOnly: boolean;
-  readonly sync?: {
-    read(atSector: number, into: Uint8Array): void;
-    write(atSector: number, from: Uint8Array): void;
-  };
-  #inner: Device;
+export class OrderedDevice extends ForwardingDevice {
   #dependents = new Set<Dependent>();
-  #flush: Shared;
-
-  constructor(inner: Device) {
-    this.#inner = inner;
-    this.name = inner.name;
-    this.sizeSectors = inner.sizeSectors;
-    this.logicalBlockSectors = inner.logicalBlockSectors;
-    this.readOnly = inner.readOnly;
-    if (inner.sync) this.sync = inner.sync;
-    this.#flush = new Shared(() => this.#flushAll());
-  }
+  #flush: Shared = new Shared(() => this.#flushAll());
 
   add(dependent: Dependent): void {
     this.#dependents.add(dependent);
@@ -50,36 +32,24 @@ export class OrderedDevice implements Device {
     this.#dependents.delete(dependent);
   }
 
-  read(atSector: number, into: Uint8Array): Promise<void> {
-    return this.#inner.read(atSector, into);
-  }
-
-  async write(atSector: number, from: Uint8Array, options: WriteOptions = {}): Promise<void> {
+  override async write(
+    atSector: number,
+    from: Uint8Array,
+    options: WriteOptions = {},
+  ): Promise<void> {
     if (options.preflush) await this.flush();
-    await this.#inner.write(atSector, from, { fua: options.fua ?? false });
+    await this.inner.write(atSector, from, { fua: options.fua ?? false });
   }
 
-  flush(): Promise<void> {
+  override flush(): Promise<void> {
     return this.#flush.run();
   }
 
   async #flushAll(): Promise<void> {
-    const flushes = [this.#inner.flush()];
+    const flushes = [this.inner.flush()];
     for (const dependent of this.#dependents) {
       if (dependent.unflushed) flushes.push(dependent.flushWrites());
     }
     await Promise.all(flushes);
-  }
-
-  discard(atSector: number, sectors: number): Promise<void> {
-    return this.#inner.discard(atSector, sectors);
-  }
-
-  zero(atSector: number, sectors: number): Promise<void> {
-    return this.#inner.zero(atSector, sectors);
-  }
-
-  close(): Promise<void> {
-    return this.#inner.close();
   }
 }

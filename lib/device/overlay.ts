@@ -2,62 +2,49 @@
  * A Device over another that is never written: what is written stays in memory and is read back
  * from there. Lets a cache set be looked at, journal replay and all, without changing a byte.
  */
-import type { Device } from "./device.ts";
-import { SECTOR_BYTES } from "./device.ts";
+import { type Device, SECTOR_BYTES } from "./device.ts";
+import { ForwardingDevice } from "./forwarding.ts";
 
 /** Memory is kept in pieces of this: 4 KiB. */
 const PIECE_SECTORS = 8;
 const PIECE_BYTES = PIECE_SECTORS * SECTOR_BYTES;
 
-export class OverlayDevice implements Device {
-  readonly name: string;
-  readonly sizeSectors: number;
-  readonly logicalBlockSectors: number;
-  readonly readOnly = false;
-  readonly sync?: {
-    read(atSector: number, into: Uint8Array): void;
-    write(atSector: number, from: Uint8Array): void;
-  };
-  #inner: Device;
+export class OverlayDevice extends ForwardingDevice {
   /** Written pieces by number; a set bit of `valid` says that a sector of it was written. */
   #pieces = new Map<number, { bytes: Uint8Array; valid: number }>();
 
   constructor(inner: Device) {
-    this.#inner = inner;
-    this.name = inner.name;
-    this.sizeSectors = inner.sizeSectors;
-    this.logicalBlockSectors = inner.logicalBlockSectors;
-    const sync = inner.sync;
-    if (sync) {
-      this.sync = {
+    super(inner, {
+      readOnly: false,
+      sync: {
         read: (atSector, into) => {
-          sync.read(atSector, into);
+          inner.sync!.read(atSector, into);
           this.#overlay(atSector, into);
         },
         write: (atSector, from) => this.#keep(atSector, from),
-      };
-    }
+      },
+    });
   }
 
-  async read(atSector: number, into: Uint8Array): Promise<void> {
-    await this.#inner.read(atSector, into);
+  override async read(atSector: number, into: Uint8Array): Promise<void> {
+    await this.inner.read(atSector, into);
     this.#overlay(atSector, into);
   }
 
-  write(atSector: number, from: Uint8Array): Promise<void> {
+  override write(atSector: number, from: Uint8Array): Promise<void> {
     this.#keep(atSector, from);
     return Promise.resolve();
   }
 
-  flush(): Promise<void> {
+  override flush(): Promise<void> {
     return Promise.resolve();
   }
 
-  discard(): Promise<void> {
+  override discard(): Promise<void> {
     return Promise.resolve();
   }
 
-  zero(atSector: number, sectors: number): Promise<void> {
+  override zero(atSector: number, sectors: number): Promise<void> {
     const zeroes = new Uint8Array(PIECE_BYTES);
     for (let at = 0; at < sectors; at += PIECE_SECTORS) {
       const count = Math.min(PIECE_SECTORS, sectors - at);
@@ -66,9 +53,9 @@ export class OverlayDevice implements Device {
     return Promise.resolve();
   }
 
-  close(): Promise<void> {
+  override close(): Promise<void> {
     this.#pieces.clear();
-    return this.#inner.close();
+    return this.inner.close();
   }
 
   #keep(atSector: number, from: Uint8Array): void {

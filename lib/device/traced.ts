@@ -4,6 +4,7 @@
  */
 import type { Device, WriteOptions } from "./device.ts";
 import { SECTOR_BYTES } from "./device.ts";
+import { ForwardingDevice } from "./forwarding.ts";
 
 export interface TracedOperation {
   readonly kind: "read" | "write" | "flush" | "discard" | "zero" | "close";
@@ -22,35 +23,24 @@ export interface TraceListener {
   readonly end?: (operation: TracedOperation, error: unknown) => void;
 }
 
-export class TracedDevice implements Device {
-  readonly name: string;
-  readonly sizeSectors: number;
-  readonly logicalBlockSectors: number;
-  readonly readOnly: boolean;
-  readonly sync?: NonNullable<Device["sync"]>;
-  #inner: Device;
+export class TracedDevice extends ForwardingDevice {
   #listener: TraceListener;
   #inFlight = 0;
 
   constructor(inner: Device, listener: TraceListener) {
-    this.name = inner.name;
-    this.sizeSectors = inner.sizeSectors;
-    this.logicalBlockSectors = inner.logicalBlockSectors;
-    this.readOnly = inner.readOnly;
-    this.#inner = inner;
+    super(inner, {
+      sync: {
+        read: (atSector, into) => {
+          const operation = described("read", atSector, into.length / SECTOR_BYTES, {}, true);
+          this.#traceSync(operation, () => inner.sync!.read(atSector, into));
+        },
+        write: (atSector, from) => {
+          const operation = described("write", atSector, from.length / SECTOR_BYTES, {}, true);
+          this.#traceSync(operation, () => inner.sync!.write(atSector, from));
+        },
+      },
+    });
     this.#listener = listener;
-    const sync = inner.sync;
-    if (!sync) return;
-    this.sync = {
-      read: (atSector, into) => {
-        const operation = described("read", atSector, into.length / SECTOR_BYTES, {}, true);
-        this.#traceSync(operation, () => sync.read(atSector, into));
-      },
-      write: (atSector, from) => {
-        const operation = described("write", atSector, from.length / SECTOR_BYTES, {}, true);
-        this.#traceSync(operation, () => sync.write(atSector, from));
-      },
-    };
   }
 
   /** Operations that began and have not ended. */
@@ -58,32 +48,32 @@ export class TracedDevice implements Device {
     return this.#inFlight;
   }
 
-  read(atSector: number, into: Uint8Array): Promise<void> {
+  override read(atSector: number, into: Uint8Array): Promise<void> {
     const operation = described("read", atSector, into.length / SECTOR_BYTES);
-    return this.#trace(operation, () => this.#inner.read(atSector, into));
+    return this.#trace(operation, () => this.inner.read(atSector, into));
   }
 
-  write(atSector: number, from: Uint8Array, options: WriteOptions = {}): Promise<void> {
+  override write(atSector: number, from: Uint8Array, options: WriteOptions = {}): Promise<void> {
     const operation = described("write", atSector, from.length / SECTOR_BYTES, options);
-    return this.#trace(operation, () => this.#inner.write(atSector, from, options));
+    return this.#trace(operation, () => this.inner.write(atSector, from, options));
   }
 
-  flush(): Promise<void> {
-    return this.#trace(described("flush", 0, 0), () => this.#inner.flush());
+  override flush(): Promise<void> {
+    return this.#trace(described("flush", 0, 0), () => this.inner.flush());
   }
 
-  discard(atSector: number, sectors: number): Promise<void> {
+  override discard(atSector: number, sectors: number): Promise<void> {
     const operation = described("discard", atSector, sectors);
-    return this.#trace(operation, () => this.#inner.discard(atSector, sectors));
+    return this.#trace(operation, () => this.inner.discard(atSector, sectors));
   }
 
-  zero(atSector: number, sectors: number): Promise<void> {
+  override zero(atSector: number, sectors: number): Promise<void> {
     const operation = described("zero", atSector, sectors);
-    return this.#trace(operation, () => this.#inner.zero(atSector, sectors));
+    return this.#trace(operation, () => this.inner.zero(atSector, sectors));
   }
 
-  close(): Promise<void> {
-    return this.#trace(described("close", 0, 0), () => this.#inner.close());
+  override close(): Promise<void> {
+    return this.#trace(described("close", 0, 0), () => this.inner.close());
   }
 
   async #trace(operation: TracedOperation, body: () => Promise<void>): Promise<void> {

@@ -1,0 +1,62 @@
+/** The engine behind a mount, opened on files without mounting anything. */
+import { test } from "bun:test";
+import { assertEquals, assertRejects } from "@std/assert";
+import * as fs from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { openEngine } from "../../fuse/cache_engine.ts";
+import type { EngineWorld } from "../../fuse/engine.ts";
+import { BcacheError } from "../../lib/base/errors.ts";
+import { makeBacking, makeCache } from "../../lib/cache/make.ts";
+import { openFileDevice } from "../../lib/device/file.ts";
+import { RealClock } from "../../lib/runtime/clock.ts";
+import { openLibc } from "../../lib/runtime/libc.ts";
+import { SimRandom } from "../simulation/sim_random.ts";
+
+const libc = await openLibc();
+
+async function makeFiles(folder: string): Promise<{ cachePath: string; backingPath: string }> {
+  const cachePath = join(folder, "cache.img");
+  const backingPath = join(folder, "backing.img");
+  for (const path of [cachePath, backingPath]) {
+    fs.writeFileSync(path, "");
+    fs.truncateSync(path, 600 * 32 * 512);
+  }
+  const common = { setUuid: new Uint8Array(16).fill(9), blockSectors: 8, bucketSectors: 32 };
+  const cache = await openFileDevice(cachePath, {});
+  await makeCache(cache, { ...common, uuid: new Uint8Array(16).fill(1) });
+  await cache.close();
+  const backing = await openFileDevice(backingPath, {});
+  await makeBacking(backing, { ...common, uuid: new Uint8Array(16).fill(2) });
+  await backing.close();
+  return { cachePath, backingPath };
+}
+
+test("a read-only engine has its files alone, even against other readers", async () => {
+  const folder = fs.mkdtempSync(join(tmpdir(), "bcache-fuse-engine-"));
+  const { cachePath, backingPath } = await makeFiles(folder);
+  const world = (readOnly: boolean): EngineWorld => ({
+    config: {
+      cachePath,
+      backingPaths: [backingPath],
+      mountPoint: folder,
+      readOnly,
+      allowOther: false,
+      settings: [],
+    },
+    libc,
+    clock: new RealClock(),
+    random: new SimRandom(1),
+    log: () => {},
+    operations: { begin: () => {}, end: () => {} },
+  });
+  await (await openEngine(world(false))).close(); // A set that was never started is not read-only.
+  const first = await openEngine(world(true));
+  for (const readOnly of [true, false]) {
+    const error = await assertRejects(() => openEngine(world(readOnly)), BcacheError, cachePath);
+    assertEquals(error.code, "Busy");
+  }
+  await first.close();
+  await (await openEngine(world(true))).close(); // And they are free again.
+  fs.rmSync(folder, { recursive: true });
+});
