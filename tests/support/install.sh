@@ -1,8 +1,8 @@
 #!/bin/sh
 # Installs what is missing: the npm packages always, and the Debian packages that the named purposes
-# need (demo, test, bench) when run as root. Quick when nothing is missing. Needs Node and npm.
+# need (demo, test, bench, kernel) when run as root. Quick when nothing is missing. Needs Node and npm.
 #
-#   sh tests/support/install.sh [demo] [test] [bench]
+#   sh tests/support/install.sh [demo] [test] [bench] [kernel]
 set -eu
 cd "$(dirname "$0")/../.."
 PATH="$PATH:/usr/sbin:/sbin"
@@ -28,6 +28,7 @@ for runtime in bun deno; do
 done
 
 packages=""
+kernel=""
 need() { # need PACKAGE COMMAND: asks for the package when the command is missing
   command -v "$2" >/dev/null || packages="$packages $1"
 }
@@ -39,7 +40,11 @@ for purpose in "$@"; do
       need xfsprogs xfs_repair; need btrfs-progs btrfs; need fio fio
       need bcache-tools bcache-super-show; need xz-utils xz; need git git ;;
     bench) need fio fio; need fuse3 fusermount3; need qemu-system-common qemu-storage-daemon ;;
-    *) echo "install: unknown purpose $purpose; use demo, test or bench" >&2; exit 2 ;;
+    kernel)
+      kernel=yes
+      need qemu-system-x86 qemu-system-x86_64; need busybox-static busybox; need xz-utils xz
+      need bcache-tools make-bcache ;;
+    *) echo "install: unknown purpose $purpose; use demo, test, bench or kernel" >&2; exit 2 ;;
   esac
 done
 if [ -n "$packages" ]; then
@@ -56,4 +61,10 @@ fi
 # Without these the kernel offers neither /dev/fuse nor loop devices; built in on many machines.
 if [ "$(id -u)" = 0 ] && command -v modprobe >/dev/null; then
   for module in fuse loop xfs btrfs; do modprobe -q "$module" 2>/dev/null || true; done
+fi
+# Unpacked beside npm's packages, not installed. Where it cannot be had, tests/kernel fails and says
+# so; everything else can be tested all the same.
+if [ -n "$kernel" ]; then
+  sh tests/support/fetch_kernel.sh node_modules/.cache/bcache-kernel ||
+    echo "install: the Linux kernel for tests/kernel could not be fetched" >&2
 fi

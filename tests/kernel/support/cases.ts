@@ -1,0 +1,80 @@
+/**
+ * What is judged, as a table: every case is one cache set that goes from one side to the other
+ * and back. Cases that differ in the end of a run on the kernel's side share no boot; all others
+ * do, so a table of eight costs three boots.
+ */
+import type { CacheMode } from "../../../lib/cache/ports.ts";
+import { CACHE_MODES } from "../../../lib/cache/ports.ts";
+import type { ReplacementPolicy } from "../../../lib/ondisk/superblock.ts";
+
+export interface Case {
+  /** Short: the serial numbers of its disks begin with it. */
+  readonly id: string;
+  /** Who formats the devices, and writes first. */
+  readonly maker: "ours" | "kernel";
+  readonly mode: CacheMode;
+  readonly blockBytes: 512 | 4096;
+  readonly bucketKib: number;
+  readonly replacement: ReplacementPolicy;
+  /** The superblock in a file of its own, joined in front of a plain image for the kernel. */
+  readonly sidecar?: boolean;
+  readonly backings: 1 | 2;
+  /** How our runs end: closed, or killed with SIGKILL between two writes. */
+  readonly ourEnd: "close" | "kill";
+  /** How the kernel's first run ends: everything stopped, or a power cut. */
+  readonly kernelEnd: "stop" | "cut";
+}
+
+/** One of each kind: eight cases that between them have every pair of neighbours that matters. */
+export const QUICK_CASES: readonly Case[] = [
+  quick("q1", "ours", "writeback", 4096, "close", "stop"),
+  quick("q2", "ours", "writeback", 512, "kill", "cut"),
+  quick("q3", "kernel", "writeback", 4096, "kill", "cut"),
+  quick("q4", "kernel", "writethrough", 512, "close", "stop"),
+  { ...quick("q5", "ours", "writethrough", 4096, "kill", "cut"), sidecar: true },
+  { ...quick("q6", "ours", "writeback", 4096, "kill", "stop"), backings: 2 },
+  { ...quick("q7", "kernel", "writearound", 4096, "close", "cut"), replacement: "fifo" },
+  { ...quick("q8", "ours", "none", 512, "close", "stop"), replacement: "random" },
+];
+
+function quick(
+  id: string,
+  maker: Case["maker"],
+  mode: CacheMode,
+  blockBytes: Case["blockBytes"],
+  ourEnd: Case["ourEnd"],
+  kernelEnd: Case["kernelEnd"],
+): Case {
+  const rest = { bucketKib: 32, replacement: "lru", backings: 1 } as const;
+  return { id, maker, mode, blockBytes, ourEnd, kernelEnd, ...rest };
+}
+
+/** Every maker, mode, block size and end with every other; the rest varies along. */
+export function allCases(): Case[] {
+  const policies: readonly ReplacementPolicy[] = ["lru", "fifo", "random"];
+  const cases: Case[] = [];
+  for (const maker of ["ours", "kernel"] as const) {
+    for (const mode of CACHE_MODES) {
+      for (const blockBytes of [512, 4096] as const) {
+        for (const ourEnd of ["close", "kill"] as const) {
+          for (const kernelEnd of ["stop", "cut"] as const) {
+            const number = cases.length;
+            cases.push({
+              id: `a${number}`,
+              maker,
+              mode,
+              blockBytes,
+              bucketKib: [32, 64, 128][number % 3]!,
+              replacement: policies[Math.floor(number / 3) % 3]!,
+              backings: number % 5 === 4 ? 2 : 1,
+              ...(maker === "ours" && number % 4 === 1 ? { sidecar: true } : {}),
+              ourEnd,
+              kernelEnd,
+            });
+          }
+        }
+      }
+    }
+  }
+  return cases;
+}
