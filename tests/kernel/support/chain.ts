@@ -37,7 +37,7 @@ const JOURNAL_BLOCKS = 64;
 const BUCKETS_MIN = 600;
 const HEAD_BYTES = 16 * SECTOR;
 const OUR_PIECES = 1500;
-const KERNEL_PIECES = 60;
+const KERNEL_PIECES = 40;
 /** The end of the volume: here a run that crashes leaves things open. */
 const OPEN_FROM = VOLUME_BYTES - (1 << 20);
 const COVER_BYTES = 256 << 10;
