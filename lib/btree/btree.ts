@@ -9,7 +9,9 @@
  */
 import { assert } from "../base/assert.ts";
 import { BcacheError } from "../base/errors.ts";
+import type { Clock } from "../base/runtime.ts";
 import type { Faults } from "../base/sync.ts";
+import { TimeStats } from "../base/time_stats.ts";
 import type { BucketTable } from "../buckets/table.ts";
 import type { KeySet } from "../bset/key_set.ts";
 import { type Device, SECTOR_BYTES } from "../device/device.ts";
@@ -65,6 +67,11 @@ export class Btree {
   #foundAt = 0;
   /** Nodes read since start. */
   nodesRead = 0;
+  /** How often nodes are read, merged and split, and how long it takes. */
+  readonly readTimes: TimeStats = new TimeStats();
+  readonly sortTimes: TimeStats = new TimeStats();
+  readonly splitTimes: TimeStats = new TimeStats();
+  readonly clock: Clock;
 
   constructor(options: {
     device: Device;
@@ -74,7 +81,9 @@ export class Btree {
     faults: Faults;
     /** Nodes are dropped from memory beyond this, dirty ones once they were written. */
     memoryBytesMax: number;
+    clock: Clock;
   }) {
+    this.clock = options.clock;
     this.#device = options.device;
     this.geometry = options.geometry;
     this.magic = options.magic;
@@ -252,10 +261,12 @@ export class Btree {
   }
 
   async #read(key: Uint32Array, at: number, level: number): Promise<BtreeNode> {
+    const began = this.clock.nowMs();
     const node = await readNode(this.#device, { key, at, level }, {
       geometry: this.geometry,
       magic: this.magic,
     });
+    this.readTimes.record(began, this.clock.nowMs());
     this.nodesRead++;
     if (level === 0) this.forgetStaleDirt(node.base);
     return node;

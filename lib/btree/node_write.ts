@@ -20,8 +20,8 @@ import type { PinHolder } from "../journal/pins.ts";
 import { SLOT_WORDS } from "../ondisk/bkey.ts";
 import { BSET_HEADER_BYTES, encodeBset } from "../ondisk/bset.ts";
 import type { Magic } from "../ondisk/magic.ts";
+import type { Btree } from "./btree.ts";
 import type { BtreeNode } from "./node.ts";
-import type { NodeCache } from "./node_cache.ts";
 import type { BtreeGeometry } from "./node_read.ts";
 
 /** A dirty leaf is written after this long at the latest, as in the kernel. */
@@ -51,7 +51,7 @@ export class NodeWriter {
   /** Dirty leaves, oldest first. */
   #dirty = new Map<BtreeNode, Writable>();
   #watching = false;
-  #cache: NodeCache;
+  #btree: Btree;
   #relieving = false;
   /** Sectors of sets written since start. */
   writtenSectors = 0;
@@ -66,12 +66,12 @@ export class NodeWriter {
     clock: Clock;
     faults: Faults;
     tasks: TaskGroup;
-    /** Whose nodes these are; it is told when they grow, and asks for writes when room is short. */
-    cache: NodeCache;
+    /** Its cache of nodes is told when they grow, and asks for writes when room is short. */
+    btree: Btree;
   }) {
-    this.#cache = options.cache;
-    this.#cache.flusher = this;
-    this.#cache.onPressure = () => this.#relieveSoon();
+    this.#btree = options.btree;
+    this.#btree.cache.flusher = this;
+    this.#btree.cache.onPressure = () => this.#relieveSoon();
     this.#device = options.device;
     this.#geometry = options.geometry;
     this.#magic = options.magic;
@@ -90,7 +90,7 @@ export class NodeWriter {
    * (a clean key that may be lost).
    */
   markDirty(node: BtreeNode, seq: number): void {
-    this.#cache.resized(node);
+    this.#btree.cache.resized(node);
     let entry = this.#dirty.get(node);
     if (entry === undefined) {
       entry = { node, holder: { flushForJournal: () => this.write(node) } };
@@ -196,11 +196,13 @@ export class NodeWriter {
     const nearlyFull = (node.blocks - node.writtenBlocks) * 8 < node.blocks;
     if (node.level === 0 && nearlyFull) this.onNearlyFull?.(node);
     if (delta.count > 0) {
+      const began = this.#clock.nowMs();
       node.base = node.level === 0
         ? mergeDelta(node.base, delta, bucketSectors)
         : mergePointers(node.base, delta);
       node.delta = new KeySet();
-      this.#cache.resized(node);
+      this.#btree.sortTimes.record(began, this.#clock.nowMs());
+      this.#btree.cache.resized(node);
     }
     this.#dirty.delete(node);
     node.dirty = false;
@@ -218,7 +220,7 @@ export class NodeWriter {
     this.#tasks.start(async () => {
       try {
         await this.#clock.turn();
-        await this.#cache.makeRoom();
+        await this.#btree.cache.makeRoom();
       } finally {
         this.#relieving = false;
       }

@@ -171,6 +171,8 @@ export class Replacer implements NodeReplacer {
   /** The caller holds the node, and has since it looked at it. */
   async #replace(node: BtreeNode): Promise<void> {
     assert(this.#btree.cache.get(node.bucket) === node, "a replaced node is the one in memory");
+    const { clock, splitTimes } = this.#btree;
+    const began = clock.nowMs();
     const parent = await this.#parentWithRoom(node);
     const done = Promise.withResolvers<void>();
     node.replacement = done.promise;
@@ -197,8 +199,11 @@ export class Replacer implements NodeReplacer {
     for (const copy of [...copies, ...root]) this.#btree.buckets.unpin(copy.bucket);
     this.#allocator.release(node.bucket);
     this.#btree.buckets.unpin(node.bucket);
-    if (copies.length > 1) this.splits++;
-    else this.compactions++;
+    if (copies.length === 1) this.compactions++;
+    else {
+      this.splits++;
+      splitTimes.record(began, clock.nowMs());
+    }
   }
 
   /**
@@ -246,9 +251,11 @@ export class Replacer implements NodeReplacer {
     const btree = this.#btree;
     const drop = (words: Uint32Array, at: number) => btree.isBad(words, at, node.level);
     const { bucketSectors } = btree.geometry;
+    const began = btree.clock.nowMs();
     const keys = node.level === 0
       ? mergeExtents(node.base, node.delta, { bucketSectors, drop })
       : mergePointers(node.base, node.delta, drop);
+    btree.sortTimes.record(began, btree.clock.nowMs());
     const words32 = keys.diskWords();
     const split = bsetBlocks(words32 / 2, node.blockBytes) > Math.floor((node.blocks * 4) / 5);
     node.base = keys;

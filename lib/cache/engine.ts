@@ -31,7 +31,7 @@ import { Fills } from "./ranges.ts";
 import { UuidTable } from "./uuids.ts";
 
 /** What b-tree nodes may take of memory, if nobody says otherwise (`btree_cache_max`). */
-const BTREE_MEMORY_BYTES = 96 * 1024 * 1024;
+export const BTREE_MEMORY_BYTES = 96 * 1024 * 1024;
 
 export interface EngineWorld {
   readonly clock: Clock;
@@ -134,6 +134,7 @@ export class Engine extends Foundations {
       buckets,
       faults,
       memoryBytesMax: BTREE_MEMORY_BYTES,
+      clock,
     });
     this.nodes = new NodeWriter({
       device: cache,
@@ -143,7 +144,7 @@ export class Engine extends Foundations {
       clock,
       faults,
       tasks,
-      cache: this.btree.cache,
+      btree: this.btree,
     });
     this.replacer = new Replacer({
       btree: this.btree,

@@ -76,6 +76,9 @@ export class Collector {
   /** Whole collections. */
   readonly times: TimeStats = new TimeStats();
   nodesMarked = 0;
+  /** Good keys of leaves, and their sectors, that the last or present collection met. */
+  #keys = 0;
+  #keySectors = 0;
   nodesRewritten = 0;
 
   constructor(options: {
@@ -133,6 +136,11 @@ export class Collector {
     this.#keyBuffers.delete(buffer);
   }
 
+  /** Bytes that a good key stands for on average (`average_key_size`); 0: there are no keys. */
+  get averageKeyBytes(): number {
+    return this.#keys === 0 ? 0 : Math.floor((this.#keySectors * 512) / this.#keys);
+  }
+
   /** Asks for a collection. */
   wake(): void {
     this.#wanted = true;
@@ -162,6 +170,8 @@ export class Collector {
     const began = this.#clock.nowMs();
     this.#buckets.beginGc();
     this.nodesMarked = 0;
+    this.#keys = 0;
+    this.#keySectors = 0;
     const { root } = this.#btree;
     this.markKey(root.key, 0, root.level + 1);
     for (let level = root.level; level >= 0; level--) {
@@ -235,7 +245,13 @@ export class Collector {
     const bucket = Math.floor(pointerSector(words, at) / this.#buckets.bucketSectors);
     const mark = level > 0 ? MARK.metadata : keyDirty(words, at) ? MARK.dirty : MARK.reclaimable;
     const stale = this.#buckets.markPointer(bucket, pointerGen(words, at), mark, size);
-    if (stale !== MARK_CONFLICT) return stale;
+    if (stale !== MARK_CONFLICT) {
+      if (stale === 0 && level === 0) {
+        this.#keys++;
+        this.#keySectors += size;
+      }
+      return stale;
+    }
     const error = new BcacheError(
       "BadFormat",
       `inconsistent pointers: bucket ${bucket} is used as b-tree node and as data ` +

@@ -81,7 +81,7 @@ interface NumberField<Target> {
   readonly min: number;
   readonly max: number | ((target: Target) => number);
   readonly get: (target: Target) => number;
-  readonly set: (target: Target, value: number) => void;
+  readonly set: (target: Target, value: number) => Promise<void> | void;
   readonly initial: number;
   /** Takes sizes like 4M as well as plain numbers. */
   readonly size?: boolean;

@@ -11,6 +11,7 @@ import {
   triggerAttribute,
 } from "./attribute.ts";
 import { COLLECTION_ATTRIBUTES } from "./collection.ts";
+import { INDEX_AND_JOURNAL_ATTRIBUTES } from "./index_and_journal.ts";
 import { statistics } from "./statistics.ts";
 import type { SetTarget } from "./targets.ts";
 
@@ -26,18 +27,6 @@ export const SET_ATTRIBUTES: readonly Attribute<SetTarget>[] = [
       target.engine.allocator.policy = value;
       setReplacementPolicy(target.engine.superblock, value);
       await writeCacheSuperblock(target.engine);
-    },
-  }),
-  numberAttribute({
-    name: "journal_delay_ms",
-    unit: "milliseconds",
-    help: "how long a key may wait for company before its journal entry is written",
-    min: 0,
-    max: 65535,
-    initial: 100,
-    get: (target) => target.engine.journal.delayMs,
-    set: (target, value) => {
-      target.engine.journal.delayMs = value;
     },
   }),
   numberAttribute({
@@ -71,18 +60,7 @@ export const SET_ATTRIBUTES: readonly Attribute<SetTarget>[] = [
     "buckets that can be reused at once",
     ({ engine }) => 100 - engine.buckets.inUsePercent(),
   ),
-  shown(
-    "tree_depth",
-    "levels of the b-tree above its leaves",
-    ({ engine }) => engine.btree.root.level,
-  ),
-  shown("btree_nodes", "b-tree nodes in memory", ({ engine }) => engine.btree.nodesResident),
-  shown("btree_cache_size", "bytes of them", ({ engine }) => engine.btree.residentBytes),
-  shown(
-    "active_journal_entries",
-    "entries a restart would replay",
-    ({ engine }) => engine.journal.counters.activeEntries,
-  ),
+  ...INDEX_AND_JOURNAL_ATTRIBUTES,
   ...COLLECTION_ATTRIBUTES,
   triggerAttribute<SetTarget>(
     "clear_stats",
