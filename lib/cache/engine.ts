@@ -127,15 +127,7 @@ export class Engine extends Foundations {
     });
     this.allocator = new Allocator(this.#allocatorOptions());
     this.prios = new PrioWriter(this.#prioOptions());
-    this.btree = new Btree({
-      device: cache,
-      geometry,
-      magic: this.magics.bset,
-      buckets,
-      faults,
-      memoryBytesMax: BTREE_MEMORY_BYTES,
-      clock,
-    });
+    this.btree = this.#newBtree();
     this.nodes = new NodeWriter({
       device: cache,
       geometry,
@@ -179,6 +171,19 @@ export class Engine extends Foundations {
     faults.onFailure((error) => {
       this.allocator.setFailed();
       this.journal.abandon(error);
+    });
+  }
+
+  #newBtree(): Btree {
+    const { cache, geometry, magics, buckets, faults, world } = this;
+    return new Btree({
+      device: cache,
+      geometry,
+      magic: magics.bset,
+      buckets,
+      faults,
+      memoryBytesMax: BTREE_MEMORY_BYTES,
+      clock: world.clock,
     });
   }
 
