@@ -2,6 +2,7 @@
  * The real engine behind a mount: opens the devices, with the host's locks, and the cache set on
  * them. Loaded by the data plane's worker, in its own thread.
  */
+import type { BackingSource } from "../lib/cache/attach.ts";
 import { CacheSet } from "../lib/cache/cache_set.ts";
 import { openBacking } from "../lib/cache/open_backing.ts";
 import type { Device } from "../lib/device/device.ts";
@@ -21,15 +22,20 @@ export async function openEngine(world: EngineWorld): Promise<Engine> {
     });
     return new CountingDevice(file, world.operations);
   };
+  const openSource = async (path: string): Promise<BackingSource> => {
+    const device = await openBacking(path, open);
+    opened.push(device);
+    const release = async (): Promise<void> => {
+      opened.splice(opened.indexOf(device), 1);
+      await device.close();
+    };
+    return { device, path, release };
+  };
   try {
     const cache = await open(config.cachePath);
     opened.push(cache);
-    const backings: { device: Device; path: string }[] = [];
-    for (const path of config.backingPaths) {
-      const device = await openBacking(path, open);
-      opened.push(device);
-      backings.push({ device, path });
-    }
+    const backings: BackingSource[] = [];
+    for (const path of config.backingPaths) backings.push(await openSource(path));
     const set = await CacheSet.open({
       cache,
       backings,
@@ -39,8 +45,10 @@ export async function openEngine(world: EngineWorld): Promise<Engine> {
       readOnly: config.readOnly,
       settings: config.settings,
       ...(config.cacheMode !== undefined && { cacheMode: config.cacheMode }),
+      openBacking: openSource,
+      onVolumesChanged: world.onVolumesChanged,
     });
-    return new DeviceOwningEngine(set, opened);
+    return owning(set, opened);
   } catch (error) {
     // Why it could not be opened says more than what closing adds to it.
     await Promise.allSettled(opened.map((device) => device.close()));
@@ -54,45 +62,20 @@ async function closeAll(devices: readonly Device[]): Promise<void> {
   for (const result of results) if (result.status === "rejected") throw result.reason;
 }
 
-/** A cache set that takes its devices with it when it closes. */
-class DeviceOwningEngine implements Engine {
-  readonly #set: CacheSet;
-  readonly #devices: readonly Device[];
-
-  constructor(set: CacheSet, devices: readonly Device[]) {
-    this.#set = set;
-    this.#devices = devices;
-  }
-
-  get volumes(): Engine["volumes"] {
-    return this.#set.volumes;
-  }
-
-  status(): ReturnType<Engine["status"]> {
-    return this.#set.status();
-  }
-
-  attributes(device: string | undefined, name?: string): ReturnType<Engine["attributes"]> {
-    return this.#set.attributes(device, name);
-  }
-
-  setAttribute(
-    device: string | undefined,
-    name: string,
-    value: string,
-  ): ReturnType<Engine["setAttribute"]> {
-    return this.#set.setAttribute(device, name, value);
-  }
-
-  flushDirty(device: string | undefined): Promise<void> {
-    return this.#set.flushDirty(device);
-  }
-
-  async close(): Promise<void> {
+/** The cache set, but it takes its devices with it when it closes. */
+function owning(set: CacheSet, devices: readonly Device[]): Engine {
+  const close = async (): Promise<void> => {
     try {
-      await this.#set.close();
+      await set.close();
     } finally {
-      await closeAll(this.#devices);
+      await closeAll(devices);
     }
-  }
+  };
+  return new Proxy<Engine>(set, {
+    get: (target, name) => {
+      if (name === "close") return close;
+      const value: unknown = Reflect.get(target, name, target);
+      return typeof value === "function" ? value.bind(target) : value;
+    },
+  });
 }

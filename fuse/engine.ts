@@ -33,6 +33,8 @@ export interface EngineWorld {
   readonly log: Log;
   /** Every asynchronous operation that ends through the event loop has to be counted here. */
   readonly operations: OperationCounter;
+  /** To be called when `volumes`, or the size of one, has become another. */
+  readonly onVolumesChanged: () => void;
 }
 
 export interface Engine extends CacheControl {

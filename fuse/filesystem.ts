@@ -3,9 +3,10 @@
  *
  * What it decides is independent of how requests arrive: node numbers, attributes, who may do
  * what, and where a range ends. Files behave as a disk does: they can be read, written and
- * zeroed, and have the size they have; names and sizes cannot be changed. Node and handle
- * numbers are the same thing (there is no state per open file), so no request can name something
- * stale that looks valid.
+ * zeroed, and have the size they have; names and sizes cannot be changed from in here. Volumes come
+ * and go while it is mounted: a node number is never given twice, so no request can name something
+ * stale that looks valid. Node and handle numbers are the same thing: of an open file nothing is
+ * kept but that it is open.
  *
  * Results are negated errno numbers where they can fail: this is called once per request.
  */
@@ -54,11 +55,22 @@ export interface AttributeChange {
 }
 
 interface Node {
+  readonly number: number;
   readonly volume: BlockVolume | undefined;
+  /** How often it is open. */
+  opens: number;
+  /** The size that the kernel was told. */
+  sizeBytes: number;
   accessed: Timestamp;
   modified: Timestamp;
   /** Written since `modified` was last asked for: looking at a clock waits until then. */
   written: boolean;
+}
+
+/** What became another by `Filesystem.update`; the kernel still remembers it as it was. */
+export interface FilesystemChange {
+  readonly gone: ReadonlyArray<{ readonly node: number; readonly name: string }>;
+  readonly resized: readonly number[];
 }
 
 export interface FilesystemOptions {
@@ -72,24 +84,51 @@ export interface FilesystemOptions {
 
 export class Filesystem {
   #options: FilesystemOptions;
-  /** By node number; 0 is nothing. */
+  /** By node number; 0 is nothing, and neither are volumes that are gone. */
   #nodes: (Node | undefined)[];
+  /** Those there are, as they are listed. */
+  #files: Node[] = [];
 
   constructor(options: FilesystemOptions) {
     this.#options = options;
-    const now = { seconds: options.wallSeconds(), nanoseconds: 0 };
-    const node = (volume: BlockVolume | undefined): Node => ({
-      volume,
-      accessed: now,
-      modified: now,
-      written: false,
+    this.#nodes = [undefined, this.#newNode(ROOT_NODE, undefined)];
+    assert(this.#nodes.length === FIRST_FILE_NODE, "files come behind the directory");
+    this.update(options.volumes);
+  }
+
+  #newNode(number: number, volume: BlockVolume | undefined): Node {
+    const now = this.#now();
+    const sizeBytes = volume?.sizeBytes ?? 0;
+    return { number, volume, opens: 0, sizeBytes, accessed: now, modified: now, written: false };
+  }
+
+  /** From now on the directory has these volumes. */
+  update(volumes: readonly BlockVolume[]): FilesystemChange {
+    const before = this.#files;
+    this.#files = volumes.map((volume) => {
+      const known = before.find((node) => node.volume === volume);
+      if (known !== undefined) return known;
+      const node = this.#newNode(this.#nodes.length, volume);
+      this.#nodes.push(node);
+      return node;
     });
-    this.#nodes = [undefined, node(undefined), ...options.volumes.map(node)];
-    assert(this.#nodes.length === FIRST_FILE_NODE + options.volumes.length, "nodes are dense");
+    const gone = before.filter((node) => !this.#files.includes(node));
+    for (const node of gone) this.#nodes[node.number] = undefined;
+    const resized = this.#files.filter((node) => node.sizeBytes !== node.volume!.sizeBytes);
+    for (const node of resized) node.sizeBytes = node.volume!.sizeBytes;
+    return {
+      gone: gone.map(({ number, volume }) => ({ node: number, name: volume!.name })),
+      resized: resized.map(({ number }) => number),
+    };
   }
 
   get volumes(): readonly BlockVolume[] {
-    return this.#options.volumes;
+    return this.#files.map((node) => node.volume!);
+  }
+
+  /** How often the file is open. */
+  opens(name: string): number {
+    return this.#files.find((node) => node.volume!.name === name)?.opens ?? 0;
   }
 
   exists(node: number): boolean {
@@ -101,17 +140,17 @@ export class Filesystem {
     return this.#nodes[node]?.volume;
   }
 
-  /** Why `node` is not a file. */
+  /** Why `node` is not a file. One that was is gone as a disk is that was pulled out. */
   notAFile(node: number): number {
-    return node === ROOT_NODE ? -FILE_ERRNO.EISDIR : -FILE_ERRNO.ESTALE;
+    if (node === ROOT_NODE) return -FILE_ERRNO.EISDIR;
+    return node > ROOT_NODE && node < this.#nodes.length ? -ERRNO.ENODEV : -FILE_ERRNO.ESTALE;
   }
 
   /** A node number. */
   lookup(parent: number, name: string): number {
     if (parent !== ROOT_NODE) return this.exists(parent) ? -ERRNO.ENOTDIR : -FILE_ERRNO.ESTALE;
     if (name === "." || name === "..") return ROOT_NODE;
-    const index = this.#options.volumes.findIndex((volume) => volume.name === name);
-    return index < 0 ? -ERRNO.ENOENT : FIRST_FILE_NODE + index;
+    return this.#files.find((node) => node.volume!.name === name)?.number ?? -ERRNO.ENOENT;
   }
 
   attributes(number: number): Attributes | undefined {
@@ -143,9 +182,9 @@ export class Filesystem {
     if (index === 0 || index === 1) {
       return { node: ROOT_NODE, name: index === 0 ? "." : "..", type: FILE_TYPE.DIRECTORY };
     }
-    const volume = this.#options.volumes[index - 2];
-    if (volume === undefined) return undefined;
-    return { node: index - 2 + FIRST_FILE_NODE, name: volume.name, type: FILE_TYPE.REGULAR };
+    const node = this.#files[index - 2];
+    if (node === undefined) return undefined;
+    return { node: node.number, name: node.volume!.name, type: FILE_TYPE.REGULAR };
   }
 
   /** Times are taken as they are; owner, permissions and size cannot be changed. */
@@ -177,7 +216,16 @@ export class Filesystem {
       return -ERRNO.EROFS;
     }
     if ((flags & OPEN_FLAG.TRUNCATE) !== 0) return -ERRNO.EPERM;
+    this.#nodes[node]!.opens++;
     return node;
+  }
+
+  /** One `open` less. */
+  release(number: number): number {
+    const node = this.#nodes[number];
+    if (node === undefined) return this.notAFile(number);
+    if (node.opens > 0) node.opens--;
+    return 0;
   }
 
   openDirectory(node: number): number {

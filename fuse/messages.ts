@@ -3,6 +3,7 @@ import { BcacheError, errnoOf, type ErrorCode, messageOf } from "../lib/base/err
 import type { LogLevel } from "../lib/base/runtime.ts";
 import type { CacheControl } from "../lib/cache/ports.ts";
 import type { MountConfig } from "./engine.ts";
+import type { FilesystemChange } from "./filesystem.ts";
 
 /** The worker's `workerData`. */
 export interface WorkerStart {
@@ -11,7 +12,15 @@ export interface WorkerStart {
   readonly wakeFd: number;
 }
 
-export const CONTROL_METHODS = ["status", "attributes", "setAttribute", "flushDirty"] as const;
+export const CONTROL_METHODS = [
+  "status",
+  "attributes",
+  "setAttribute",
+  "flushDirty",
+  "attach",
+  "detach",
+  "stop",
+] as const;
 export type ControlMethod = (typeof CONTROL_METHODS)[number] & keyof CacheControl;
 
 /** An error that arrives as it left. */
@@ -38,12 +47,26 @@ export interface StopCall {
   readonly type: "stop";
 }
 
-export type ToWorker = ControlCall | StopCall;
+/** The kernel was told of so many messages `volumes`. */
+export interface ToldCall {
+  readonly type: "told";
+}
+
+export type ToWorker = ControlCall | StopCall | ToldCall;
 
 export type FromWorker =
   /** The descriptor of the connection; whoever survives the other closes it. */
   | { readonly type: "connected"; readonly fuseFd: number }
   | { readonly type: "ready"; readonly volumes: readonly VolumeInfo[] }
+  /**
+   * The volumes are others. The kernel must be told from the other thread: it may make the teller
+   * wait for answers that this one has to give.
+   */
+  | {
+    readonly type: "volumes";
+    readonly volumes: readonly VolumeInfo[];
+    readonly change: FilesystemChange;
+  }
   | { readonly type: "result"; readonly id: number; readonly value: unknown }
   | { readonly type: "failure"; readonly id: number; readonly error: PlainError }
   | { readonly type: "log"; readonly level: LogLevel; readonly message: string }

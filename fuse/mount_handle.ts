@@ -10,6 +10,7 @@ import type { Log } from "../lib/base/runtime.ts";
 import type { CacheControl } from "../lib/cache/ports.ts";
 import { type Libc, openLibc } from "../lib/runtime/libc.ts";
 import type { MountConfig } from "./engine.ts";
+import type { FilesystemChange } from "./filesystem.ts";
 import {
   CONTROL_METHODS,
   type ControlMethod,
@@ -21,6 +22,9 @@ import {
 } from "./messages.ts";
 import { moduleBeside } from "./module_beside.ts";
 import { checkMountPoint, unmountFuse } from "./mount.ts";
+import { describeUsers } from "./mount_users.ts";
+import { notifications } from "./notify.ts";
+import { openRefusal, TAKES_FILE_AWAY } from "./served_volumes.ts";
 
 export type { MountConfig } from "./engine.ts";
 
@@ -131,9 +135,23 @@ class MountedCacheSet implements MountHandle {
   #makeControl(): CacheControl {
     const methods: Partial<Record<ControlMethod, unknown>> = {};
     for (const method of CONTROL_METHODS) {
-      methods[method] = (...args: unknown[]) => this.#call(method, args);
+      methods[method] = (...args: unknown[]) =>
+        this.#call(method, args).catch((error) => {
+          throw TAKES_FILE_AWAY.includes(method) ? this.#namingUsers(error, args) : error;
+        });
     }
     return methods as unknown as CacheControl;
+  }
+
+  /** A refusal because a file is open, with the names of those who have it open. */
+  #namingUsers(error: unknown, [device]: readonly unknown[]): unknown {
+    if (typeof device !== "string" || messageOf(error) !== openRefusal(device)) return error;
+    const path = `${this.#config.mountPoint}/${device}`;
+    return new BcacheError(
+      "Busy",
+      `${path}: in use by ${describeUsers(path)}: close that first, or take it away by force`,
+      { cause: error },
+    );
   }
 
   #call(method: ControlMethod, args: readonly unknown[]): Promise<unknown> {
@@ -161,6 +179,11 @@ class MountedCacheSet implements MountHandle {
         this.#isReady = true;
         this.#readyPromise.resolve();
         break;
+      case "volumes":
+        this.volumes = message.volumes;
+        this.#tellKernel(message.change);
+        this.#send({ type: "told" });
+        break;
       case "result":
         this.#take(message.id)?.resolve(message.value);
         break;
@@ -180,6 +203,12 @@ class MountedCacheSet implements MountHandle {
         break;
       }
     }
+  }
+
+  /** ENOENT: the kernel remembers nothing of it. Any other failure costs a second's delay. */
+  #tellKernel(change: FilesystemChange): void {
+    if (this.#fuseFd < 0) return;
+    for (const bytes of notifications(change)) this.#libc.write(this.#fuseFd, bytes);
   }
 
   #take(id: number): Caller | undefined {

@@ -197,6 +197,16 @@ export const ACCESS_IN = struct(8, [["mask", "u32"], ["padding", "u32"]]);
 export const BATCH_FORGET_IN = struct(8, [["count", "u32"], ["dummy", "u32"]]);
 export const FORGET_ONE_BYTES = 16;
 
+/** Messages of our own accord: the header's `error` is one of these, its `unique` zero. */
+export const NOTIFY = { INVALIDATE_INODE: 2, INVALIDATE_ENTRY: 3 } as const;
+export const NOTIFY_INODE_OUT = struct(24, [["ino", "u64"], ["offset", "u64"], ["length", "u64"]]);
+/** Followed by the name and a zero. */
+export const NOTIFY_ENTRY_OUT = struct(16, [
+  ["parent", "u64"],
+  ["namelen", "u32"],
+  ["flags", "u32"],
+]);
+
 /** Every request of protocol 7.38 (and STATX of 7.39, to answer it by name). */
 export const OPCODE = {
   LOOKUP: 1,

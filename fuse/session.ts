@@ -327,6 +327,10 @@ function accept(session: FuseSession, _slot: Slot, node: number): number {
   return session.filesystem.exists(node) ? 0 : -FILE_ERRNO.ESTALE;
 }
 
+function release(session: FuseSession, _slot: Slot, node: number): number {
+  return session.filesystem.release(node);
+}
+
 const ignore: Handler = () => NO_REPLY;
 const done: Handler = () => 0;
 const refuseChange: Handler = (session) => session.filesystem.refuseChange();
@@ -345,7 +349,7 @@ const TABLE: readonly [opcode: keyof typeof OPCODE, handler: Handler, argumentBy
   ["GETATTR", meta.getAttributes, 0],
   ["SETATTR", meta.setAttributes, SETATTR_IN.sizeBytes],
   ["OPEN", meta.open, OPEN_IN.sizeBytes],
-  ["RELEASE", accept, RELEASE_IN.sizeBytes],
+  ["RELEASE", release, RELEASE_IN.sizeBytes],
   ["FLUSH", accept, FLUSH_IN.sizeBytes],
   ["FSYNC", fsync, FSYNC_IN.sizeBytes],
   ["OPENDIR", meta.openDirectory, OPEN_IN.sizeBytes],

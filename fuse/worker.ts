@@ -29,6 +29,7 @@ import {
 import { moduleBeside } from "./module_beside.ts";
 import { mountFuse, unmountFuse } from "./mount.ts";
 import { FuseSession } from "./session.ts";
+import { ServedVolumes, volumeInfo } from "./served_volumes.ts";
 import { SlotPool } from "./slot.ts";
 
 /** How often the end of requests under way is looked for while closing. */
@@ -61,10 +62,11 @@ interface World {
   readonly config: MountConfig;
   readonly libc: Libc;
   readonly plane: DataPlane;
+  readonly served: ServedVolumes;
 }
 
 async function openEngine(world: World): Promise<Engine> {
-  const { config, libc, plane } = world;
+  const { config, libc, plane, served } = world;
   const address = config.engineModule ??
     moduleBeside(new URL("./cache_engine.ts", import.meta.url), import.meta.url).href;
   const module = await import(address) as EngineModule;
@@ -76,6 +78,7 @@ async function openEngine(world: World): Promise<Engine> {
     random,
     log,
     operations: plane,
+    onVolumesChanged: () => served.refresh(),
   });
 }
 
@@ -89,6 +92,7 @@ async function connect(world: World, engine: Engine): Promise<Connection> {
     readOnly: config.readOnly,
     wallSeconds: () => plane.clock.wallSeconds(),
   });
+  world.served.serve(engine, filesystem);
   const fuseFd = mountFuse(libc, config);
   post({ type: "connected", fuseFd });
   const channel = new DevFuseChannel(libc, fuseFd);
@@ -132,11 +136,14 @@ async function closeEngine(world: World, engine: Engine, connection?: Connection
 }
 
 /** One call of the control plane. */
-async function answer(engine: Engine, call: ControlCall): Promise<FromWorker> {
+async function answer(world: World, engine: Engine, call: ControlCall): Promise<FromWorker> {
   try {
+    await world.served.refuseBusy(call);
     assert(CONTROL_METHODS.includes(call.method), `${call.method} is a method of CacheControl`);
     const method = engine[call.method] as (...args: readonly unknown[]) => Promise<unknown>;
-    return { type: "result", id: call.id, value: await method.apply(engine, [...call.args]) };
+    const value = await method.apply(engine, [...call.args]);
+    await world.served.told();
+    return { type: "result", id: call.id, value };
   } catch (error) {
     return { type: "failure", id: call.id, error: toPlain(error) };
   }
@@ -153,11 +160,11 @@ async function serve(world: World): Promise<PlainError | undefined> {
     listen((message) => {
       plane.noteMessage();
       if (message.type === "stop") plane.detach();
-      else void plane.track(answer(opened, message)).then(post);
+      else if (message.type === "told") world.served.noteTold();
+      else void plane.track(answer(world, opened, message)).then(post);
     });
     connection = await plane.track(connect(world, engine));
-    const volumes = engine.volumes.map(({ name, sizeBytes }) => ({ name, sizeBytes }));
-    post({ type: "ready", volumes });
+    post({ type: "ready", volumes: engine.volumes.map(volumeInfo) });
     await connection.over;
   } catch (error) {
     failure = toPlain(error);
@@ -167,6 +174,8 @@ async function serve(world: World): Promise<PlainError | undefined> {
   } catch (error) {
     failure ??= toPlain(error);
   }
+  // Until then the other thread uses the descriptor.
+  await plane.track(world.served.told());
   await plane.stop();
   connection?.channel.close();
   return failure;
@@ -185,7 +194,8 @@ async function main(start: WorkerStart): Promise<void> {
   process.on("uncaughtException", crash);
   process.on("unhandledRejection", crash);
   plane.start();
-  const failure = await serve({ config: start.config, libc, plane });
+  const served = new ServedVolumes(clock, post);
+  const failure = await serve({ config: start.config, libc, plane, served });
   post({ type: "ended", error: failure });
 }
 

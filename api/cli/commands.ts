@@ -3,6 +3,7 @@ import { Command, Option } from "commander";
 import { CACHE_MODES, type CacheMode } from "../../lib/cache/ports.ts";
 import { parseHostPort } from "../http/serve.ts";
 import { parseSetting, runGet, runSet } from "./attributes.ts";
+import { runAttach, runDetach, runStop } from "./devices.ts";
 import { startDaemon } from "./daemon.ts";
 import { type MakeOptions, makeRequest } from "./make.ts";
 import { type MountCommand, runMount } from "./mount.ts";
@@ -31,6 +32,7 @@ export function createParser(program: Program): Command {
   addShow(parser, program);
   addMount(parser, program);
   addUnmountAndFlush(parser, program);
+  addDevices(parser, program);
   addStatus(parser, program);
   addGetAndSet(parser, program);
   return parser;
@@ -125,9 +127,6 @@ function mountCommand(mountPoint: string, flags: MountFlags): MountCommand {
       `a cache set has one cache device, ${cache.length} were given; give --cache once`,
     );
   }
-  if (backingPaths.length === 0) {
-    throw new UsageError("no backing device was given; add --backing BACKING");
-  }
   const paths = [cachePath, ...backingPaths];
   const twice = paths.find((path, at) => paths.indexOf(path) !== at);
   if (twice !== undefined) throw new UsageError(`${twice} is named twice; name each device once`);
@@ -168,6 +167,30 @@ function addUnmountAndFlush(parser: Command, program: Program): void {
     .description("write all dirty data back to the backing devices")
     .argument("<mountpoint>")
     .action((mountPoint: string) => runFlush(program, { mountPoint }));
+}
+
+function addDevices(parser: Command, program: Program): void {
+  parser.command("attach")
+    .description("attach a backing device to a running set: a file for it appears")
+    .argument("<mountpoint>")
+    .argument("<backing>", "a backing device, or an image with its sidecar")
+    .option("--force", "also one that was made for another set and never had a cache")
+    .action((mountPoint: string, backingPath: string, flags: { force?: boolean }) =>
+      runAttach(program, { mountPoint, backingPath, force: flags.force ?? false })
+    );
+  parser.command("detach")
+    .description("write a device's dirty data back and take it out of the set; it goes on uncached")
+    .argument("<mountpoint>")
+    .argument("<device>", "bcache0, ...")
+    .action((mountPoint: string, device: string) => runDetach(program, { mountPoint, device }));
+  parser.command("stop")
+    .description("stop serving a device: its file disappears, dirty data stays in the cache")
+    .argument("<mountpoint>")
+    .argument("<device>", "bcache0, ...")
+    .option("--force", "also when its file is open, or cannot be flushed")
+    .action((mountPoint: string, device: string, flags: { force?: boolean }) =>
+      runStop(program, { mountPoint, device, force: flags.force ?? false })
+    );
 }
 
 function addStatus(parser: Command, program: Program): void {

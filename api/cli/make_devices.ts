@@ -18,7 +18,13 @@ import { SECTOR_BYTES } from "../../lib/device/device.ts";
 import { type FileDevice, openFileDevice } from "../../lib/device/file.ts";
 import { BLOCK_SECTORS_DEFAULT } from "../../lib/ondisk/format.ts";
 import { DATA_OFFSET_SECTORS_DEFAULT } from "../../lib/ondisk/superblock.ts";
-import { formatUuid, parseUuid, randomUuid } from "../../lib/ondisk/uuid.ts";
+import {
+  formatUuid,
+  isZeroUuid,
+  parseUuid,
+  randomUuid,
+  UUID_BYTES,
+} from "../../lib/ondisk/uuid.ts";
 import { type Libc, openLibc } from "../../lib/runtime/libc.ts";
 import { SystemRandom } from "../../lib/runtime/random.ts";
 import { printable } from "./format.ts";
@@ -80,8 +86,10 @@ async function prepareAll(files: OpenFiles, request: MakeRequest): Promise<Prepa
   const backings: FileDevice[] = [];
   for (const path of request.backingPaths) backings.push(await files.open(path, sizeBytes));
   const random = new SystemRandom();
+  // A backing device made alone belongs to no set yet: any may take it.
+  const fresh = () => cache ? randomUuid(random) : new Uint8Array(UUID_BYTES);
   const setUuid = (request.setUuid === undefined ? undefined : parseUuid(request.setUuid)) ??
-    randomUuid(random);
+    fresh();
   // One block size for the set: a backing device with another could not be attached.
   const devices = cache ? [cache, ...backings] : backings;
   const largest = Math.max(...devices.map((device) => device.logicalBlockSectors));
@@ -131,5 +139,6 @@ function lineAbout({ device, superblock }: PreparedDevice): string {
     : "backing device";
   const block = formatSize(superblock.blockSectors * SECTOR_BYTES);
   return `${printable(device.name)}: ${kind}, blocks of ${block}, ` +
-    `UUID ${formatUuid(superblock.uuid)}, set ${formatUuid(superblock.setUuid)}\n`;
+    `UUID ${formatUuid(superblock.uuid)}, ` +
+    `${isZeroUuid(superblock.setUuid) ? "no set yet" : `set ${formatUuid(superblock.setUuid)}`}\n`;
 }

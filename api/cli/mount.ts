@@ -102,9 +102,11 @@ async function serveUntilEnded(
 }
 
 function readyLine(mountPoint: string, status: SetStatus, http: string | undefined): string {
-  const devices = status.devices.map((device) =>
-    `${device.name} ${formatBytes(device.sizeBytes)} ${device.cacheMode} ${device.state}`
-  ).join(", ");
+  const devices =
+    status.devices.map((device) =>
+      `${device.name} ${formatBytes(device.sizeBytes)} ${device.cacheMode} ${device.state}`
+    ).join(", ") ||
+    `no device yet, add one with bcache-fuse attach ${printable(mountPoint)} BACKING`;
   return `mounted at ${printable(mountPoint)}: ${devices}; ${http ?? "HTTP off"}`;
 }
 

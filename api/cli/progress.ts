@@ -11,21 +11,34 @@ const POLL_MS = 250;
  * dirty at the start, rejects as `flushDirty` does.
  */
 export async function flushWithProgress(program: Program, control: CacheControl): Promise<number> {
-  const startBytes = await dirtyBytesOf(control);
+  const work = (): Promise<void> => control.flushDirty(undefined);
+  return await withProgress(program, control, { device: undefined, work });
+}
+
+/**
+ * Shows the falling number of dirty bytes, of a device or of all, while `work` is done. Resolves
+ * with what was dirty at the start, rejects as `work` does.
+ */
+export async function withProgress(
+  program: Program,
+  control: CacheControl,
+  task: { device: string | undefined; work: () => Promise<void> },
+): Promise<number> {
+  const startBytes = await dirtyBytesOf(control, task.device);
   const display = program.isTerminal ? bar() : lines(program);
   display.start(startBytes);
   let isDone = false;
-  const flush = control.flushDirty(undefined).finally(() => {
+  const work = task.work().finally(() => {
     isDone = true;
   });
   const watch = async (): Promise<void> => {
     while (!isDone) {
-      await Promise.race([flush, new Promise((resolve) => setTimeout(resolve, POLL_MS))]);
-      if (!isDone) display.update(await dirtyBytesOf(control));
+      await Promise.race([work, new Promise((resolve) => setTimeout(resolve, POLL_MS))]);
+      if (!isDone) display.update(await dirtyBytesOf(control, task.device));
     }
   };
   try {
-    await Promise.all([flush, watch()]);
+    await Promise.all([work, watch()]);
     display.end(true);
   } catch (error) {
     display.end(false);
@@ -34,9 +47,10 @@ export async function flushWithProgress(program: Program, control: CacheControl)
   return startBytes;
 }
 
-async function dirtyBytesOf(control: CacheControl): Promise<number> {
+async function dirtyBytesOf(control: CacheControl, name: string | undefined): Promise<number> {
   const { devices } = await control.status();
-  return devices.reduce((sum, device) => sum + device.dirtyBytes, 0);
+  return devices.filter((device) => name === undefined || device.name === name)
+    .reduce((sum, device) => sum + device.dirtyBytes, 0);
 }
 
 interface Display {

@@ -43,6 +43,18 @@ export class ControlClient implements CacheControl {
     await this.#call<SetStatus | DeviceStatus>("POST", `${ownerPath(device)}/writeback/flush`);
   }
 
+  attach(backingPath: string, options: { force?: boolean } = {}): Promise<DeviceStatus> {
+    return this.#call<DeviceStatus>("POST", "/v1/devices", { backingPath, ...options });
+  }
+
+  detach(device: string): Promise<DeviceStatus> {
+    return this.#call<DeviceStatus>("POST", `${ownerPath(device)}/detach`);
+  }
+
+  async stop(device: string, options: { force?: boolean } = {}): Promise<void> {
+    await this.#call<{ devices: DeviceStatus[] }>("POST", `${ownerPath(device)}/stop`, options);
+  }
+
   /** What is mounted there. */
   mountInfo(): Promise<MountInfo> {
     return this.#call<MountInfo>("GET", "/v1/mount");

@@ -16,6 +16,7 @@ import { problemOf, problemResponse, REQUEST_CODES, requestProblem } from "./pro
 import type { RequestStatus } from "./problem.ts";
 import { addAttributeRoutes } from "./routes_attributes.ts";
 import { addDeviceRoutes } from "./routes_device.ts";
+import { addMemberRoutes } from "./routes_members.ts";
 import { addMountRoutes } from "./routes_mount.ts";
 import { addSetRoutes } from "./routes_set.ts";
 import { type MountInfo, validationMessage } from "./schema.ts";
@@ -70,6 +71,7 @@ export function createApp(options: AppOptions): App {
   };
   addSetRoutes(app, context);
   addDeviceRoutes(app, context);
+  addMemberRoutes(app, context);
   addAttributeRoutes(app, context);
   if (options.mount) addMountRoutes(app, options.mount);
   app.doc31("/openapi.json", {

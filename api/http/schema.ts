@@ -23,6 +23,7 @@ export const CacheStatsSchema = z.object({
 export const DeviceSchema = z.object({
   name: z.string(),
   backingPath: z.string(),
+  attached: z.boolean().openapi({ description: "false once it was detached" }),
   uuid: z.string(),
   label: z.string(),
   sizeBytes: bytes,
@@ -106,6 +107,17 @@ export const MountSchema = z.object({
 export const UnmountSchema = z.strictObject({
   force: z.boolean().optional(),
 }).openapi("Unmount");
+
+export const AttachSchema = z.strictObject({
+  backingPath: z.string().max(4096).startsWith("/", "expected an absolute path"),
+  force: z.boolean().optional().openapi({
+    description: "takes a device that was made for another set and never had a cache",
+  }),
+}).openapi("Attach");
+
+export const StopSchema = z.strictObject({
+  force: z.boolean().optional().openapi({ description: "also while its file is open" }),
+}).openapi("Stop");
 
 export const HealthSchema = z.object({
   status: z.enum(["ok", "starting", "failed"]),

@@ -16,7 +16,7 @@ import {
 } from "../ondisk/superblock.ts";
 import { decodeSuperblock } from "../ondisk/superblock_verify.ts";
 import { equalUuids, formatUuid, isZeroUuid } from "../ondisk/uuid.ts";
-import { emptyUuidEntry, INVALID_UUID } from "../ondisk/uuid_entry.ts";
+import { emptyUuidEntry, INVALID_UUID, type UuidEntry } from "../ondisk/uuid_entry.ts";
 import { CachedDevice } from "./cached_device.ts";
 import type { Engine } from "./engine.ts";
 import type { RequestStats } from "./stats.ts";
@@ -24,6 +24,8 @@ import type { RequestStats } from "./stats.ts";
 export interface BackingSource {
   readonly device: Device;
   readonly path: string;
+  /** Called when the device was stopped and the set goes on without it. */
+  release?(): Promise<void>;
 }
 
 /** Reads and verifies the superblock of a device. @throws BcacheError */
@@ -40,15 +42,21 @@ export async function readSuperblock(device: Device): Promise<Superblock> {
   return decodeSuperblock(page, device);
 }
 
+/** What a backing device is held against. */
+export interface AttachRules {
+  readonly uuid: Uint8Array;
+  readonly blockSectors: number;
+  /** The devices that the set has. */
+  readonly others: ReadonlyArray<{ path: string; uuid: Uint8Array; name?: string }>;
+  /** Takes a device that was made for another set and never had a cache. */
+  readonly adopt: boolean;
+}
+
 /** Everything that can be refused is, before anything is changed. */
 export function refuseBacking(
   superblock: Superblock,
   source: BackingSource,
-  set: {
-    uuid: Uint8Array;
-    blockSectors: number;
-    others: ReadonlyArray<{ path: string; uuid: Uint8Array }>;
-  },
+  set: AttachRules,
 ): void {
   const { path } = source;
   const refuse = (code: "InvalidArgument" | "BadFormat" | "Busy", why: string): never => {
@@ -73,85 +81,142 @@ export function refuseBacking(
   }
   for (const other of set.others) {
     if (!equalUuids(other.uuid, superblock.uuid)) continue;
-    refuse("Busy", `is the same device as ${other.path} (UUID ${formatUuid(superblock.uuid)})`);
+    const as = other.name === undefined ? "" : `, attached as ${other.name}`;
+    refuse(
+      "Busy",
+      `is the same device as ${other.path}${as} (UUID ${formatUuid(superblock.uuid)})`,
+    );
   }
+  refuseForeign(superblock, set, refuse);
+}
+
+function refuseForeign(
+  superblock: Superblock,
+  set: AttachRules,
+  refuse: (code: "InvalidArgument", why: string) => never,
+): void {
+  if (equalUuids(superblock.setUuid, set.uuid) || isZeroUuid(superblock.setUuid)) return;
   const state = backingState(superblock);
-  const foreign = !equalUuids(superblock.setUuid, set.uuid);
-  if (foreign && !isZeroUuid(superblock.setUuid) && state !== "none" && state !== "stale") {
+  const theirs = formatUuid(superblock.setUuid);
+  const ours = `this cache is set ${formatUuid(set.uuid)}`;
+  if ((state === "none" || state === "stale") && !set.adopt) {
     refuse(
       "InvalidArgument",
-      `belongs to cache set ${formatUuid(superblock.setUuid)} and is ${state}, but this cache is ` +
-        `set ${formatUuid(set.uuid)}; mount it with its own cache`,
+      `was made for cache set ${theirs}, but ${ours}; mount it with its own cache, or let it ` +
+        "change sets: mount without it, then bcache-fuse attach MOUNTPOINT BACKING --force",
+    );
+  }
+  if (state === "clean" || state === "dirty") {
+    refuse(
+      "InvalidArgument",
+      `belongs to cache set ${theirs} and is ${state}, but ${ours}; mount it with its own cache`,
     );
   }
 }
 
+interface Slot {
+  readonly inode: number;
+  readonly isNew: boolean;
+  /** What becomes of the UUID table. */
+  readonly changes: ReadonlyArray<readonly [index: number, entry: UuidEntry]>;
+}
+
 /**
- * The device's slot in the UUID table, its own or a new one. Changes the table in memory only.
+ * The device's slot in the UUID table, its own or a new one. Changes nothing.
  * @throws BcacheError when its dirty data is not here, or does not fit it, or no slot is left
  */
-function takeSlot(
-  engine: Engine,
-  source: BackingSource,
-  superblock: Superblock,
-): { inode: number; isNew: boolean } {
+function findSlot(engine: Engine, source: BackingSource, superblock: Superblock): Slot {
   const { uuids, world, dirty } = engine;
   const { path } = source;
   const now = world.clock.wallSeconds() >>> 0;
   const state = backingState(superblock);
   const known = uuids.find(superblock.uuid);
-  const usable = state !== "stale" && state !== "none";
-  if (known >= 0 && usable) {
+  if (known >= 0 && state !== "stale" && state !== "none") {
     const end = dirty.endOf(known);
     if (end > source.device.sizeSectors) {
       throw new BcacheError(
         "BadFormat",
         `${path}: has ${source.device.sizeSectors} sectors, but the cache has dirty data up to ` +
-          `sector ${end}: it was cut short; restore its length and mount again`,
+          `sector ${end}: it was cut short; restore its length and attach it again`,
       );
     }
-    uuids.set(known, { ...uuids.entry(known), lastRegistered: now });
-    return { inode: known, isNew: false };
+    const entry = { ...uuids.entry(known), lastRegistered: now };
+    return { inode: known, isNew: false, changes: [[known, entry]] };
   }
+  const uuid = formatUuid(superblock.uuid);
   if (state === "dirty") {
     throw new BcacheError(
       "InvalidArgument",
       `${path}: has dirty data in a cache, but this cache set does not know it ` +
-        `(UUID ${formatUuid(superblock.uuid)}); mount it with the cache that has its data`,
+        `(UUID ${uuid}); mount it with the cache that has its data`,
     );
+  }
+  const changes: Array<readonly [number, UuidEntry]> = [];
+  if (known >= 0) {
+    // It was changed without the cache, or detached: what is cached of it must never be used.
+    refuseOrphan(dirty.of(known), { path, uuid, state });
+    changes.push([known, invalidated(uuids.entry(known), now)]);
   }
   const inode = uuids.findFree();
   if (inode < 0) {
     throw new BcacheError(
       "NoSpace",
-      `${path}: all ${uuids.capacity} places for backing devices of this cache set have been ` +
-        "used; make a new cache",
+      `${path}: all ${uuids.capacity} places for devices of this cache set are in use or hold ` +
+        "data of devices that were detached; a garbage collection frees these (set trigger_gc 1)",
     );
   }
-  if (known >= 0) {
-    // It was changed without the cache, or detached: what is cached of it must never be used.
-    const uuid = Uint8Array.from(INVALID_UUID);
-    uuids.set(known, { ...uuids.entry(known), uuid, invalidated: now });
-  }
-  uuids.set(inode, {
+  changes.push([inode, {
     ...emptyUuidEntry(),
     uuid: superblock.uuid.slice(),
     label: superblock.label.slice(),
     firstRegistered: now,
     lastRegistered: now,
-  });
-  return { inode, isNew: true };
+  }]);
+  return { inode, isNew: true, changes };
 }
 
-/** Attaches a device that `refuseBacking` let pass. */
+/** Dirty data that no longer fits what is on the device is dropped only by who says so. */
+function refuseOrphan(
+  dirtySectors: number,
+  device: { path: string; uuid: string; state: string },
+): void {
+  if (dirtySectors === 0) return;
+  const { path, uuid } = device;
+  const found = device.state === "stale"
+    ? "is inconsistent: it was changed without its cache"
+    : "says that it has no cache";
+  throw new BcacheError(
+    "InvalidArgument",
+    `${path}: ${found}, which still has ${dirtySectors * 512} dirty bytes of it; leave it as it ` +
+      `is to rescue them, or give them up with bcache-fuse forget MOUNTPOINT ${uuid} --force ` +
+      "and attach it again",
+  );
+}
+
+/** The entry of a device that will not come back under it: its keys are dropped by collection. */
+export function invalidated(entry: UuidEntry, nowSeconds: number): UuidEntry {
+  const uuid = Uint8Array.from(INVALID_UUID);
+  return { ...entry, uuid, flags: 0, sectors: 0, invalidated: nowSeconds };
+}
+
+/**
+ * Attaches a device that `refuseBacking` let pass. A crash in between leaves the table with an
+ * entry that the device does not know of; it then gets another one.
+ */
 export async function attach(
   engine: Engine,
   source: BackingSource,
   superblock: Superblock,
   options: { name: string; setStats: RequestStats },
 ): Promise<CachedDevice> {
-  const { inode, isNew } = takeSlot(engine, source, superblock);
-  if (isNew) await engine.uuids.write(engine.allocator, () => engine.commitMetadata());
+  const { inode, isNew, changes } = findSlot(engine, source, superblock);
+  if (backingState(superblock) === "stale") {
+    engine.world.log(
+      "warning",
+      `${source.path}: was changed without its cache; what was cached of it is dropped`,
+    );
+  }
+  await engine.uuids.update(changes, engine.allocator, () => engine.commitMetadata());
   const dev = new CachedDevice({
     ...options,
     path: source.path,

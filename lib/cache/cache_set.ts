@@ -7,11 +7,12 @@
  */
 import { BcacheError } from "../base/errors.ts";
 import type { Clock, Log, Random } from "../base/runtime.ts";
+import type { TaskGroup } from "../base/sync.ts";
 import type { Device } from "../device/device.ts";
 import { OverlayDevice } from "../device/overlay.ts";
 import { geometryOf } from "../ondisk/geometry.ts";
 import { isSynchronous, type Superblock } from "../ondisk/superblock.ts";
-import { attach, type BackingSource, readSuperblock, refuseBacking } from "./attach.ts";
+import { type BackingSource, readSuperblock, refuseBacking } from "./attach.ts";
 import { describe, findAttribute, writeAttribute } from "./attributes/attribute.ts";
 import {
   checkSetting,
@@ -21,15 +22,20 @@ import {
   SET_ATTRIBUTES,
   type SetTarget,
 } from "./attributes/tables.ts";
-import type { CachedDevice } from "./cached_device.ts";
 import type { Engine } from "./engine.ts";
-import type { AttributeInfo, BlockVolume, CacheControl, CacheMode, SetStatus } from "./ports.ts";
+import { type CachedMember, Members } from "./members.ts";
+import type {
+  AttributeInfo,
+  BlockVolume,
+  CacheControl,
+  CacheMode,
+  DeviceStatus,
+  SetStatus,
+} from "./ports.ts";
 import { startExisting, startNew } from "./recovery.ts";
 import type { RequestParts, RequestTunables } from "./request_parts.ts";
 import { RequestStats, STATS_TICK_MS } from "./stats.ts";
-import { setStatus } from "./status.ts";
-import { CachedVolume } from "./volume.ts";
-import { Writeback } from "./writeback.ts";
+import { deviceStatus, setStatus } from "./status.ts";
 
 export interface CacheSetOptions {
   /** The cache device. Opened and closed by the caller. */
@@ -45,28 +51,35 @@ export interface CacheSetOptions {
   readonly cacheMode?: CacheMode;
   /** Attributes to set at the start, of the set or of every device that has them. */
   readonly settings?: ReadonlyArray<readonly [name: string, value: string]>;
-}
-
-interface Member {
-  readonly dev: CachedDevice;
-  readonly volume: CachedVolume;
-  readonly writeback: Writeback;
+  /** Opens a backing device that is attached while the set runs. What it opens stays its own. */
+  readonly openBacking?: (path: string) => Promise<BackingSource>;
+  /** Told when `volumes`, or the size of one, has become another. */
+  readonly onVolumesChanged?: () => void;
 }
 
 export class CacheSet implements CacheControl {
   readonly #engine: Engine;
   readonly #tunables: RequestTunables = { ...DEFAULT_TUNABLES };
   readonly #stats = new RequestStats();
-  readonly #members: Member[] = [];
+  readonly #members: Members;
+  readonly #openBacking: CacheSetOptions["openBacking"];
   readonly #startedMs: number;
   readonly #readOnly: boolean;
   #cacheIoErrors = 0;
   #closed = false;
 
-  private constructor(engine: Engine, readOnly: boolean) {
+  private constructor(engine: Engine, options: CacheSetOptions) {
     this.#engine = engine;
-    this.#readOnly = readOnly;
+    this.#readOnly = options.readOnly ?? false;
+    this.#openBacking = options.openBacking;
     this.#startedMs = engine.world.clock.nowMs();
+    this.#members = new Members({
+      engine,
+      setStats: this.#stats,
+      readOnly: this.#readOnly,
+      parts: (tasks) => this.#requestParts(tasks),
+      onChange: () => options.onVolumesChanged?.(),
+    });
   }
 
   /**
@@ -87,10 +100,10 @@ export class CacheSet implements CacheControl {
     const { clock, random, log } = opened;
     const source = { device: opened.cache, superblock, geometry, world: { clock, random, log } };
     const engine = isSynchronous(superblock) ? await startExisting(source) : await startNew(source);
-    const set = new CacheSet(engine, options.readOnly ?? false);
+    const set = new CacheSet(engine, options);
     try {
       for (const { source, superblock } of backings) {
-        await set.#attach(source, superblock, options.readOnly ?? false);
+        await set.#members.add(source, superblock);
       }
       await set.#applySettings(options);
     } catch (error) {
@@ -102,28 +115,10 @@ export class CacheSet implements CacheControl {
   }
 
   get volumes(): readonly BlockVolume[] {
-    return this.#members.map((member) => member.volume);
+    return this.#members.volumes;
   }
 
-  async #attach(
-    source: BackingSource,
-    superblock: Superblock,
-    readOnly: boolean,
-  ): Promise<void> {
-    const engine = this.#engine;
-    const name = `bcache${this.#members.length}`;
-    const dev = await attach(engine, source, superblock, { name, setStats: this.#stats });
-    const parts = this.#requestParts(!readOnly);
-    const volume = new CachedVolume(dev, parts, { readOnly: readOnly || dev.device.readOnly });
-    const { bucketCount, bucketSectors } = engine.geometry;
-    const writeback = new Writeback(dev, parts, {
-      settleClean: () => engine.settleKeys(),
-      cacheSectors: bucketCount * bucketSectors,
-    });
-    this.#members.push({ dev, volume, writeback });
-  }
-
-  #requestParts(mayFill: boolean): RequestParts {
+  #requestParts(tasks: TaskGroup): RequestParts {
     const engine = this.#engine;
     const { clock, log } = engine.world;
     return {
@@ -137,10 +132,10 @@ export class CacheSet implements CacheControl {
       clock,
       log,
       faults: engine.faults,
-      tasks: engine.tasks,
+      tasks,
       blockSectors: engine.geometry.blockSectors,
       tunables: this.#tunables,
-      mayFill,
+      mayFill: !this.#readOnly,
       noteCached: (sectors) => engine.collector.noteCached(sectors),
       noteCacheError: () => {
         this.#cacheIoErrors++;
@@ -152,23 +147,23 @@ export class CacheSet implements CacheControl {
 
   #startBackground(): void {
     const { tasks, world } = this.#engine;
-    for (const { writeback } of this.#members) writeback.start();
+    for (const { writeback } of this.#members.cached) writeback.start();
     tasks.start(async (signal) => {
       while (!signal.aborted) {
         await world.clock.sleep(STATS_TICK_MS, signal);
         this.#stats.tick();
-        for (const { dev } of this.#members) dev.stats.tick();
+        for (const { dev } of this.#members.cached) dev.stats.tick();
       }
     });
   }
 
   async #applySettings(options: CacheSetOptions): Promise<void> {
     if (options.cacheMode !== undefined) {
-      for (const { dev } of this.#members) await dev.setMode(options.cacheMode);
+      for (const { dev } of this.#members.cached) await dev.setMode(options.cacheMode);
     }
     for (const [name, value] of options.settings ?? []) {
       if (DEVICE_ATTRIBUTES.some((attribute) => attribute.name === name)) {
-        for (const { dev } of this.#members) await this.setAttribute(dev.name, name, value);
+        for (const { dev } of this.#members.cached) await this.setAttribute(dev.name, name, value);
       } else await this.setAttribute(undefined, name, value);
     }
   }
@@ -177,7 +172,7 @@ export class CacheSet implements CacheControl {
 
   status(): Promise<SetStatus> {
     const { clock } = this.#engine.world;
-    return Promise.resolve(setStatus(this.#engine, this.#members, {
+    return Promise.resolve(setStatus(this.#engine, this.#members.cached, {
       uptimeSeconds: Math.floor((clock.nowMs() - this.#startedMs) / 1000),
       ioErrors: this.#cacheIoErrors,
     }));
@@ -217,7 +212,9 @@ export class CacheSet implements CacheControl {
   }
 
   async flushDirty(device: string | undefined): Promise<void> {
-    const members = device === undefined ? this.#members : [this.#member(device)];
+    const members = device === undefined
+      ? this.#members.cached.filter(({ dev }) => dev.attached)
+      : [this.#members.find(device)];
     for (const { dev } of members) {
       if (!this.#readOnly || !dev.needsWriteback) continue;
       throw new BcacheError(
@@ -229,18 +226,32 @@ export class CacheSet implements CacheControl {
     await Promise.all(members.map((member) => member.writeback.drain()));
   }
 
-  #member(device: string): Member {
-    const found = this.#members.find((member) => member.dev.name === device);
-    if (found) return found;
-    throw new BcacheError(
-      "NotFound",
-      `there is no device ${JSON.stringify(device)}; there are: ` +
-        this.#members.map((member) => member.dev.name).join(", "),
-    );
+  async attach(backingPath: string, options: { force?: boolean } = {}): Promise<DeviceStatus> {
+    this.#members.refuseServed(backingPath);
+    if (this.#openBacking === undefined) {
+      throw new BcacheError("NotSupported", `${backingPath}: this cache set takes no more devices`);
+    }
+    const source = await this.#openBacking(backingPath);
+    let member: CachedMember;
+    try {
+      member = await this.#members.attach(source, { adopt: options.force ?? false });
+    } catch (error) {
+      await source.release?.();
+      throw error;
+    }
+    return deviceStatus(member);
+  }
+
+  async detach(device: string): Promise<DeviceStatus> {
+    return deviceStatus(await this.#members.detach(device));
+  }
+
+  async stop(device: string, options: { force?: boolean } = {}): Promise<void> {
+    await this.#members.stop(device, { force: options.force ?? false });
   }
 
   #deviceTarget(device: string): DeviceTarget {
-    const { dev, writeback } = this.#member(device);
+    const { dev, writeback } = this.#members.find(device);
     return { dev, writeback, engine: this.#engine, tunables: this.#tunables };
   }
 
@@ -265,6 +276,7 @@ export class CacheSet implements CacheControl {
     const { tasks, nodes, journal, faults, cache } = this.#engine;
     try {
       // First everything that commits to the journal, then what is still in memory, then it.
+      await this.#members.close();
       await tasks.stop();
       if (!faults.failed) {
         await nodes.writeAllDirty();
@@ -280,7 +292,7 @@ export class CacheSet implements CacheControl {
   async abandon(): Promise<void> {
     this.#closed = true;
     this.#engine.faults.raise(new BcacheError("Shutdown", "the cache set was abandoned"));
-    await this.#engine.stopTasks();
+    await Promise.all([this.#members.close(), this.#engine.stopTasks()]);
   }
 }
 
@@ -320,6 +332,7 @@ async function checkDevices(
         path: other.source.path,
         uuid: other.superblock.uuid,
       })),
+      adopt: false,
     });
     checked.push({ source, superblock });
   }
@@ -331,9 +344,9 @@ function behindOverlays(options: CacheSetOptions): CacheSetOptions {
   return {
     ...options,
     cache: new OverlayDevice(options.cache),
-    backings: options.backings.map(({ device, path }) => ({
-      device: new OverlayDevice(device),
-      path,
+    backings: options.backings.map((source) => ({
+      ...source,
+      device: new OverlayDevice(source.device),
     })),
   };
 }

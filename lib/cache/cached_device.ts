@@ -6,6 +6,7 @@
  * The state in the superblock is never better than the truth: it says dirty before the first dirty
  * write is acknowledged, and clean only after every key in the index says so durably.
  */
+import { assert } from "../base/assert.ts";
 import type { Clock } from "../base/runtime.ts";
 import { Mutex, Shared } from "../base/sync.ts";
 import type { Device } from "../device/device.ts";
@@ -43,6 +44,8 @@ export class CachedDevice implements Dependent {
   /** The superblock on disk says that there may be dirty data. */
   hasDirty: boolean;
   detaching = false;
+  /** False once it was detached: it has no slot in the UUID table any more. */
+  attached = true;
   ioErrors = 0;
   /** When the last foreground request came; for the idle boost of writeback. */
   lastRequestMs = 0;
@@ -142,6 +145,28 @@ export class CachedDevice implements Dependent {
       await settle();
       setBackingState(this.superblock, "clean");
       await this.writeSuperblock();
+    });
+  }
+
+  /**
+   * Says on disk that no cache belongs to the device. Nothing may be dirty, and no write may be
+   * under way or begin meanwhile. When this fails the device is still attached.
+   */
+  async leaveSet(): Promise<void> {
+    await this.#superblockWrites.run(async () => {
+      assert(!this.needsWriteback, "a device that leaves its set has nothing dirty");
+      const { setUuid } = this.superblock;
+      const state = backingState(this.superblock);
+      this.superblock.setUuid = new Uint8Array(setUuid.length);
+      setBackingState(this.superblock, "none");
+      try {
+        await this.writeSuperblock();
+      } catch (error) {
+        this.superblock.setUuid = setUuid;
+        setBackingState(this.superblock, state);
+        throw error;
+      }
+      this.attached = false;
     });
   }
 

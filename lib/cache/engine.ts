@@ -56,6 +56,7 @@ export class Foundations {
   readonly dirty: DirtySectors;
   /** Bucket of the priorities as the next journal entry names it. */
   prioBucket = 0;
+  readonly #onTaskFailure: (error: unknown) => void;
 
   constructor(device: Device, superblock: Superblock, geometry: Geometry, world: EngineWorld) {
     this.world = world;
@@ -64,13 +65,13 @@ export class Foundations {
     this.magics = magicsOf(superblock.setUuid);
     this.cache = new OrderedDevice(new GatheringDevice(device));
     this.faults = new FaultLatch(world.log);
-    const onFailure = (error: unknown): void => {
+    this.#onTaskFailure = (error: unknown): void => {
       // Whoever waited while the set was stopped was told so; nothing is wrong.
       if (error instanceof BcacheError && error.code === "Shutdown") return;
       this.faults.raise(error);
     };
-    this.tasks = new TaskGroup(onFailure);
-    this.journalTasks = new TaskGroup(onFailure);
+    this.tasks = this.newTasks();
+    this.journalTasks = this.newTasks();
     this.buckets = new BucketTable(geometry);
     this.uuids = new UuidTable({
       device: this.cache,
@@ -78,6 +79,11 @@ export class Foundations {
       metaBytes: geometry.metaBytes,
     });
     this.dirty = new DirtySectors(geometry.uuidEntryCount);
+  }
+
+  /** A group for what ends before the set does: the background work of one device. */
+  newTasks(): TaskGroup {
+    return new TaskGroup(this.#onTaskFailure);
   }
 
   journalPlace(): JournalPlace {

@@ -62,6 +62,8 @@ export interface DeviceStatus {
   /** `bcache0`, ... */
   name: string;
   backingPath: string;
+  /** False once it was detached: it is served without the cache. */
+  attached: boolean;
   uuid: string;
   label: string;
   sizeBytes: number;
@@ -137,4 +139,20 @@ export interface CacheControl {
    * device is clean. Its progress is the falling `dirtyBytes` of `status`.
    */
   flushDirty(device: string | undefined): Promise<void>;
+  /**
+   * Attaches the backing device at an absolute path, which then has a file of its own. Rejects
+   * with nothing changed when it belongs elsewhere; `force` takes one that was made for another
+   * set and never had a cache.
+   */
+  attach(backingPath: string, options?: { force?: boolean }): Promise<DeviceStatus>;
+  /**
+   * Writes all dirty data of the device back and takes it out of the set; it goes on without a
+   * cache, as "no cache". Its progress is the falling `dirtyBytes` of `status`.
+   */
+  detach(device: string): Promise<DeviceStatus>;
+  /**
+   * Stops serving the device: its file disappears, its dirty data stays in the cache until it is
+   * attached again. Rejects with Busy while somebody has the file open, unless `force`.
+   */
+  stop(device: string, options?: { force?: boolean }): Promise<void>;
 }

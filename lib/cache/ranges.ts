@@ -55,6 +55,17 @@ export class RangeLocks {
     }
   }
 
+  /**
+   * Holds the whole device: nobody gets a range from now on, and this resolves when nobody holds
+   * one any more. One caller at a time.
+   */
+  async acquireAll(): Promise<Held> {
+    const all = { start: 0, end: Infinity, writeback: false };
+    this.#held.push(all);
+    while (this.#held.length > 1) await this.#released.wait();
+    return all;
+  }
+
   release(range: Range): void {
     const index = this.#held.indexOf(range as Held);
     assert(index >= 0, "a released range was held");

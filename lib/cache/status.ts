@@ -13,10 +13,11 @@ interface Member {
   readonly writeback: Writeback;
 }
 
-function deviceStatus({ dev, writeback }: Member): DeviceStatus {
+export function deviceStatus({ dev, writeback }: Member): DeviceStatus {
   return {
     name: dev.name,
     backingPath: dev.path,
+    attached: dev.attached,
     uuid: formatUuid(dev.superblock.uuid),
     label: decodeLabel(dev.superblock.label),
     sizeBytes: dev.sizeSectors * SECTOR,

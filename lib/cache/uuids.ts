@@ -5,6 +5,7 @@
  * Every change goes to a fresh bucket; the journal entry that names it makes it valid.
  */
 import { BcacheError } from "../base/errors.ts";
+import { Mutex } from "../base/sync.ts";
 import type { Allocator } from "../buckets/allocator.ts";
 import { RESERVE } from "../buckets/reserves.ts";
 import { type BucketTable, MARK } from "../buckets/table.ts";
@@ -36,6 +37,7 @@ export class UuidTable {
   #buckets: BucketTable;
   #metaBytes: number;
   #bucket = 0;
+  #writing = new Mutex();
 
   constructor(options: { device: Device; buckets: BucketTable; metaBytes: number }) {
     this.#device = options.device;
@@ -105,10 +107,37 @@ export class UuidTable {
   }
 
   /**
-   * Writes the table to a fresh bucket, and makes it the valid one. @param commit writes the
-   * journal entry that names it; the old bucket is reused only after that.
+   * Changes some entries and makes the table with them the valid one, as `write` does. When that
+   * fails they are put back, so that no later write carries a change that was reported as failed.
    */
-  async write(allocator: Allocator, commit: () => Promise<void>): Promise<void> {
+  async update(
+    changes: ReadonlyArray<readonly [index: number, entry: UuidEntry]>,
+    allocator: Allocator,
+    commit: () => Promise<void>,
+  ): Promise<void> {
+    const before = changes.map(([index]) => this.entry(index));
+    for (const [index, entry] of changes) this.set(index, entry);
+    try {
+      await this.write(allocator, commit);
+    } catch (error) {
+      // Each only if it is still ours: another change of it may have come meanwhile.
+      changes.forEach(([index, entry], at) => {
+        if (this.entry(index) === entry) this.set(index, before[at]!);
+      });
+      throw error;
+    }
+  }
+
+  /**
+   * Writes the table to a fresh bucket, and makes it the valid one. @param commit writes the
+   * journal entry that names it; the old bucket is reused only after that. One at a time: a table
+   * that was composed earlier must not replace a later one.
+   */
+  write(allocator: Allocator, commit: () => Promise<void>): Promise<void> {
+    return this.#writing.run(() => this.#write(allocator, commit));
+  }
+
+  async #write(allocator: Allocator, commit: () => Promise<void>): Promise<void> {
     let bucket = allocator.tryTake(RESERVE.btree);
     while (bucket < 0) {
       await allocator.whenAvailable(RESERVE.btree, 1);
@@ -117,7 +146,12 @@ export class UuidTable {
     const bytes = new Uint8Array(this.#metaBytes);
     this.#entries.forEach((entry, index) => writeUuidEntry(bytes, index, entry));
     const sector = bucket * this.#buckets.bucketSectors;
-    await this.#device.write(sector, bytes, { fua: true });
+    try {
+      await this.#device.write(sector, bytes, { fua: true });
+    } catch (error) {
+      allocator.giveBack(bucket, RESERVE.btree);
+      throw error;
+    }
     const old = this.#bucket;
     // A collection that ends before the release must not find the old bucket free already.
     if (old > 0) this.#buckets.pin(old);

@@ -1,51 +1,119 @@
 /**
- * A cached device as a range of bytes: BlockVolume over the read and write paths.
+ * A device as a range of bytes: BlockVolume over whatever stores its sectors.
  *
- * The paths below work in whole sectors, and cache whole blocks. Here a request of any offset and
- * length becomes that: a read that is not in blocks goes through a buffer; a write that is not in
- * blocks reads the blocks at its ends, under the range's lock, and writes them whole.
+ * The stores below work in whole sectors, and caches in whole blocks. Here a request of any offset
+ * and length becomes that: a read that is not in blocks goes through a buffer; a write that is not
+ * in blocks reads the blocks at its ends, under the range's lock, and writes them whole.
+ *
+ * Here is also the gate: what is under a volume can be exchanged, and a volume can be stopped, and
+ * both wait for the requests that are under way.
  */
-import { BcacheError } from "../base/errors.ts";
-import { Shared } from "../base/sync.ts";
-import type { CachedDevice } from "./cached_device.ts";
+import { BcacheError, ERRNO } from "../base/errors.ts";
+import { Shared, Signal } from "../base/sync.ts";
 import type { BlockVolume } from "./ports.ts";
-import { ReadPath } from "./read.ts";
-import type { RequestParts } from "./request_parts.ts";
-import { WritePath } from "./write.ts";
+import type { RangeLocks } from "./ranges.ts";
+import type { SectorStore } from "./sector_store.ts";
 
 const SECTOR = 512;
 /** A range is zeroed in steps of this, so that other requests get their turn. */
 const ZERO_STEP_BYTES = 64 * 1024 * 1024;
 
-export class CachedVolume implements BlockVolume {
+export interface VolumeOptions {
   readonly name: string;
-  readonly sizeBytes: number;
-  readonly blockSizeBytes: number;
+  readonly blockSectors: number;
+  /** Where its sector 0 is in the store. */
+  readonly offsetSectors: number;
+  readonly sizeSectors: number;
+  /** Every change holds its range, in the store's sectors. */
+  readonly locks: RangeLocks;
   readonly readOnly: boolean;
-  #dev: CachedDevice;
-  #parts: RequestParts;
-  #reader: ReadPath;
-  #writer: WritePath;
-  #flush: Shared;
+  readonly store: SectorStore;
+}
 
-  constructor(
-    dev: CachedDevice,
-    parts: RequestParts,
-    options: { readOnly: boolean },
-  ) {
-    this.name = dev.name;
-    this.sizeBytes = dev.sizeSectors * SECTOR;
-    this.blockSizeBytes = parts.blockSectors * SECTOR;
-    this.readOnly = options.readOnly;
-    this.#dev = dev;
-    this.#parts = parts;
-    this.#reader = new ReadPath(dev, parts);
-    this.#writer = new WritePath(dev, parts);
-    this.#flush = new Shared(() => this.#flushAll());
+/** Requests that use one store, so that its end can be waited for. */
+class Users {
+  readonly store: SectorStore;
+  count = 0;
+  readonly left: Signal = new Signal();
+
+  constructor(store: SectorStore) {
+    this.store = store;
   }
 
-  #note(): void {
-    this.#dev.lastRequestMs = this.#parts.clock.nowMs();
+  async gone(): Promise<void> {
+    while (this.count > 0) await this.left.wait();
+  }
+}
+
+export class Volume implements BlockVolume {
+  readonly name: string;
+  readonly blockSizeBytes: number;
+  readonly readOnly: boolean;
+  #sizeBytes: number;
+  #offset: number;
+  #locks: RangeLocks;
+  #users: Users;
+  #stopped = false;
+  #flush: Shared;
+
+  constructor(options: VolumeOptions) {
+    this.name = options.name;
+    this.#sizeBytes = options.sizeSectors * SECTOR;
+    this.blockSizeBytes = options.blockSectors * SECTOR;
+    this.readOnly = options.readOnly;
+    this.#offset = options.offsetSectors;
+    this.#locks = options.locks;
+    this.#users = new Users(options.store);
+    this.#flush = new Shared(() => this.#during((store) => this.#flushStore(store)));
+  }
+
+  get sizeBytes(): number {
+    return this.#sizeBytes;
+  }
+
+  /** Its length from now on; the caller sees to what lies behind the end. */
+  resize(sizeSectors: number): void {
+    this.#sizeBytes = sizeSectors * SECTOR;
+  }
+
+  get store(): SectorStore {
+    return this.#users.store;
+  }
+
+  /**
+   * From now on requests go to `store`. The caller holds every range, so no change is under way.
+   * Resolves when the reads that use the old one are done.
+   */
+  replaceStore(store: SectorStore): Promise<void> {
+    const old = this.#users;
+    this.#users = new Users(store);
+    return old.gone();
+  }
+
+  /** Refuses everything from now on. Resolves when no request is under way any more. */
+  stop(): Promise<void> {
+    this.#stopped = true;
+    return this.#users.gone();
+  }
+
+  /** Runs a request, unless the volume is stopped; whoever stops it waits for its end. */
+  async #during<T>(body: (store: SectorStore) => Promise<T>): Promise<T> {
+    if (this.#stopped) {
+      throw new BcacheError("Shutdown", `${this.name} is stopped`, { errno: ERRNO.ENODEV });
+    }
+    return await this.#using(body);
+  }
+
+  /** Runs `body` with the store as it is now; whoever exchanges it waits for its end. */
+  async #using<T>(body: (store: SectorStore) => Promise<T>): Promise<T> {
+    const users = this.#users;
+    users.count++;
+    try {
+      return await body(users.store);
+    } finally {
+      users.count--;
+      if (users.count === 0) users.left.raise();
+    }
   }
 
   #inside(offsetBytes: number, lengthBytes: number): void {
@@ -58,73 +126,95 @@ export class CachedVolume implements BlockVolume {
     }
   }
 
-  #writable(): void {
-    if (this.#parts.faults.failed) {
-      throw new BcacheError(
-        "SetFailed",
-        `${this.name}: the cache set has failed: ${this.#parts.faults.failed.message}`,
-      );
-    }
+  #serving(store: SectorStore): void {
+    const { failure } = store;
+    if (!failure) return;
+    throw new BcacheError(
+      "SetFailed",
+      `${this.name}: the cache set has failed: ${failure.message}`,
+    );
+  }
+
+  #writable(store: SectorStore): void {
+    this.#serving(store);
     if (this.readOnly) throw new BcacheError("ReadOnly", `${this.name} is read-only`);
   }
 
   tryRead(offsetBytes: number, into: Uint8Array): boolean {
-    if (this.#parts.faults.failed) return false;
+    const { store } = this.#users;
+    if (this.#stopped || store.failure) return false;
     if (((offsetBytes | into.length) & (SECTOR - 1)) !== 0 || into.length === 0) return false;
-    if (offsetBytes + into.length > this.sizeBytes) return false;
-    this.#note();
-    return this.#reader.tryRead(this.#dev.dataOffset + offsetBytes / SECTOR, into);
+    if (offsetBytes + into.length > this.#sizeBytes) return false;
+    store.noteRequest();
+    return store.tryRead(this.#offset + offsetBytes / SECTOR, into);
   }
 
-  async read(offsetBytes: number, into: Uint8Array): Promise<void> {
+  read(offsetBytes: number, into: Uint8Array): Promise<void> {
+    return this.#during((store) => this.#read(store, offsetBytes, into));
+  }
+
+  async #read(store: SectorStore, offsetBytes: number, into: Uint8Array): Promise<void> {
     this.#inside(offsetBytes, into.length);
-    this.#note();
-    if (this.#parts.faults.failed) {
-      throw new BcacheError(
-        "SetFailed",
-        `${this.name}: the cache set has failed: ${this.#parts.faults.failed.message}`,
-      );
-    }
+    store.noteRequest();
+    this.#serving(store);
     if (into.length === 0) return;
     // Whole blocks: only these can be cached, so a reader of smaller ones gets its neighbours too.
     const { start, end } = this.#blocks(offsetBytes, into.length);
-    const { dataOffset } = this.#dev;
-    if ((end - start) * SECTOR === into.length) {
-      return await this.#reader.read(dataOffset + start, into);
-    }
+    const at = this.#offset + start;
+    if ((end - start) * SECTOR === into.length) return await store.read(at, into);
     const whole = new Uint8Array((end - start) * SECTOR);
-    await this.#reader.read(dataOffset + start, whole);
+    await store.read(at, whole);
     const skip = offsetBytes - start * SECTOR;
     into.set(whole.subarray(skip, skip + into.length));
   }
 
   tryWrite(offsetBytes: number, from: Uint8Array): boolean {
-    if (this.readOnly || this.#parts.faults.failed) return false;
+    const { store } = this.#users;
+    if (this.readOnly || this.#stopped || store.failure) return false;
     const block = this.blockSizeBytes - 1;
     if (((offsetBytes | from.length) & block) !== 0 || from.length === 0) return false;
-    if (offsetBytes + from.length > this.sizeBytes) return false;
-    this.#note();
-    return this.#writer.tryWrite(this.#dev.dataOffset + offsetBytes / SECTOR, from);
+    if (offsetBytes + from.length > this.#sizeBytes) return false;
+    store.noteRequest();
+    return store.tryWrite(this.#offset + offsetBytes / SECTOR, from);
   }
 
-  async write(offsetBytes: number, from: Uint8Array): Promise<void> {
-    this.#writable();
+  write(offsetBytes: number, from: Uint8Array): Promise<void> {
+    return this.#during(() => this.#write(offsetBytes, from));
+  }
+
+  async #write(offsetBytes: number, from: Uint8Array): Promise<void> {
+    this.#writable(this.store);
     this.#inside(offsetBytes, from.length);
     if (from.length === 0) return;
-    this.#note();
     const { start, end } = this.#blocks(offsetBytes, from.length);
-    const { dataOffset, locks } = this.#dev;
     const bytes = (end - start) * SECTOR;
-    const range = await locks.acquire(dataOffset + start, dataOffset + end);
-    try {
-      if (bytes === from.length) return await this.#writer.writeLocked(dataOffset + start, from);
+    const at = this.#offset + start;
+    await this.#holding(at, bytes / SECTOR, async (store) => {
+      store.noteRequest();
+      if (bytes === from.length) return await store.writeLocked(at, from);
       const whole = new Uint8Array(bytes);
       const skip = offsetBytes - start * SECTOR;
-      await this.#readEdges(start, whole, skip, skip + from.length);
+      await this.#readEdges(store, at, whole, { from: skip, to: skip + from.length });
       whole.set(from, skip);
-      await this.#writer.writeLocked(dataOffset + start, whole);
+      await store.writeLocked(at, whole);
+    });
+  }
+
+  /**
+   * Runs a change with its range held. The store is asked for only then: it may have been
+   * exchanged, and the size may have changed, while this waited.
+   */
+  async #holding(
+    at: number,
+    sectors: number,
+    change: (store: SectorStore) => Promise<void>,
+  ): Promise<void> {
+    const range = await this.#locks.acquire(at, at + sectors);
+    try {
+      this.#inside((at - this.#offset) * SECTOR, sectors * SECTOR);
+      await this.#using(change);
     } finally {
-      locks.release(range);
+      this.#locks.release(range);
     }
   }
 
@@ -141,15 +231,19 @@ export class CachedVolume implements BlockVolume {
     };
   }
 
-  /** Reads the blocks of `whole` that [from, to) does not cover completely. */
-  async #readEdges(start: number, whole: Uint8Array, from: number, to: number): Promise<void> {
+  /** Reads the blocks of `whole`, at sector `at`, that [from, to) does not cover completely. */
+  async #readEdges(
+    store: SectorStore,
+    at: number,
+    whole: Uint8Array,
+    covered: { from: number; to: number },
+  ): Promise<void> {
     const block = this.blockSizeBytes;
-    const at = this.#dev.dataOffset + start;
-    const headEnd = from > 0 ? Math.min(block, whole.length) : 0;
-    if (headEnd > 0) await this.#reader.read(at, whole.subarray(0, headEnd));
+    const headEnd = covered.from > 0 ? Math.min(block, whole.length) : 0;
+    if (headEnd > 0) await store.read(at, whole.subarray(0, headEnd));
     const tailStart = Math.floor((whole.length - 1) / block) * block;
-    if (to < whole.length && tailStart >= headEnd) {
-      await this.#reader.read(at + tailStart / SECTOR, whole.subarray(tailStart));
+    if (covered.to < whole.length && tailStart >= headEnd) {
+      await store.read(at + tailStart / SECTOR, whole.subarray(tailStart));
     }
   }
 
@@ -157,43 +251,36 @@ export class CachedVolume implements BlockVolume {
     return this.#flush.run();
   }
 
-  /**
-   * The data and keys of all acknowledged writes: in the journal durably, with the cache device
-   * and the backing device flushed before it (see OrderedDevice). Nothing to do when nothing was
-   * written since the last flush.
-   */
-  async #flushAll(): Promise<void> {
-    if (this.#parts.faults.failed) this.#writable();
-    if (this.readOnly) return;
-    await this.#parts.committer.flush();
-    if (this.#dev.unflushed) await this.#dev.flushWrites();
+  async #flushStore(store: SectorStore): Promise<void> {
+    this.#serving(store);
+    if (!this.readOnly) await store.flush();
   }
 
-  async zero(offsetBytes: number, lengthBytes: number): Promise<void> {
-    this.#writable();
+  zero(offsetBytes: number, lengthBytes: number): Promise<void> {
+    return this.#during(() => this.#zero(offsetBytes, lengthBytes));
+  }
+
+  async #zero(offsetBytes: number, lengthBytes: number): Promise<void> {
+    this.#writable(this.store);
     this.#inside(offsetBytes, lengthBytes);
-    this.#note();
     const block = this.blockSizeBytes;
     const end = offsetBytes + lengthBytes;
     let at = offsetBytes;
     if (at % block !== 0) {
       const edge = Math.min(Math.ceil(at / block) * block, end);
-      await this.write(at, new Uint8Array(edge - at));
+      await this.#write(at, new Uint8Array(edge - at));
       at = edge;
     }
     const wholeEnd = end === this.sizeBytes ? end : Math.floor(end / block) * block;
-    const { dataOffset, locks } = this.#dev;
     while (at < wholeEnd) {
       const step = Math.min(ZERO_STEP_BYTES, wholeEnd - at);
-      const start = dataOffset + at / SECTOR;
-      const range = await locks.acquire(start, start + step / SECTOR);
-      try {
-        await this.#writer.zeroLocked(start, step / SECTOR);
-      } finally {
-        locks.release(range);
-      }
+      const start = this.#offset + at / SECTOR;
+      await this.#holding(start, step / SECTOR, async (store) => {
+        store.noteRequest();
+        await store.zeroLocked(start, step / SECTOR);
+      });
       at += step;
     }
-    if (at < end) await this.write(at, new Uint8Array(end - at));
+    if (at < end) await this.#write(at, new Uint8Array(end - at));
   }
 }

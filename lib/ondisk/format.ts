@@ -169,7 +169,9 @@ function checkedSizes(options: CommonOptions): { blockSectors: number; bucketSec
 function begin(options: CommonOptions, version: number, blockSectors: number) {
   assert(options.uuid.length === UUID_BYTES, "a device UUID is 16 bytes");
   assert(options.setUuid.length === UUID_BYTES, "a set UUID is 16 bytes");
-  if (isZeroUuid(options.uuid) || isZeroUuid(options.setUuid)) {
+  // A backing device need not belong to a set yet.
+  const isCache = version !== VERSION.backing && version !== VERSION.backingWithOffset;
+  if (isZeroUuid(options.uuid) || (isCache && isZeroUuid(options.setUuid))) {
     invalid(options, "a UUID that is all zero stands for none; choose another or leave it out");
   }
   const page = new Uint8Array(SUPERBLOCK_BYTES);

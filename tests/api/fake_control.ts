@@ -14,6 +14,10 @@ export class FakeControl implements CacheControl {
   failed: string | undefined;
   flushFailure: Error | undefined;
   flushes: Array<string | undefined> = [];
+  /** Calls that change which devices there are. */
+  calls: string[] = [];
+  /** Files are open. */
+  busy = false;
   /** Set, a flush waits for it. */
   flushGate: Promise<void> | undefined;
   devices: DeviceStatus[];
@@ -60,6 +64,34 @@ export class FakeControl implements CacheControl {
       each.dirtyBytes = 0;
       each.state = "clean";
     }
+  }
+
+  attach(backingPath: string, options: { force?: boolean } = {}): Promise<DeviceStatus> {
+    this.calls.push(`attach ${backingPath}${options.force ? " by force" : ""}`);
+    if (this.failure) return Promise.reject(this.failure);
+    const device = { ...deviceStatus(`bcache${this.devices.length}`), backingPath };
+    this.devices.push(device);
+    return Promise.resolve(device);
+  }
+
+  async detach(name: string): Promise<DeviceStatus> {
+    this.calls.push(`detach ${name}`);
+    await this.flushGate;
+    if (this.flushFailure) throw this.flushFailure;
+    return Object.assign(this.#device(name), {
+      attached: false,
+      state: "no cache",
+      dirtyBytes: 0,
+    });
+  }
+
+  stop(name: string, options: { force?: boolean } = {}): Promise<void> {
+    this.calls.push(`stop ${name}${options.force ? " by force" : ""}`);
+    if (this.busy && !options.force) {
+      return Promise.reject(new BcacheError("Busy", `/mnt/${name}: in use by cat (process 7)`));
+    }
+    this.devices.splice(this.devices.indexOf(this.#device(name)), 1);
+    return Promise.resolve();
   }
 
   #device(name: string): DeviceStatus {
@@ -113,6 +145,7 @@ export function deviceStatus(name: string): DeviceStatus {
   return {
     name,
     backingPath: `/data/${name}.img`,
+    attached: true,
     uuid: "11111111-2222-3333-4444-555555555555",
     label: "",
     sizeBytes: 1024 ** 3,

@@ -108,7 +108,6 @@ const WRONG: ReadonlyArray<readonly [number, RegExp, readonly string[]]> = [
   [2, /unknown command 'mout'.*mount.*--help/, ["mout"]],
   [2, /unknown option '--chache'.*mount --help/, ["mount", "--chache", "c", "m"]],
   [2, /no cache device was given; add --cache CACHE/, ["mount", "--backing", "b", "m"]],
-  [2, /no backing device was given; add --backing BACKING/, ["mount", "--cache", "c", "m"]],
   [2, /missing required argument 'mountpoint'/, ["mount", "--cache", "c", "--backing", "b"]],
   [2, /one cache device, 2 were given/, ["mount", "-C", "c", "-C", "d", "-B", "b", "m"]],
   [2, /b is named twice/, ["mount", "-C", "c", "-B", "b", "-B", "b", "m"]],

@@ -12,6 +12,9 @@ export async function openEngine(world: EngineWorld): Promise<Engine> {
     attributes: (device, name) => control.attributes(device, name),
     setAttribute: (device, name, value) => control.setAttribute(device, name, value),
     flushDirty: (device) => control.flushDirty(device),
+    attach: (path, options) => control.attach(path, options),
+    detach: (device) => control.detach(device),
+    stop: (device, options) => control.stop(device, options),
     close: () => memory.close(),
   };
 }

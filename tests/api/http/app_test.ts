@@ -343,7 +343,7 @@ describe("web pages of others", () => {
 });
 
 describe("the document", () => {
-  test("lists every path that the issue names, with its methods", async () => {
+  test("lists every path with its methods", async () => {
     const answer = await call(new FakeControl(), "GET", "/openapi.json");
     assertEquals(answer.status, 200);
     const paths = answer.body["paths"] as Record<string, Record<string, unknown>>;
@@ -353,13 +353,15 @@ describe("the document", () => {
     assertEquals(found, [
       "get /health",
       "get /v1/attributes",
-      "get /v1/devices",
       "get /v1/devices/{name}",
       "get /v1/devices/{name}/attributes",
       "get /v1/stats",
+      "get,post /v1/devices",
       "get,put /v1/attributes/{attribute}",
       "get,put /v1/devices/{name}/attributes/{attribute}",
       "get,put /v1/devices/{name}/writeback",
+      "post /v1/devices/{name}/detach",
+      "post /v1/devices/{name}/stop",
       "post /v1/devices/{name}/writeback/flush",
       "post /v1/writeback/flush",
       "put /v1/devices/{name}/cache-mode",

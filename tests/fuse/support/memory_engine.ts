@@ -9,8 +9,10 @@ import type {
   AttributeInfo,
   BlockVolume,
   CacheControl,
+  DeviceStatus,
   SetStatus,
 } from "../../../lib/cache/ports.ts";
+import { deviceStatus } from "../../api/fake_control.ts";
 import type { Engine, EngineWorld } from "../../../fuse/engine.ts";
 
 export class MemoryVolume implements BlockVolume {
@@ -71,7 +73,7 @@ export class MemoryVolume implements BlockVolume {
 }
 
 class MemoryEngine implements Engine, CacheControl {
-  readonly volumes: readonly MemoryVolume[];
+  volumes: readonly MemoryVolume[];
   #world: EngineWorld;
 
   constructor(world: EngineWorld, volumes: readonly MemoryVolume[]) {
@@ -105,6 +107,24 @@ class MemoryEngine implements Engine, CacheControl {
   }
 
   flushDirty(): Promise<void> {
+    return Promise.resolve();
+  }
+
+  /** A volume more, named as the path ends. */
+  attach(backingPath: string): Promise<DeviceStatus> {
+    const name = backingPath.slice(backingPath.lastIndexOf("/") + 1);
+    this.volumes = [...this.volumes, new MemoryVolume(name, 65536)];
+    this.#world.onVolumesChanged();
+    return Promise.resolve(deviceStatus(name));
+  }
+
+  detach(): Promise<DeviceStatus> {
+    return Promise.reject(new BcacheError("NotSupported", "memory has no cache"));
+  }
+
+  stop(device: string): Promise<void> {
+    this.volumes = this.volumes.filter((volume) => volume.name !== device);
+    this.#world.onVolumesChanged();
     return Promise.resolve();
   }
 

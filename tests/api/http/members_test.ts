@@ -1,0 +1,87 @@
+/** The routes by which devices come and go, without a socket. */
+import { describe, test } from "bun:test";
+import { assertEquals, assertMatch } from "@std/assert";
+import { BcacheError } from "../../../lib/base/errors.ts";
+import { createApp } from "../../../api/http/app.ts";
+import { FakeControl } from "../fake_control.ts";
+
+async function call(
+  control: FakeControl,
+  method: string,
+  path: string,
+  body?: unknown,
+): Promise<{ status: number; body: Record<string, unknown> }> {
+  const app = createApp({
+    control: () => control,
+    version: "1.2.3",
+    log: (level, message) => void control.calls.push(`${level} ${message}`),
+  });
+  const response = await app.request(`http://localhost:8380${path}`, {
+    method,
+    ...(body === undefined
+      ? {}
+      : { headers: { "content-type": "application/json" }, body: JSON.stringify(body) }),
+  });
+  return { status: response.status, body: await response.json() as Record<string, unknown> };
+}
+
+describe("devices come and go", () => {
+  test("attach answers 201 with the new device", async () => {
+    const control = new FakeControl();
+    const answer = await call(control, "POST", "/v1/devices", { backingPath: "/dev/sdz" });
+    assertEquals([answer.status, answer.body["name"]], [201, "bcache1"]);
+    assertEquals(control.calls, ["attach /dev/sdz"]);
+    await call(control, "POST", "/v1/devices", { backingPath: "/dev/sdy", force: true });
+    assertEquals(control.calls[1], "attach /dev/sdy by force");
+  });
+
+  test("attach wants an absolute path, and passes refusals on", async () => {
+    const control = new FakeControl();
+    for (const body of [{}, { backingPath: "disk.img" }, { backingPath: "/a", other: 1 }]) {
+      const answer = await call(control, "POST", "/v1/devices", body);
+      assertEquals([answer.status, answer.body["code"]], [400, "BadRequest"]);
+    }
+    assertEquals(control.calls, []);
+    control.failure = new BcacheError("Busy", "/a: is attached as bcache0 already");
+    const refused = await call(control, "POST", "/v1/devices", { backingPath: "/a" });
+    assertEquals([refused.status, refused.body["code"]], [409, "Busy"]);
+  });
+
+  test("detach answers when the device has no cache any more", async () => {
+    const control = new FakeControl();
+    const answer = await call(control, "POST", "/v1/devices/bcache0/detach");
+    assertEquals([answer.status, answer.body["attached"]], [200, false]);
+    assertEquals(answer.body["state"], "no cache");
+    const missing = await call(control, "POST", "/v1/devices/bcache9/detach");
+    assertEquals(missing.status, 404);
+  });
+
+  test("detach without waiting answers 202, and a failure is logged", async () => {
+    const control = new FakeControl();
+    control.flushGate = Promise.resolve();
+    control.flushFailure = new BcacheError("DeviceIo", "no luck");
+    const answer = await call(control, "POST", "/v1/devices/bcache0/detach?wait=false");
+    assertEquals([answer.status, answer.body["attached"]], [202, true]);
+    await new Promise((resolve) => setTimeout(resolve, 0));
+    assertEquals(control.calls.at(-1), "error detaching bcache0: no luck");
+  });
+
+  test("stop answers with what is left, and 409 while the file is open", async () => {
+    const control = new FakeControl(2);
+    control.busy = true;
+    const refused = await call(control, "POST", "/v1/devices/bcache0/stop", {});
+    assertEquals(refused.status, 409);
+    assertMatch(String(refused.body["detail"]), /in use by cat/);
+    const answer = await call(control, "POST", "/v1/devices/bcache0/stop", { force: true });
+    assertEquals(answer.status, 200);
+    assertEquals((answer.body["devices"] as { name: string }[]).map((d) => d.name), ["bcache1"]);
+  });
+
+  test("the document describes all of them", async () => {
+    const { body } = await call(new FakeControl(), "GET", "/openapi.json");
+    const paths = Object.keys(body["paths"] as object);
+    for (const path of ["/v1/devices/{name}/detach", "/v1/devices/{name}/stop"]) {
+      assertEquals(paths.includes(path), true, path);
+    }
+  });
+});
