@@ -48,6 +48,7 @@ test("a read-only engine has its files alone, even against other readers", async
     clock: new RealClock(),
     random: new SimRandom(1),
     log: () => {},
+    onVolumesChanged: () => {},
     operations: { begin: () => {}, end: () => {} },
   });
   await (await openEngine(world(false))).close(); // A set that was never started is not read-only.
