@@ -50,6 +50,9 @@ export class Segment {
   baseGuess = 0;
 }
 
+/** Siblings that are read ahead of a walk. */
+const READ_AHEAD_NODES = 8;
+
 /** The deepest index that can exist: inode and offset bits spread over the smallest nodes. */
 const LEVEL_MAX = 32;
 
@@ -345,7 +348,7 @@ export class Btree {
   /**
    * Visits every node of `level` in key order, from the node behind (inode, offset) on. `visit`
    * sees each node synchronously, complete and reachable; it returns false to stop, or a promise
-   * to be waited for before going on.
+   * to be waited for before going on. The next siblings are read meanwhile.
    */
   async walk(
     level: number,
@@ -353,14 +356,45 @@ export class Btree {
     visit: (node: BtreeNode) => boolean | Promise<boolean>,
   ): Promise<void> {
     let { inode, offset } = from;
-    for (;;) {
-      const node = await this.loadNode(level, inode, offset);
-      const { endInode, endOffset } = node;
-      const goOn = visit(node);
-      if (!(typeof goOn === "boolean" ? goOn : await goOn)) return;
-      if (endInode === INODE_MAX && endOffset >= OFFSET_MAX) return;
-      inode = endInode;
-      offset = endOffset;
+    const ahead = new Set<Promise<void>>();
+    try {
+      for (;;) {
+        const node = await this.loadNode(level, inode, offset);
+        const { endInode, endOffset } = node;
+        this.#readAhead(level, endInode, endOffset, ahead);
+        const goOn = visit(node);
+        if (!(typeof goOn === "boolean" ? goOn : await goOn)) return;
+        if (endInode === INODE_MAX && endOffset >= OFFSET_MAX) return;
+        inode = endInode;
+        offset = endOffset;
+      }
+    } finally {
+      // Nobody is left behind who still uses the device.
+      await Promise.all(ahead);
+    }
+  }
+
+  /**
+   * Begins to read the nodes behind a position that are not in memory, as far as their parent
+   * there is and memory has room. What goes wrong is found out by who comes to need them.
+   */
+  #readAhead(level: number, inode: number, offset: number, ahead: Set<Promise<void>>): void {
+    if (level >= this.root.level || (inode === INODE_MAX && offset >= OFFSET_MAX)) return;
+    const parent = this.findNode(level + 1, inode, offset);
+    if (parent === undefined) return;
+    const { base } = parent;
+    const nodeBytes = this.geometry.nodeSectors * SECTOR_BYTES;
+    let index = base.upperBound(inode, offset);
+    for (let nodes = 0; nodes < READ_AHEAD_NODES && index < base.count; index++) {
+      const at = index * SLOT_WORDS;
+      if (this.isBad(base.words, at, level + 1)) continue;
+      nodes++;
+      const bucket = Math.floor(pointerSector(base.words, at) / this.geometry.bucketSectors);
+      if (this.cache.get(bucket) !== undefined || this.#loading.has(bucket)) continue;
+      if (ahead.size >= READ_AHEAD_NODES || !this.cache.hasRoom(nodeBytes)) return;
+      const loading: Promise<void> = this.#loadChild(base.words, at, level, true)
+        .finally(() => ahead.delete(loading));
+      ahead.add(loading);
     }
   }
 }

@@ -301,14 +301,26 @@ export class BucketTable {
 
   /**
    * Registration met a pointer: a generation ahead of the one on disk is the current one (it was
-   * given out and not persisted before the crash). Call before `markPointer`.
+   * given out and not persisted before the crash). Call before `markPointer`. True: it moved on
+   * although the bucket was marked for pointers that are stale now; see `forgetMarks`.
    */
-  adoptPointer(bucket: number, gen: number, interior: boolean): void {
+  adoptPointer(bucket: number, gen: number, interior: boolean): boolean {
     this.#assertBucket(bucket);
-    if (this.staleness(bucket, gen) > 0) return;
+    if (this.staleness(bucket, gen) > 0) return false;
+    const moved = this.gen[bucket] !== gen && this.mark[bucket] !== MARK.none;
     this.gen[bucket] = gen;
     if (interior) this.priority[bucket] = PRIO_BTREE;
     else if (this.priority[bucket] === PRIO_BTREE) this.priority[bucket] = PRIO_INITIAL;
+    return moved;
+  }
+
+  /** Registration begins to mark anew; what is pinned already is known otherwise. */
+  forgetMarks(): void {
+    for (let bucket = this.firstBucket; bucket < this.bucketCount; bucket++) {
+      if (this.pins[bucket] !== 0) continue;
+      this.mark[bucket] = MARK.none;
+      this.sectorsUsed[bucket] = 0;
+    }
   }
 
   /** Begins a collection. Until it ends only what was reclaimable now may be invalidated. */

@@ -34,6 +34,7 @@ import type {
 } from "./ports.ts";
 import { startExisting, startNew } from "./recovery.ts";
 import type { RequestParts, RequestTunables } from "./request_parts.ts";
+import type { StartProgress } from "./start_progress.ts";
 import { RequestStats, STATS_TICK_MS } from "./stats.ts";
 import { deviceStatus, setStatus } from "./status.ts";
 
@@ -45,6 +46,8 @@ export interface CacheSetOptions {
   readonly clock: Clock;
   readonly random: Random;
   readonly log: Log;
+  /** Told how far starting has come; the log has it as well, when it takes long. */
+  readonly onProgress?: (progress: StartProgress) => void;
   /** Changes nothing on any device: what has to be written is kept in memory and forgotten. */
   readonly readOnly?: boolean;
   /** For all devices; kept in their superblocks. */
@@ -97,8 +100,13 @@ export class CacheSet implements CacheControl {
     const superblock = await readSuperblock(opened.cache);
     const backings = await checkDevices(superblock, opened);
     const geometry = geometryOf(superblock, opened.cache.name);
-    const { clock, random, log } = opened;
-    const source = { device: opened.cache, superblock, geometry, world: { clock, random, log } };
+    const { clock, random, log, onProgress } = opened;
+    const source = {
+      device: opened.cache,
+      superblock,
+      geometry,
+      world: { clock, random, log, onProgress },
+    };
     const engine = isSynchronous(superblock) ? await startExisting(source) : await startNew(source);
     const set = new CacheSet(engine, options);
     try {

@@ -20,6 +20,12 @@ export class DirtySectors implements DirtyLedger {
     if (startSector + sectors > this.#ends[inode]!) this.#ends[inode] = startSector + sectors;
   }
 
+  /** Counting begins anew. */
+  clear(): void {
+    this.#byInode.fill(0);
+    this.#ends.fill(0);
+  }
+
   /** A device must be at least this long for its dirty data to fit, if it has any. */
   endOf(inode: number): number {
     return this.of(inode) > 0 ? this.#ends[inode]! : 0;

@@ -28,6 +28,7 @@ import { Collector } from "./gc.ts";
 import { OpenBuckets } from "./open_buckets.ts";
 import { OrderedDevice } from "./ordered_device.ts";
 import { Fills } from "./ranges.ts";
+import type { StartProgress } from "./start_progress.ts";
 import { UuidTable } from "./uuids.ts";
 
 /** What b-tree nodes may take of memory, if nobody says otherwise (`btree_cache_max`). */
@@ -37,6 +38,8 @@ export interface EngineWorld {
   readonly clock: Clock;
   readonly random: Random;
   readonly log: Log;
+  /** Told how far starting has come. */
+  readonly onProgress?: ((progress: StartProgress) => void) | undefined;
 }
 
 /** What does not depend on the journal's state. */

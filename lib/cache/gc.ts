@@ -263,13 +263,18 @@ export class Collector {
   }
 }
 
-/** Registration's use of the same marks: a pointer may bring a newer generation than the disk's. */
-export function adoptNode(buckets: BucketTable, node: BtreeNode): void {
+/**
+ * Registration's use of the same marks: a pointer may bring a newer generation than the disk's.
+ * True: one did after the bucket had been marked (see `BucketTable.adoptPointer`).
+ */
+export function adoptNode(buckets: BucketTable, node: BtreeNode): boolean {
   assert(node.delta.count === 0, "a node that was just read has no delta");
   const { words, count } = node.base;
+  let moved = false;
   for (let at = 0; at < count * SLOT_WORDS; at += SLOT_WORDS) {
-    adoptKey(buckets, words, at, node.level);
+    if (adoptKey(buckets, words, at, node.level)) moved = true;
   }
+  return moved;
 }
 
 /** Takes over the generation of one pointer; freed-node keys count as well. */
@@ -278,10 +283,10 @@ export function adoptKey(
   words: Uint32Array,
   at: number,
   level: number,
-): void {
-  if (keyPointers(words, at) === 0 || pointerDevice(words, at) !== 0) return;
-  if (keySizeSectors(words, at) === 0) return;
+): boolean {
+  if (keyPointers(words, at) === 0 || pointerDevice(words, at) !== 0) return false;
+  if (keySizeSectors(words, at) === 0) return false;
   const freed = level > 0 && keyOffset(words, at) === 0 && keyInode(words, at) === 0;
   const bucket = Math.floor(pointerSector(words, at) / buckets.bucketSectors);
-  buckets.adoptPointer(bucket, pointerGen(words, at), level > 0 && !freed);
+  return buckets.adoptPointer(bucket, pointerGen(words, at), level > 0 && !freed);
 }

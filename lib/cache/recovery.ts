@@ -5,9 +5,10 @@
  * An existing set, in this order:
  *   1. the journal's entries are found (gaps are an error); the newest names root, UUID table and
  *      priorities
- *   2. priorities and generations are read, then the UUID table, then the whole index: first every
- *      pointer's generation is taken over (a bucket may have been given out and not persisted),
- *      then everything is marked, dirty sectors counted
+ *   2. priorities and generations are read, then the UUID table, then the whole index, once: of
+ *      each node, every pointer's generation is taken over (a bucket may have been given out and
+ *      not persisted), then everything is marked, dirty sectors counted; the next nodes are read
+ *      meanwhile
  *   3. buckets that journaled keys point to are pinned, until their keys are in the index
  *   4. the entries are replayed in order; each stays held until its keys are in
  *
@@ -20,6 +21,8 @@ import { MARK } from "../buckets/table.ts";
 import type { Device } from "../device/device.ts";
 import { type JournalReplay, readJournal } from "../journal/reader.ts";
 import { freshJournal } from "../journal/writer.ts";
+import type { Btree } from "../btree/btree.ts";
+import type { BtreeNode } from "../btree/node.ts";
 import { keyFault } from "../btree/node_read.ts";
 import {
   keyDirty,
@@ -43,6 +46,7 @@ import {
 } from "../ondisk/superblock.ts";
 import { Engine, type EngineWorld, Foundations } from "./engine.ts";
 import { adoptKey, adoptNode } from "./gc.ts";
+import { StartReporter } from "./start_progress.ts";
 
 export interface EngineSource {
   readonly device: Device;
@@ -50,6 +54,9 @@ export interface EngineSource {
   readonly geometry: Geometry;
   readonly world: EngineWorld;
 }
+
+/** Marking begins anew at most so often; once is enough for every sound index. */
+const ROUNDS_MAX = 2;
 
 /** Fewer blocks leave a node no room between two rewrites. */
 const NODE_BLOCKS_MIN = 4;
@@ -84,17 +91,19 @@ async function stoppedOnFailure(engine: Engine, body: () => Promise<void>): Prom
 
 async function recover(engine: Engine, replay: JournalReplay): Promise<void> {
   const { head } = replay;
+  const progress = new StartReporter(engine.world);
   await engine.prios.read(head.prioBucket);
   engine.prioBucket = head.prioBucket;
   await loadRoot(engine, head.rootKey, head.rootLevel);
   await engine.uuids.read(head.uuidBucketKey, head.version === 0);
-  await adoptGenerations(engine, replay);
-  await markIndex(engine);
+  adoptKey(engine.buckets, engine.btree.root.key, 0, engine.btree.root.level + 1);
+  await eachJournalKey(engine, replay, (slot) => void adoptKey(engine.buckets, slot, 0, 0));
+  await markIndex(engine, progress);
   const pinned = await pinJournalKeys(engine, replay);
   engine.markMetadata();
   engine.buckets.finishGc();
   startBackground(engine);
-  await replayKeys(engine, replay);
+  await replayKeys(engine, replay, progress);
   for (const bucket of pinned) engine.buckets.unpin(bucket);
   await engine.journal.finishRecovery();
   // The old table format may not be named by an entry of the new version.
@@ -117,31 +126,52 @@ async function loadRoot(engine: Engine, key: Uint32Array, level: number): Promis
 }
 
 /**
- * Takes over generations that are ahead of the ones on disk: parents first, then their children.
+ * Marks everything the index uses, and counts what is dirty; a node at a time, parents first. A
+ * pointer may name a generation ahead of the one on disk; when that comes to light only after its
+ * bucket was marked, marking begins anew, with all generations known.
  */
-async function adoptGenerations(engine: Engine, replay: JournalReplay): Promise<void> {
-  const { btree, buckets } = engine;
-  adoptKey(buckets, btree.root.key, 0, btree.root.level + 1);
-  for (let level = btree.root.level; level >= 0; level--) {
-    await btree.walk(level, { inode: 0, offset: 0 }, (node) => {
-      adoptNode(buckets, node);
-      return true;
-    });
+async function markIndex(engine: Engine, progress: StartReporter): Promise<void> {
+  for (let round = 0; await markLevels(engine, progress); round++) {
+    if (round >= ROUNDS_MAX) {
+      throw new BcacheError(
+        "BadFormat",
+        `${engine.cache.name}: b-tree: the generations of its pointers contradict each other; ` +
+          "restore the cache from a copy, or make it anew",
+      );
+    }
+    engine.buckets.forgetMarks();
+    engine.dirty.clear();
   }
-  for await (const key of journalKeys(engine, replay)) adoptKey(buckets, key.slot, 0, 0);
 }
 
-async function markIndex(engine: Engine): Promise<void> {
-  const { btree, collector } = engine;
+/** Whether a generation moved on under a mark. */
+async function markLevels(engine: Engine, progress: StartReporter): Promise<boolean> {
+  const { btree, buckets, collector } = engine;
+  let moved = false;
+  let done = 0;
+  let total = 1;
   collector.markKey(btree.root.key, 0, btree.root.level + 1);
   for (let level = btree.root.level; level >= 0; level--) {
     await btree.walk(level, { inode: 0, offset: 0 }, (node) => {
-      if (level === 0) btree.forgetStaleDirt(node.base);
+      if (adoptNode(buckets, node)) moved = true;
+      if (level === 0) {
+        btree.forgetStaleDirt(node.base);
+        countDirty(engine, node.base);
+      } else total += countGood(btree, node);
       collector.markNode(node);
-      if (level === 0) countDirty(engine, node.base);
+      progress.report("index", ++done, total);
       return true;
     });
   }
+  return moved;
+}
+
+function countGood(btree: Btree, { base, level }: BtreeNode): number {
+  let good = 0;
+  for (let at = 0; at < base.count * SLOT_WORDS; at += SLOT_WORDS) {
+    if (!btree.isBad(base.words, at, level)) good++;
+  }
+  return good;
 }
 
 function countDirty(engine: Engine, set: KeySet): void {
@@ -155,11 +185,19 @@ function countDirty(engine: Engine, set: KeySet): void {
   }
 }
 
-/** Every key of the journal, as a slot that is used again for the next. */
-async function* journalKeys(
+/** A key of the journal, in a slot that is used again for the next. */
+type KeyVisitor = (slot: Uint32Array, seq: number) => Promise<void> | undefined;
+
+/**
+ * Visits every key of the journal in order. A visitor that has to wait returns a promise; most do
+ * not, and a key then costs no turn of the event loop.
+ */
+async function eachJournalKey(
   engine: Engine,
   replay: JournalReplay,
-): AsyncGenerator<{ slot: Uint32Array; seq: number; last: boolean }> {
+  visit: KeyVisitor,
+  entryDone?: (seq: number) => void,
+): Promise<void> {
   const slot = new Uint32Array(SLOT_WORDS);
   for await (const entry of replay.entries()) {
     let at = entry.start;
@@ -177,8 +215,11 @@ async function* journalKeys(
           `${engine.cache.name}: journal entry ${entry.seq}: key ${keyText(slot, 0)} ${fault}`,
         );
       }
-      if (keySizeSectors(slot, 0) > 0) yield { slot, seq: entry.seq, last: at >= entry.end };
+      if (keySizeSectors(slot, 0) === 0) continue;
+      const wait = visit(slot, entry.seq);
+      if (wait !== undefined) await wait;
     }
+    entryDone?.(entry.seq);
   }
 }
 
@@ -186,31 +227,41 @@ async function* journalKeys(
 async function pinJournalKeys(engine: Engine, replay: JournalReplay): Promise<Set<number>> {
   const pinned = new Set<number>();
   const { buckets, btree, collector } = engine;
-  for await (const { slot } of journalKeys(engine, replay)) {
-    if (btree.isBad(slot, 0, 0)) continue;
+  await eachJournalKey(engine, replay, (slot) => {
+    if (btree.isBad(slot, 0, 0)) return;
     collector.markKey(slot, 0, 0);
     const bucket = Math.floor(pointerSector(slot, 0) / buckets.bucketSectors);
-    if (pinned.has(bucket)) continue;
+    if (pinned.has(bucket)) return;
     pinned.add(bucket);
     buckets.pin(bucket);
-  }
+  });
   return pinned;
 }
 
-async function replayKeys(engine: Engine, replay: JournalReplay): Promise<void> {
+async function replayKeys(
+  engine: Engine,
+  replay: JournalReplay,
+  progress: StartReporter,
+): Promise<void> {
   const { inserter, journal, btree } = engine;
   const batch = new KeySet(1);
+  const insert = async (seq: number): Promise<void> => {
+    // await: a leaf may be written, and so filled up, between being ready and this; look again.
+    while (!inserter.canInsert(batch)) await inserter.prepare(batch);
+    inserter.insert(batch, seq);
+  };
   let done = replay.start.firstSeq;
-  for await (const { slot, seq } of journalKeys(engine, replay)) {
+  let entries = 0;
+  await eachJournalKey(engine, replay, (slot, seq) => {
     for (; done < seq; done++) journal.pins.release(done);
     // Superseded and reused since: it hides older keys, but its data is gone.
     if (btree.isBad(slot, 0, 0)) setDirty(slot, 0, false);
     batch.clear();
     batch.push(slot, 0);
-    // await: a leaf may be written, and so filled up, between being ready and this; look again.
-    while (!inserter.canInsert(batch)) await inserter.prepare(batch);
+    if (!inserter.canInsert(batch)) return insert(seq);
     inserter.insert(batch, seq);
-  }
+    return undefined;
+  }, () => progress.report("replay", ++entries, replay.entryCount));
   for (; done < replay.start.nextSeq; done++) journal.pins.release(done);
 }
 

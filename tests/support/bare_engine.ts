@@ -6,6 +6,7 @@
 import type { Clock, Random } from "../../lib/base/runtime.ts";
 import { readSuperblock } from "../../lib/cache/attach.ts";
 import type { Engine } from "../../lib/cache/engine.ts";
+import type { StartProgress } from "../../lib/cache/start_progress.ts";
 import { makeCache } from "../../lib/cache/make.ts";
 import { startExisting, startNew } from "../../lib/cache/recovery.ts";
 import type { Device } from "../../lib/device/device.ts";
@@ -17,6 +18,7 @@ export interface BareOptions {
   readonly random: Random;
   /** Told of everything the engine logs. */
   readonly log?: (line: string) => void;
+  readonly onProgress?: (progress: StartProgress) => void;
 }
 
 /** Makes the device a cache; for `startBare`. */
@@ -42,6 +44,7 @@ export async function startBare(device: Device, options: BareOptions): Promise<E
       clock: options.clock,
       random: options.random,
       log: (level: string, message: string) => options.log?.(`${level}: ${message}`),
+      onProgress: options.onProgress,
     },
   };
   return isSynchronous(superblock) ? await startExisting(source) : await startNew(source);
