@@ -7,6 +7,7 @@ import { runAttach, runDetach, runStop } from "./devices.ts";
 import { startDaemon } from "./daemon.ts";
 import { type MakeOptions, makeRequest } from "./make.ts";
 import { type MountCommand, runMount } from "./mount.ts";
+import { addOffline } from "./offline_commands.ts";
 import type { Program } from "./program.ts";
 import { UsageError } from "./program.ts";
 import { runShow } from "./show.ts";
@@ -35,6 +36,7 @@ export function createParser(program: Program): Command {
   addDevices(parser, program);
   addStatus(parser, program);
   addGetAndSet(parser, program);
+  addOffline(parser, program);
   return parser;
 }
 

@@ -1,6 +1,7 @@
 /**
  * The command line: runs one command and turns every failure into one line on standard error.
- * Exit status: 0 done, 1 failed, 2 the command line itself is wrong.
+ * Exit status: 0 done, 1 failed, 2 the command line itself is wrong, 4 what was looked at is
+ * damaged.
  */
 import { CommanderError } from "commander";
 import process from "node:process";
@@ -9,7 +10,7 @@ import { createParser } from "./commands.ts";
 import { DaemonError } from "./daemon.ts";
 import { oneLine } from "./format.ts";
 import type { Program } from "./program.ts";
-import { UsageError } from "./program.ts";
+import { DamageError, UsageError } from "./program.ts";
 
 /** Runs the command in `words` (without runtime and file name). Never rejects. */
 export async function main(words: readonly string[], program: Program): Promise<number> {
@@ -42,5 +43,5 @@ function describe(
     const help = command === undefined ? "bcache-fuse --help" : `bcache-fuse ${command} --help`;
     return { line: `${text}; see ${help}`, status: 2 };
   }
-  return { line: message, status: 1 };
+  return { line: message, status: error instanceof DamageError ? 4 : 1 };
 }

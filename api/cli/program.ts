@@ -41,9 +41,16 @@ export interface Program {
   readonly isDaemon: boolean;
   out(text: string): void;
   err(text: string): void;
+  /** Resolves when all that was printed is out: whoever prints much waits now and then. */
+  flushed(): Promise<void>;
 }
 
 /** The command line itself is wrong: exit status 2, and a pointer to the help. */
 export class UsageError extends Error {
   override name = "UsageError";
+}
+
+/** What was looked at is damaged, and the report says how: exit status 4. */
+export class DamageError extends Error {
+  override name = "DamageError";
 }

@@ -40,6 +40,7 @@ function realProgram(programUrl: string, parts: Parts): Program {
     isDaemon: process.env[DAEMON_VARIABLE] === "1",
     out: (text) => void process.stdout.write(text),
     err: (text) => void process.stderr.write(text),
+    flushed: () => drained(process.stdout),
   };
 }
 

@@ -22,6 +22,8 @@ export interface CheckOptions {
   readonly cache: Device;
   /** Backing devices to compare with it (a plain image joined with its sidecar). */
   readonly backings?: readonly Device[];
+  /** What is wrong with backing devices that could not even be opened. */
+  readonly refused?: readonly Finding[];
   readonly progress?: OnProgress;
   /** Findings kept in full; default 1000. */
   readonly findingsMax?: number;
@@ -93,6 +95,7 @@ export async function checkCache(options: CheckOptions): Promise<CheckReport> {
     uuids: index?.uuids,
     devices: tally?.devices,
   };
+  for (const finding of options.refused ?? []) report(finding);
   const backings = await checkBackings(options.backings ?? [], known, report);
   return {
     clean: findings.errors === 0,

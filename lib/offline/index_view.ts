@@ -142,13 +142,17 @@ export interface EffectiveLeaf {
   readonly keys: KeySet;
 }
 
-/** Every leaf in key order, the journal laid over it. */
+/** Every leaf in key order, the journal laid over it; with `inode` only those that may hold it. */
 export async function* effectiveLeaves(
   index: IndexView,
+  inode?: number,
 ): AsyncGenerator<EffectiveLeaf, void, undefined> {
   const { image, overlay, tree } = index;
   const { bucketSectors } = image.geometry;
   for (const range of tree.leaves) {
+    const isOutside = inode !== undefined &&
+      (range.upper.inode < inode || range.lower.inode > inode);
+    if (isOutside) continue;
     const onDisk = await leafKeys(image, range);
     const replayed = sliceOf(overlay.extents, range.lower, range.upper);
     const keys = replayed.count === 0 ? onDisk : mergeExtents(onDisk, replayed, { bucketSectors });

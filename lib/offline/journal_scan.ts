@@ -223,7 +223,8 @@ export async function scanJournal(
   return { place: scanner.place, head, needed, complete: complete && isNewest };
 }
 
-function headOf(entry: ParsedEntry): JournalHead {
+/** What an entry says besides keys. */
+export function headOf(entry: ParsedEntry): JournalHead {
   const { header, bytes } = entry;
   const words = new Uint32Array(bytes.buffer, bytes.byteOffset, JSET_HEADER_BYTES / 4);
   const key = (offset: number) => words.slice(offset / 4, (offset + JSET_KEY_BYTES) / 4);

@@ -64,6 +64,15 @@ export async function* journalKeys(
   }
 }
 
+/** The keys of an entry's bytes, up to the first that cannot be. */
+export function decodeEntryKeys(
+  image: CacheImage,
+  bytes: Uint8Array,
+): { keys: KeySet; fault: string | undefined } {
+  const keys = new KeySet(64);
+  return { fault: decodeKeys(image, bytes, keys), keys };
+}
+
 /** Appends the keys of an entry's bytes to `into`; returns what is wrong with the first bad one. */
 function decodeKeys(image: CacheImage, bytes: Uint8Array, into: KeySet): string | undefined {
   const words = new Uint32Array(bytes.buffer, bytes.byteOffset, bytes.length / 4);

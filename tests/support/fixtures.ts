@@ -59,8 +59,8 @@ export interface FixtureEntry {
 /** A fixture unpacked for one test, which removes it. */
 export interface UnpackedFixture {
   readonly entry: FixtureEntry;
-  pathOf(image: string): string;
-  remove(): void;
+  readonly pathOf: (image: string) => string;
+  readonly remove: () => void;
 }
 
 const FOLDER = join(import.meta.dirname!, "../fixtures");

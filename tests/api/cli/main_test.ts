@@ -93,7 +93,8 @@ const calls = () => readFileSync(log, "utf8").trim().split("\n").filter((line) =
 test("the command line prints help and the version", async () => {
   const help = await run(["--help"]);
   assertEquals(help.status, 0);
-  for (const name of ["make", "show", "mount", "unmount", "status", "flush", "get", "set"]) {
+  const names = ["make", "show", "mount", "unmount", "status", "flush", "get", "set"];
+  for (const name of [...names, "check", "dump", "writeback", "extract"]) {
     assertMatch(help.out, new RegExp(`^  ${name}[ |]`, "m"));
   }
   const version = await run(["--version"]);
@@ -155,6 +156,7 @@ for (const [status, line, words] of WRONG) {
       environment: { uid: process.getuid?.() ?? 0, xdgRuntimeDirectory: directory },
       isTerminal: false,
       isDaemon: false,
+      flushed: () => Promise.resolve(),
       out: (text) => void (out += text),
       err: (text) => void (err += text),
     });

@@ -1,0 +1,96 @@
+/** `check`: looks a cache set over without mounting it, and says what is wrong. */
+import { checkCache, type CheckReport } from "../../lib/offline/check.ts";
+import { type Finding, findingText } from "../../lib/offline/findings.ts";
+import type { Device } from "../../lib/device/device.ts";
+import { counted, formatBytes, oneLine, printable } from "./format.ts";
+import { isDamage, OfflineDevices } from "./offline_devices.ts";
+import { withProgress } from "./offline_progress.ts";
+import { DamageError, type Program } from "./program.ts";
+
+export interface CheckCommand {
+  readonly cachePath: string;
+  readonly backingPaths: readonly string[];
+  readonly json: boolean;
+}
+
+/** Prints the report; throws DamageError when there are errors in it. */
+export async function runCheck(program: Program, command: CheckCommand): Promise<void> {
+  const devices = new OfflineDevices();
+  try {
+    const cache = await devices.file(command.cachePath, { alone: true });
+    const { backings, refused } = await openBackings(devices, command.backingPaths);
+    const report = await withProgress(program, (progress) =>
+      checkCache({
+        cache,
+        backings,
+        refused,
+        ...(progress === undefined ? {} : { progress }),
+      }));
+    program.out(command.json ? `${JSON.stringify(report, null, 2)}\n` : textOf(report, command));
+    if (report.clean) return;
+    const errors = counted(report.errors, "error");
+    throw new DamageError(`${command.cachePath}: ${errors} found; see the report`);
+  } finally {
+    await devices.close();
+  }
+}
+
+async function openBackings(
+  devices: OfflineDevices,
+  paths: readonly string[],
+): Promise<{ backings: Device[]; refused: Finding[] }> {
+  const backings: Device[] = [];
+  const refused: Finding[] = [];
+  for (const path of paths) {
+    try {
+      backings.push(await devices.backing(path));
+    } catch (error) {
+      if (!isDamage(error)) throw error;
+      const [what = "", ...advice] = error.message.replace(`${path}: `, "").split("; ");
+      const common = { severity: "error", subject: "backing", device: path } as const;
+      refused.push({ ...common, what, advice: advice.join("; ") || "restore it from a copy" });
+    }
+  }
+  return { backings, refused };
+}
+
+function textOf(report: CheckReport, { cachePath }: CheckCommand): string {
+  const lines = report.findings.map((finding) => oneLine(findingText(finding)));
+  if (report.omitted > 0) lines.push(`... and ${report.omitted} more`);
+  const verdict = report.clean
+    ? report.warnings === 0 ? "clean" : `clean, ${counted(report.warnings, "warning")}`
+    : `${counted(report.errors, "error")}, ${counted(report.warnings, "warning")}`;
+  const set = report.setUuid === undefined ? "" : ` set ${report.setUuid}:`;
+  lines.push(`${printable(cachePath)}:${set} ${verdict}`);
+  if (report.started === false) lines.push("  never started: nothing is in it");
+  const { journal, btree, buckets } = report;
+  if (journal !== undefined) {
+    lines.push(
+      `  journal: newest entry ${journal.newestSeq}, ` +
+        `${journal.entries} to replay with ${journal.keys} keys`,
+    );
+  }
+  if (btree !== undefined) {
+    lines.push(
+      `  b-tree: ${btree.nodes} nodes in ${btree.levels} levels, ${btree.extents} extents, ` +
+        `${btree.staleExtents} of them stale`,
+    );
+  }
+  if (buckets !== undefined) {
+    lines.push(
+      `  buckets: ${buckets.total}, ${buckets.data} with data, ${buckets.metadata} metadata`,
+    );
+  }
+  for (const device of report.devices) {
+    const label = device.label === "" ? "" : ` ${JSON.stringify(printable(device.label))}`;
+    lines.push(
+      `  ${device.inode}: ${device.kind} ${device.uuid}${label}: ` +
+        `${formatBytes(device.cachedBytes)} cached, ${formatBytes(device.dirtyBytes)} dirty`,
+    );
+  }
+  for (const backing of report.backings) {
+    const number = backing.inode === undefined ? "not known to the cache" : `is ${backing.inode}`;
+    lines.push(`  ${printable(backing.name)}: ${number}, ${backing.state}`);
+  }
+  return `${lines.join("\n")}\n`;
+}

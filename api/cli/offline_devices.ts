@@ -1,0 +1,65 @@
+/** Devices for the commands that work without a mount: opened to be read, alone, and closed. */
+import { existsSync } from "node:fs";
+import { BcacheError } from "../../lib/base/errors.ts";
+import { openBacking, sidecarPath } from "../../lib/cache/open_backing.ts";
+import type { Device } from "../../lib/device/device.ts";
+import { type FileDevice, openFileDevice } from "../../lib/device/file.ts";
+import { openLibc } from "../../lib/runtime/libc.ts";
+import { UsageError } from "./program.ts";
+
+export class OfflineDevices {
+  #open: Device[] = [];
+
+  /** Opens a file or block device to be read; `alone` refuses one that a mount uses. */
+  async file(path: string, options: { alone: boolean }): Promise<FileDevice> {
+    const host = await openLibc();
+    const device = await openFileDevice(path, {
+      readOnly: true,
+      exclusive: options.alone,
+      host,
+    });
+    this.#open.push(device);
+    return device;
+  }
+
+  /**
+   * A backing device to be read, joined with its sidecar if it has one. One without superblock is
+   * opened as it is: that it has none is for the caller to find.
+   */
+  async backing(path: string): Promise<Device> {
+    if (!existsSync(sidecarPath(path))) return await this.file(path, { alone: true });
+    const host = await openLibc();
+    const device = await openBacking(
+      path,
+      (part) => openFileDevice(part, { readOnly: true, exclusive: true, host }),
+    );
+    this.#open.push(device);
+    return device;
+  }
+
+  async close(): Promise<void> {
+    await Promise.all(this.#open.splice(0).map((device) => device.close()));
+  }
+}
+
+/** What is wrong with the bytes of a device, not with reaching it. */
+export function isDamage(error: unknown): error is BcacheError {
+  return error instanceof BcacheError &&
+    (error.code === "BadFormat" || error.code === "BadChecksum");
+}
+
+/** The one cache device of a command line. */
+export function oneCache(paths: readonly string[] | undefined): string {
+  const [path] = paths ?? [];
+  if (path === undefined) throw new UsageError("no cache device was given; add --cache CACHE");
+  if (paths!.length === 1) return path;
+  throw new UsageError(
+    `a cache set has one cache device, ${paths!.length} were given; give --cache once`,
+  );
+}
+
+/** Refuses a device that is named twice. */
+export function refuseTwice(paths: readonly string[]): void {
+  const twice = paths.find((path, at) => paths.indexOf(path) !== at);
+  if (twice !== undefined) throw new UsageError(`${twice} is named twice; name each device once`);
+}

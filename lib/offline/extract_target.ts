@@ -1,0 +1,148 @@
+/** What is to be extracted: which device of the index it is, and where its data begins. */
+import { BcacheError } from "../base/errors.ts";
+import type { Device } from "../device/device.ts";
+import { keyInode, SLOT_WORDS } from "../ondisk/bkey.ts";
+import { superblockToJson } from "../ondisk/show.ts";
+import {
+  backingState,
+  DATA_OFFSET_SECTORS_DEFAULT,
+  SUPERBLOCK_BYTES,
+  SUPERBLOCK_SECTOR,
+} from "../ondisk/superblock.ts";
+import { equalUuids, formatUuid, isZeroUuid, parseUuid } from "../ondisk/uuid.ts";
+import { type CacheImage, readSuperblockOf, tryRead } from "./cache_image.ts";
+import { slotOf } from "./check_backing.ts";
+import { Findings, findingText } from "./findings.ts";
+import { effectiveLeaves, type IndexView } from "./index_view.ts";
+import { slotKind } from "./uuid_scan.ts";
+
+export interface Target {
+  /** Undefined: a flash-only volume. */
+  readonly backing: Device | undefined;
+  /** Where the volume's data begins on the backing device, and in the index. */
+  readonly baseSectors: number;
+  readonly sizeSectors: number;
+  /** Its number in the index; undefined: nothing in the cache is to be used. */
+  readonly inode: number | undefined;
+  /** Why all of it is in doubt. */
+  readonly doubt?: string;
+}
+
+interface Context {
+  readonly image: CacheImage | undefined;
+  readonly index: IndexView | undefined;
+  /** There is an index, and nothing of it can be read. */
+  readonly isLost: boolean;
+  readonly rescue: boolean;
+}
+
+/** What a backing device's superblock says. */
+interface Identity {
+  readonly uuid: Uint8Array;
+  readonly setUuid: Uint8Array;
+  readonly state: "none" | "clean" | "dirty" | "stale";
+  readonly dataOffsetSectors: number;
+  readonly isDamaged: boolean;
+}
+
+/** The target of a backing device. Rejects when it does not belong to the cache. */
+export async function backingTarget(device: Device, context: Context): Promise<Target> {
+  const found = await identify(device, context.rescue);
+  const target = {
+    backing: device,
+    baseSectors: found.dataOffsetSectors,
+    sizeSectors: device.sizeSectors - found.dataOffsetSectors,
+  };
+  const damaged = found.isDamaged ? { doubt: "the backing device's superblock is damaged" } : {};
+  // Without its cache it is complete, and what the cache has of it is not used any more.
+  if (!found.isDamaged && (found.state === "none" || found.state === "stale")) {
+    return { ...target, inode: undefined };
+  }
+  const { image, index } = context;
+  if (image !== undefined && !equalUuids(found.setUuid, image.superblock.setUuid)) {
+    throw new BcacheError(
+      "InvalidArgument",
+      `${device.name}: belongs to cache set ${formatUuid(found.setUuid)}, but ` +
+        `${image.device.name} is set ${formatUuid(image.superblock.setUuid)}; give its own cache`,
+    );
+  }
+  const slot = index?.uuids === undefined ? undefined : slotOf(index.uuids, found.uuid);
+  if (slot !== undefined) return { ...target, inode: slot, ...damaged };
+  if (context.isLost) return { ...target, inode: undefined, ...damaged };
+  if (!context.rescue) {
+    throw new BcacheError(
+      "InvalidArgument",
+      `${device.name}: is attached and ${found.state}, but the cache's UUID table does not know ` +
+        `it (UUID ${formatUuid(found.uuid)}); --rescue takes the only device that has data there`,
+    );
+  }
+  const only = index === undefined ? undefined : await onlyInode(index);
+  const doubt = only === undefined
+    ? "the cache's UUID table does not know the device: nothing of the cache was used"
+    : `the cache's UUID table does not know the device: took number ${only}, the only one`;
+  return { ...target, inode: only, doubt };
+}
+
+/** Reads a backing device's superblock; in a rescue a damaged one too, if it makes sense. */
+async function identify(device: Device, rescue: boolean): Promise<Identity> {
+  const findings = new Findings();
+  const superblock = await readSuperblockOf(device, "backing", findings.report);
+  if (superblock !== undefined) {
+    if (superblock.kind === "cache") {
+      const what = "this is a cache device, not a backing device";
+      throw new BcacheError("InvalidArgument", `${device.name}: ${what}; give it with --cache`);
+    }
+    const { uuid, setUuid, dataOffsetSectors } = superblock;
+    const state = backingState(superblock);
+    return { uuid, setUuid, dataOffsetSectors, state, isDamaged: false };
+  }
+  const page = new Uint8Array(SUPERBLOCK_BYTES);
+  await tryRead(device, SUPERBLOCK_SECTOR, page);
+  const shown = superblockToJson(page);
+  const dataOffsetSectors = shown.backing?.dataOffsetSectors ?? 0;
+  const uuid = parseUuid(shown.uuid)!;
+  const isPossible = dataOffsetSectors >= DATA_OFFSET_SECTORS_DEFAULT &&
+    dataOffsetSectors < device.sizeSectors && !isZeroUuid(uuid);
+  if (!rescue || !isPossible) {
+    const text = findingText(findings.kept[0]!).replace(/^error: /, "");
+    const more = isPossible ? "; --rescue takes it as it is" : "";
+    throw new BcacheError("BadFormat", `${text}${more}`);
+  }
+  const setUuid = parseUuid(shown.setUuid)!;
+  return { uuid, setUuid, dataOffsetSectors, state: "dirty", isDamaged: true };
+}
+
+/** The one device that has keys in the index; undefined: none, or several. */
+async function onlyInode(index: IndexView): Promise<number | undefined> {
+  let only: number | undefined;
+  for await (const { keys } of effectiveLeaves(index)) {
+    for (let at = 0; at < keys.count * SLOT_WORDS; at += SLOT_WORDS) {
+      const inode = keyInode(keys.words, at);
+      if (only !== undefined && only !== inode) return undefined;
+      only = inode;
+    }
+  }
+  return only;
+}
+
+/** The target of a flash-only volume. Throws NotFound when there is none of that name. */
+export function volumeTarget(
+  volume: number | Uint8Array,
+  index: IndexView | undefined,
+  cacheName: string,
+): Target {
+  const entries = index?.uuids?.entries ?? [];
+  const inode = typeof volume === "number"
+    ? volume
+    : entries.findIndex((entry) => equalUuids(entry.uuid, volume));
+  const entry = entries[inode];
+  if (entry !== undefined && slotKind(entry) === "flash-only volume") {
+    return { backing: undefined, baseSectors: 0, sizeSectors: entry.sectors, inode };
+  }
+  const name = typeof volume === "number" ? `number ${volume}` : `UUID ${formatUuid(volume)}`;
+  const there = entries.flatMap((entry, number) =>
+    slotKind(entry) === "flash-only volume" ? [`${number} (${formatUuid(entry.uuid)})`] : []
+  );
+  const list = there.length === 0 ? "there is none" : `there are: ${there.join(", ")}`;
+  throw new BcacheError("NotFound", `${cacheName}: no flash-only volume ${name}; ${list}`);
+}

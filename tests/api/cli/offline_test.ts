@@ -1,0 +1,270 @@
+/** `check`, `dump`, `writeback` and `extract` as the command line runs them, on kernel images. */
+import { afterAll, beforeAll, describe, test } from "bun:test";
+import { assert, assertEquals, assertMatch } from "@std/assert";
+import {
+  copyFileSync,
+  existsSync,
+  mkdtempSync,
+  readdirSync,
+  rmSync,
+  statSync,
+  truncateSync,
+  writeFileSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { main } from "../../../api/cli/main.ts";
+import { openFileDevice } from "../../../lib/device/file.ts";
+import { openLibc } from "../../../lib/runtime/libc.ts";
+import { hashOfFile, type UnpackedFixture, unpackFixture } from "../../support/fixtures.ts";
+
+const LIMIT_MS = 60_000;
+
+let folder = "";
+const unpacked: UnpackedFixture[] = [];
+beforeAll(() => {
+  folder = mkdtempSync(join(tmpdir(), "bcache-fuse-offline-"));
+});
+afterAll(() => {
+  rmSync(folder, { recursive: true, force: true });
+  for (const fixture of unpacked) fixture.remove();
+});
+
+function fixture(name: string): UnpackedFixture {
+  const found = unpackFixture(name);
+  unpacked.push(found);
+  return found;
+}
+
+interface Ran {
+  status: number;
+  out: string;
+  err: string;
+}
+
+async function run(...words: string[]): Promise<Ran> {
+  let out = "";
+  let err = "";
+  const nothing = () => Promise.reject(new Error("not in this test"));
+  const status = await main(words, {
+    version: "1.2.3",
+    path: "",
+    parts: { mount: nothing, make: nothing },
+    environment: { uid: 0, xdgRuntimeDirectory: folder },
+    isTerminal: false,
+    isDaemon: false,
+    flushed: () => Promise.resolve(),
+    out: (text) => void (out += text),
+    err: (text) => void (err += text),
+  });
+  return { status, out, err };
+}
+
+/** Refused with one line on standard error and nothing on standard output. */
+async function refused(status: number, line: RegExp, ...words: string[]): Promise<void> {
+  const ran = await run(...words);
+  assertMatch(ran.err, /^bcache-fuse: [^\n]+\n$/);
+  assertMatch(ran.err, line);
+  assertEquals([ran.status, ran.out], [status, ""]);
+}
+
+/** Opens a file as a mount would, until the end of `body`. */
+async function whileInUse(path: string, body: () => Promise<void>): Promise<void> {
+  const device = await openFileDevice(path, { host: await openLibc() });
+  try {
+    await body();
+  } finally {
+    await device.close();
+  }
+}
+
+describe("check", () => {
+  test("prints what is in a sound set, exit status 0, and changes nothing", async () => {
+    const { pathOf } = fixture("two-backings");
+    const words = ["check", "-C", pathOf("cache.img"), "-B", pathOf("backing1.img")];
+    const before = hashOfFile(pathOf("cache.img"));
+    const { status, out, err } = await run(...words);
+    assertEquals([status, err], [0, ""]);
+    assertMatch(out, /cache\.img: set bcac4e00-\S+: clean\n/);
+    assertMatch(out, /0: cached device 82d89b46-\S+ "data-one": 4\.0 MiB cached, 4\.0 MiB dirty\n/);
+    const json = JSON.parse((await run(...words, "--json")).out);
+    assertEquals([json.clean, json.devices[0].dirtyBytes], [true, 4210688]);
+    assertEquals(hashOfFile(pathOf("cache.img")), before);
+  });
+
+  test("lists damage, exit status 4", async () => {
+    const { pathOf } = fixture("damaged-btree-leaf");
+    const { status, out, err } = await run("check", "--cache", pathOf("cache.img"));
+    assertEquals(status, 4);
+    assertMatch(out, /^error: \S+cache\.img: btree: bucket 575, sector 36800: .*; restore/);
+    assertMatch(err, /^bcache-fuse: \S+cache\.img: 1 error found; see the report\n$/);
+  });
+
+  test("a backing file without superblock is damage as well", async () => {
+    const { pathOf } = fixture("two-backings");
+    const blank = join(folder, "blank");
+    writeFileSync(blank, new Uint8Array(65536));
+    const { status, out } = await run("check", "-C", pathOf("cache.img"), "-B", blank);
+    assertEquals(status, 4);
+    assertMatch(out, /^error: \S+blank: backing: sector 8: no bcache magic/);
+  });
+
+  test("cannot run: 1; cannot be understood: 2", async () => {
+    const { pathOf } = fixture("two-backings");
+    const cache = pathOf("cache.img");
+    await refused(1, /no such file/, "check", "-C", join(folder, "none"));
+    await refused(2, /no cache device was given/, "check");
+    await refused(2, /is named twice/, "check", "-C", cache, "-B", cache);
+    await whileInUse(cache, () => refused(1, /in use by/, "check", "-C", cache));
+  });
+});
+
+describe("dump", () => {
+  test("prints an item a line, as JSON too", async () => {
+    const { pathOf } = fixture("multilevel-powercut");
+    const text = await run("dump", pathOf("cache.img"), "extents");
+    assertMatch(text.out, /^0:16 len 8 -> \[0:20648 gen 1\] dirty\n/);
+    const json = await run("dump", pathOf("cache.img"), "extents", "--json");
+    const lines = json.out.trimEnd().split("\n");
+    assertEquals(lines.length, text.out.trimEnd().split("\n").length);
+    assertEquals(JSON.parse(lines[0]!).pointer, { device: 0, sector: 20648, gen: 1 });
+  });
+
+  test("says what cannot be read and goes on, exit status 4", async () => {
+    const { pathOf } = fixture("damaged-btree-root");
+    const { status, out, err } = await run("dump", pathOf("cache.img"), "btree");
+    assertEquals(status, 4);
+    assertMatch(out, /^unreadable: .*bucket 19\b/);
+    assertMatch(err, /^bcache-fuse: .*could not be read; see "unreadable" above\n$/);
+  });
+
+  test("looks at a device that is in use, and knows its structures", async () => {
+    const { pathOf } = fixture("two-backings");
+    await whileInUse(pathOf("cache.img"), async () => {
+      assertEquals((await run("dump", pathOf("cache.img"), "uuids")).status, 0);
+    });
+    await refused(2, /superblock, journal, uuids/, "dump", pathOf("cache.img"), "inodes");
+  });
+});
+
+describe("writeback", () => {
+  test("drains every device that was named, and leaves it clean", async () => {
+    const { pathOf, entry } = fixture("two-backings");
+    const backings = ["-B", pathOf("backing1.img"), "-B", pathOf("backing2.img")];
+    const words = ["writeback", "-C", pathOf("cache.img"), ...backings, "--json"];
+    const { status, out } = await run(...words);
+    assertEquals(status, 0);
+    const [first, second] = JSON.parse(out).devices;
+    assertEquals([first.writtenBackBytes, first.state], [4210688, "clean"]);
+    assertEquals([second.writtenBackBytes, second.state], [0, "clean"]);
+    const data = hashOfFile(pathOf("backing1.img"), 16 * 512);
+    assertEquals(data, entry.kernel.devices["backing1.img"]!.sha256);
+    const check = await run("check", "-C", pathOf("cache.img"), ...backings, "--json");
+    assertEquals(check.status, 0, check.out);
+    assertEquals(JSON.parse(check.out).devices[0].dirtyBytes, 0);
+  }, LIMIT_MS);
+
+  test("refuses devices in use, and such that are not attached", async () => {
+    const { pathOf } = fixture("none-and-detached");
+    const words = ["writeback", "-C", pathOf("cache.img"), "-B"];
+    const before = hashOfFile(pathOf("backing2.img"));
+    await refused(1, /is not attached to cache set bcac4e00-/, ...words, pathOf("backing2.img"));
+    await refused(1, /give it with --cache/, ...words, fixture("smallest").pathOf("cache.img"));
+    await whileInUse(
+      pathOf("backing1.img"),
+      () => refused(1, /backing1\.img is in use by/, ...words, pathOf("backing1.img")),
+    );
+    await refused(2, /no backing device was given/, "writeback", "-C", pathOf("cache.img"));
+    assertEquals(hashOfFile(pathOf("backing2.img")), before);
+  }, LIMIT_MS);
+});
+
+describe("extract", () => {
+  test("writes the merged image, sparse, and never over a file that is there", async () => {
+    const { pathOf, entry } = fixture("multilevel-powercut");
+    const image = join(folder, "image");
+    const from = ["extract", "-C", pathOf("cache.img"), "-B", pathOf("backing1.img")];
+    const { status, out } = await run(...from, "-o", image);
+    assertEquals(status, 0);
+    assertMatch(out, /image: 128\.0 MiB, 17\.9 MiB of it from the cache/);
+    assertEquals(hashOfFile(image), entry.kernel.devices["backing1.img"]!.sha256);
+    assert(statSync(image).blocks * 512 < 32 << 20, "the image has holes");
+
+    writeFileSync(image, "mine");
+    await refused(1, /image exists already; .*--force/, ...from, "-o", image);
+    const itself = pathOf("cache.img");
+    await refused(1, /is \S+cache\.img itself/, ...from, "-o", itself, "--force");
+    await refused(1, /not a regular file/, ...from, "-o", folder, "--force");
+    assertEquals(statSync(image).size, 4);
+    assertEquals((await run(...from, "-o", image, "--force")).status, 0);
+    assertEquals(hashOfFile(image), entry.kernel.devices["backing1.img"]!.sha256);
+  }, LIMIT_MS);
+
+  test("takes a flash-only volume by number or UUID", async () => {
+    const { pathOf, entry } = fixture("flash-only");
+    const from = ["extract", "-C", pathOf("cache.img")];
+    for (const volume of ["1", "187014e1-64f1-8219-a254-197ae4ddb7d0"]) {
+      const image = join(folder, `volume-${volume}`);
+      assertEquals((await run(...from, "--volume", volume, "-o", image)).status, 0);
+      assertEquals(hashOfFile(image), entry.kernel.devices["volume1"]!.sha256);
+    }
+    const output = ["-o", join(folder, "none")];
+    await refused(
+      1,
+      /no flash-only volume number 0; .*1 \(1870/,
+      ...from,
+      "--volume",
+      "0",
+      ...output,
+    );
+    await refused(2, /--volume "x": expected/, ...from, "--volume", "x", ...output);
+    await refused(2, /name one source/, ...from, ...output);
+    await refused(2, /add -o IMAGE/, ...from, "--volume", "1");
+  });
+
+  test(
+    "refuses a damaged set and leaves nothing; a rescue lists doubts, exit status 4",
+    async () => {
+      const { pathOf } = fixture("damaged-btree-append");
+      const image = join(folder, "rescued");
+      const from = [
+        "extract",
+        "-C",
+        pathOf("cache.img"),
+        "-B",
+        pathOf("backing1.img"),
+        "-o",
+        image,
+      ];
+      await refused(1, /bucket 437, .*--rescue/, ...from);
+      assert(!existsSync(image));
+      const { status, out, err } = await run(...from, "--rescue");
+      assertEquals(status, 4);
+      assertMatch(out, /^error: .*bucket 437/);
+      assertMatch(out, /in doubt: bytes 0-28733439: a b-tree node is damaged/);
+      assertMatch(err, /^bcache-fuse: .*rescued from a damaged set: 1 range of it in doubt/);
+      assert(existsSync(image));
+      assert(readdirSync(folder).every((name) => !name.includes(".part-")));
+    },
+    LIMIT_MS,
+  );
+
+  test("joins a plain image with its sidecar", async () => {
+    const { pathOf, entry } = fixture("dirty-clean-shutdown");
+    // A backing device whose data begins at sector 16 is a sidecar and the image behind it.
+    const image = join(folder, "plain");
+    const whole = pathOf("backing1.img");
+    copyFileSync(whole, `${image}.bcache`);
+    truncateSync(`${image}.bcache`, 16 * 512);
+    const file = await openFileDevice(whole, { readOnly: true });
+    const bytes = new Uint8Array((file.sizeSectors - 16) * 512);
+    await file.read(16, bytes);
+    await file.close();
+    writeFileSync(image, bytes);
+    const output = join(folder, "merged");
+    const words = ["-C", pathOf("cache.img"), "-B", image];
+    assertEquals((await run("extract", ...words, "-o", output)).status, 0);
+    assertEquals(hashOfFile(output), entry.kernel.devices["backing1.img"]!.sha256);
+    assertEquals((await run("check", ...words)).status, 0);
+  }, LIMIT_MS);
+});

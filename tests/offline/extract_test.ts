@@ -1,0 +1,209 @@
+/**
+ * `extract`: the image is what the kernel, or the engine, would serve; the inputs stay as they
+ * are; a rescue takes what can be read and lists the rest.
+ */
+import { beforeAll, describe, test } from "bun:test";
+import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
+import { createHash } from "node:crypto";
+import { BcacheError } from "../../lib/base/errors.ts";
+import type { Device } from "../../lib/device/device.ts";
+import { openFileDevice } from "../../lib/device/file.ts";
+import { MemoryDevice } from "../../lib/device/memory.ts";
+import { type ExtractResult, planExtract } from "../../lib/offline/extract.ts";
+import { SparseWriter } from "../../lib/offline/sparse_writer.ts";
+import { fixtures, unpackFixture, zeroTail } from "../support/fixtures.ts";
+import { copyOf, indexOf, patch, patchSuperblock, type SmallSet, smallSet } from "./world.ts";
+
+const LIMIT_MS = 60_000;
+
+async function extract(
+  cache: Device,
+  of: { backing: Device } | { volume: number | Uint8Array },
+  rescue = false,
+): Promise<{ image: Uint8Array; result: ExtractResult }> {
+  const plan = await planExtract({ cache, of, rescue });
+  const output = new MemoryDevice(plan.sizeSectors, { name: "output" });
+  const result = await plan.copyTo(output);
+  const image = new Uint8Array(plan.sizeSectors * 512);
+  await output.read(0, image);
+  return { image, result };
+}
+
+const hashOf = (bytes: Uint8Array) => createHash("sha256").update(bytes).digest("hex");
+
+/** Of these two the kernel dropped clean data as it registered them; see fixtures_test.ts. */
+const DROPPED = ["gc-reuse", "writearound-fifo-discard"];
+
+describe("images that the kernel wrote", () => {
+  for (const entry of fixtures()) {
+    const served = Object.entries(entry.kernel.devices).filter(([, device]) =>
+      device.sha256 !== undefined
+    );
+    if (served.length === 0) continue;
+    test(`${entry.name}: the image is what the kernel served`, async () => {
+      const unpacked = unpackFixture(entry.name);
+      const open = (name: string) => openFileDevice(unpacked.pathOf(name), { readOnly: true });
+      const cache = await open("cache.img");
+      try {
+        for (const [name, kernel] of served) {
+          const volume = /^volume(\d+)$/.exec(name)?.[1];
+          if (volume !== undefined) {
+            const { image } = await extract(cache, { volume: Number(volume) });
+            assertEquals(hashOf(image), kernel.sha256, name);
+            continue;
+          }
+          const backing = await open(name);
+          const { image, result } = await extract(cache, { backing });
+          assertEquals(hashOf(image), kernel.sha256, name);
+          assertEquals(result.doubtful, []);
+          await backing.close();
+          if (DROPPED.includes(entry.name)) continue;
+          zeroTail(unpacked.pathOf(name), entry.images[name]!.data_offset_sectors! * 512);
+          const blank = await open(name);
+          const { image: fromCache } = await extract(cache, { backing: blank });
+          await blank.close();
+          assertEquals(hashOf(fromCache), kernel.sha256_with_backing_data_zeroed, name);
+        }
+      } finally {
+        await cache.close();
+        unpacked.remove();
+      }
+    }, LIMIT_MS);
+  }
+});
+
+describe("what the engine leaves behind", () => {
+  let sound: SmallSet;
+  beforeAll(async () => {
+    sound = await smallSet({ end: "cut", writes: 900, seed: 21 });
+  });
+
+  test("the image is what was written, and the inputs are only read", async () => {
+    const { cache, backing, model } = sound;
+    const before = await Promise.all([cache, backing].map(contents));
+    const { image } = await extract(cache, { backing });
+    assertEquals(Buffer.compare(image, model), 0);
+    const after = await Promise.all([cache, backing].map(contents));
+    assert(before.every((bytes, at) => Buffer.compare(bytes, after[at]!) === 0));
+  }, LIMIT_MS);
+
+  test("a damaged leaf ends it, or is listed in a rescue, with the rest right", async () => {
+    const cache = await copyOf(sound.cache);
+    const leaf = (await indexOf(cache)).tree.leaves.at(-2)!;
+    await patch(cache, leaf.key![4]! >>> 8, 1, (bytes) => bytes.fill(0xee, 40, 60));
+    const { backing, model } = sound;
+    await assertRejects(() => extract(cache, { backing }), BcacheError, "--rescue");
+    const { image, result } = await extract(cache, { backing }, true);
+    assertEquals(result.doubtful.length, 1);
+    const { startByte, endByte } = result.doubtful[0]!;
+    assertEquals(startByte, (leaf.lower.offset - 16) * 512);
+    assertEquals(endByte, (leaf.upper.offset - 16) * 512);
+    assertEquals(Buffer.compare(image.subarray(0, startByte), model.subarray(0, startByte)), 0);
+    assertEquals(Buffer.compare(image.subarray(endByte), model.subarray(endByte)), 0);
+  }, LIMIT_MS);
+
+  test(
+    "without priorities dirty data is taken as the index has it, and all is in doubt",
+    async () => {
+      const cache = await copyOf(sound.cache);
+      const { journal } = await indexOf(cache);
+      await patch(cache, journal.head.prioBucket * 16, 1, (bytes) => bytes.fill(1, 0, 8));
+      const { image, result } = await extract(cache, { backing: sound.backing }, true);
+      assertEquals(Buffer.compare(image, sound.model), 0);
+      assertEquals(result.doubtful.length, 1);
+      assertMatch(result.doubtful[0]!.why, /no generations/);
+    },
+    LIMIT_MS,
+  );
+
+  test("without a UUID table the only device with data is taken", async () => {
+    const cache = await copyOf(sound.cache);
+    const { uuids } = await indexOf(cache);
+    await patch(cache, uuids!.bucket * 16, 16, (bytes) => bytes.fill(0));
+    const { image, result } = await extract(cache, { backing: sound.backing }, true);
+    assertEquals(Buffer.compare(image, sound.model), 0);
+    assertMatch(result.doubtful[0]!.why, /took number 0, the only one/);
+  }, LIMIT_MS);
+
+  test("without a journal the backing device's data stands", async () => {
+    const cache = await copyOf(sound.cache);
+    await cache.zero(16, 16 * 9);
+    const { image, result } = await extract(cache, { backing: sound.backing }, true);
+    const backing = await contents(sound.backing);
+    assertEquals(Buffer.compare(image, backing.subarray(16 * 512)), 0);
+    assertEquals(result.fromCacheBytes, 0);
+    assertMatch(result.doubtful[0]!.why, /nothing of the cache can be read/);
+  }, LIMIT_MS);
+
+  test("a damaged superblock of the backing device is used as it is in a rescue only", async () => {
+    const backing = await copyOf(sound.backing);
+    await patch(backing, 8, 1, (bytes) => bytes.fill(9, 0, 8));
+    await assertRejects(() => extract(sound.cache, { backing }), BcacheError, "--rescue");
+    const { image, result } = await extract(sound.cache, { backing }, true);
+    assertEquals(Buffer.compare(image, sound.model), 0);
+    assertMatch(result.doubtful[0]!.why, /superblock is damaged/);
+  }, LIMIT_MS);
+
+  test("sectors that cannot be read end it, or are listed in a rescue", async () => {
+    const failing = failingAt(sound.backing, 5000);
+    await assertRejects(
+      () => extract(sound.cache, { backing: failing }),
+      BcacheError,
+      "planted; --rescue goes on",
+    );
+    const { result } = await extract(sound.cache, { backing: failing }, true);
+    assert(result.doubtful.some((range) => range.startByte <= 4984 * 512));
+    assert(result.doubtful.every((range) => range.why.startsWith("the backing device cannot")));
+  }, LIMIT_MS);
+
+  test("devices that do not belong together are refused", async () => {
+    const stranger = await copyOf(sound.backing);
+    await patchSuperblock(stranger, (page) => page.fill(9, 0x38, 0x48));
+    const { cache } = sound;
+    await assertRejects(
+      () => extract(cache, { backing: stranger }),
+      BcacheError,
+      "belongs to cache set",
+    );
+    await assertRejects(() => extract(cache, { backing: cache }), BcacheError, "give it with --ca");
+    await assertRejects(() => extract(cache, { volume: 0 }), BcacheError, "no flash-only volume");
+  });
+});
+
+test("an image is written without the blocks that are all zero", async () => {
+  const output = new MemoryDevice(4096);
+  const writer = new SparseWriter(output);
+  for (let sector = 0; sector < 4096;) {
+    const into = await writer.take(4096 - sector);
+    into.fill(0);
+    if (sector === 0) into[9000] = 7;
+    sector += into.length / 512;
+  }
+  await writer.flush();
+  assertEquals(writer.writtenBytes, 4096);
+  const bytes = new Uint8Array(4096);
+  await output.read(16, bytes);
+  assertEquals(bytes[9000 - 8192], 7);
+});
+
+async function contents(device: Device): Promise<Uint8Array> {
+  const bytes = new Uint8Array(device.sizeSectors * 512);
+  await device.read(0, bytes);
+  return bytes;
+}
+
+/** The device, but for one sector that cannot be read. */
+function failingAt(device: MemoryDevice, sector: number): Device {
+  return new Proxy<Device>(device, {
+    get(target, name) {
+      if (name === "read") {
+        return (at: number, into: Uint8Array) =>
+          at <= sector && sector < at + into.length / 512
+            ? Promise.reject(new BcacheError("DeviceIo", "planted"))
+            : target.read(at, into);
+      }
+      const value = Reflect.get(target, name, target);
+      return typeof value === "function" ? value.bind(target) : value;
+    },
+  });
+}
