@@ -35,6 +35,7 @@ export class CommandBench {
       environment,
       isTerminal: false,
       isDaemon: false,
+      flushed: () => Promise.resolve(),
       out: (text) => void (this.#out += text),
       err: (text) => void (this.#err += text),
     };
