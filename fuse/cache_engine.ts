@@ -7,7 +7,7 @@ import { CacheSet } from "../lib/cache/cache_set.ts";
 import { openBacking } from "../lib/cache/open_backing.ts";
 import type { Device } from "../lib/device/device.ts";
 import { openFileDevice } from "../lib/device/file.ts";
-import { CountingDevice } from "./counting_device.ts";
+import { CountingDevice } from "../lib/device/counting.ts";
 import type { Engine, EngineWorld } from "./engine.ts";
 
 export async function openEngine(world: EngineWorld): Promise<Engine> {

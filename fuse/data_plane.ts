@@ -21,7 +21,7 @@ import type { Log } from "../lib/base/runtime.ts";
 import type { Libc } from "../lib/runtime/libc.ts";
 import { type Channel, ENDED } from "./channel.ts";
 import { Poller } from "./channel_dev_fuse.ts";
-import type { OperationCounter } from "./counting_device.ts";
+import type { OperationCounter } from "../lib/device/counting.ts";
 import type { DataPlaneClock } from "./data_plane_clock.ts";
 import { MAX_TRANSFER_BYTES } from "./protocol.ts";
 import type { FuseSession } from "./session.ts";

@@ -5,7 +5,7 @@
 import type { Clock, Log, Random } from "../lib/base/runtime.ts";
 import type { BlockVolume, CacheControl, CacheMode } from "../lib/cache/ports.ts";
 import type { Libc } from "../lib/runtime/libc.ts";
-import type { OperationCounter } from "./counting_device.ts";
+import type { OperationCounter } from "../lib/device/counting.ts";
 
 /** What to mount. Plain values: it travels to the worker in a message. */
 export interface MountConfig {

@@ -236,6 +236,7 @@ async function demonstrate(folder: string, once: boolean): Promise<void> {
   if (once) return;
   show("mounted", "until Ctrl-C");
   await stopped;
+  show("unmount", alive ? "what is dirty stays in the cache" : "the mount ended by itself");
 }
 
 const args = process.argv.slice(2);
@@ -256,5 +257,6 @@ try {
     }
   }
 }
+if (process.exitCode === undefined) show("done", `${short(folder)} is kept; run again to go on`);
 // The mount's process and its pipe would keep the event loop alive.
 process.exit();

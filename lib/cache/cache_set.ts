@@ -160,7 +160,10 @@ export class CacheSet implements CacheControl {
       while (!signal.aborted) {
         await world.clock.sleep(STATS_TICK_MS, signal);
         this.#stats.tick();
-        for (const { dev } of this.#members.cached) dev.stats.tick();
+        for (const { dev } of this.#members.cached) {
+          dev.stats.tick();
+          dev.load.tick(world.clock.nowMs());
+        }
       }
     });
   }

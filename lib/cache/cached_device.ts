@@ -8,7 +8,9 @@
  */
 import { assert } from "../base/assert.ts";
 import type { Clock } from "../base/runtime.ts";
+import { LoadAverages } from "../base/load.ts";
 import { Mutex, Shared } from "../base/sync.ts";
+import { CountingDevice } from "../device/counting.ts";
 import type { Device } from "../device/device.ts";
 import {
   backingState,
@@ -41,6 +43,8 @@ export class CachedDevice implements Dependent {
   readonly locks: RangeLocks = new RangeLocks();
   readonly bypass: Bypass;
   readonly stats: RequestStats;
+  /** How busy the backing device is, whoever keeps it so: requests and writeback alike. */
+  readonly load: LoadAverages;
   /** The superblock on disk says that there may be dirty data. */
   hasDirty: boolean;
   detaching = false;
@@ -69,7 +73,12 @@ export class CachedDevice implements Dependent {
   }) {
     this.name = options.name;
     this.path = options.path;
-    this.device = options.device;
+    const { clock } = options;
+    this.load = new LoadAverages(clock.nowMs());
+    this.device = new CountingDevice(options.device, {
+      begin: () => this.load.begin(clock.nowMs()),
+      end: () => this.load.end(clock.nowMs()),
+    });
     this.superblock = options.superblock;
     this.inode = options.inode;
     this.#dirty = options.dirty;

@@ -213,7 +213,7 @@ export class Engine extends Foundations {
   }
 
   #prioOptions(): PrioWriterOptions {
-    const { buckets, cache, geometry, world } = this;
+    const { buckets, cache, geometry } = this;
     return {
       table: buckets,
       device: cache,
@@ -224,8 +224,20 @@ export class Engine extends Foundations {
         this.prioBucket = firstBucket;
         await this.commitMetadata();
       },
-      turn: () => world.clock.turn(),
     };
+  }
+
+  /**
+   * Bytes written to the cache device since start, as the kernel counts them: a round of
+   * priorities and the UUID table count as whole buckets, metadata includes the b-tree.
+   */
+  get written(): { data: number; btree: number; metadata: number } {
+    const { bucketBytes } = this.geometry;
+    const btree = this.nodes.writtenSectors * 512;
+    const buckets = this.prios.setsWritten + this.uuids.writes;
+    const journal = this.journal.counters.bytesWritten;
+    const metadata = btree + journal + buckets * bucketBytes;
+    return { data: this.open.grantedSectors * 512, btree, metadata };
   }
 
   /** Ends everything that runs by itself, without writing. */

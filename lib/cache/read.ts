@@ -213,7 +213,7 @@ export class ReadPath {
     const writes: Array<{ sector: number; bytes: Uint8Array }> = [];
     const pinned: number[] = [];
     let at = fill.start;
-    while (at < fill.end && open.tryAllocate(fill.end - at, false)) {
+    while (at < fill.end && open.tryAllocate(fill.end - at, false, fill.inode, at)) {
       const { grant } = open;
       const byte = (at - fill.start) * 512;
       const bytes = from.subarray(byte, byte + grant.sectors * 512);

@@ -70,6 +70,7 @@ export async function startExisting(source: EngineSource): Promise<Engine> {
   for (const warning of replay.warnings) world.log("warning", warning);
   const engine = new Engine(source, replay.start);
   await stoppedOnFailure(engine, () => recover(engine, replay));
+  await stoppedOnFailure(engine, () => writeCacheSuperblock(engine));
   const entries = replay.entryCount === 1 ? "entry" : "entries";
   world.log(
     "info",

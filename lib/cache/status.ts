@@ -42,9 +42,7 @@ export function setStatus(
 ): SetStatus {
   const { geometry, btree, buckets, journal } = engine;
   const inUsePercent = buckets.inUsePercent();
-  const btreeSectors = engine.nodes.writtenSectors;
-  const prioBytes = engine.prios.sequence * geometry.prioSetCount * geometry.bucketBytes;
-  const metadataBytes = btreeSectors * SECTOR + journal.counters.bytesWritten + prioBytes;
+  const { written } = engine;
   return {
     setUuid: formatUuid(engine.superblock.setUuid),
     cachePath: engine.cache.name,
@@ -65,9 +63,9 @@ export function setStatus(
       sequence: journal.sequence,
       activeEntries: journal.counters.activeEntries,
     },
-    writtenBytes: engine.open.grantedSectors * SECTOR,
-    btreeWrittenBytes: btreeSectors * SECTOR,
-    metadataWrittenBytes: metadataBytes,
+    writtenBytes: written.data,
+    btreeWrittenBytes: written.btree,
+    metadataWrittenBytes: written.metadata,
     ioErrors: own.ioErrors,
     uptimeSeconds: own.uptimeSeconds,
     devices: members.map(deviceStatus),

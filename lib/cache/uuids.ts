@@ -38,6 +38,8 @@ export class UuidTable {
   #metaBytes: number;
   #bucket = 0;
   #writing = new Mutex();
+  /** Times the table was written since start. */
+  writes = 0;
 
   constructor(options: { device: Device; buckets: BucketTable; metaBytes: number }) {
     this.#device = options.device;
@@ -152,6 +154,7 @@ export class UuidTable {
       allocator.giveBack(bucket, RESERVE.btree);
       throw error;
     }
+    this.writes++;
     const old = this.#bucket;
     // A collection that ends before the release must not find the old bucket free already.
     if (old > 0) this.#buckets.pin(old);

@@ -73,7 +73,8 @@ export class WritePath {
     builder.clear();
     let at = start;
     let pieces = 0;
-    while (at < end && pieces < BATCH_KEYS_MAX && open.tryAllocate(end - at, true)) {
+    while (at < end && pieces < BATCH_KEYS_MAX) {
+      if (!open.tryAllocate(end - at, true, dev.inode, at)) break;
       builder.addData(dev.inode, at, open.grant, true);
       this.#pinned[pieces] = open.grant.bucket;
       this.#sectors[pieces] = open.grant.sector;
@@ -218,7 +219,7 @@ export class WritePath {
     const writes: Array<Promise<void>> = [];
     try {
       while (placed.end < end && placed.pinned.length < BATCH_KEYS_MAX) {
-        if (!open.tryAllocate(end - placed.end, dirty)) {
+        if (!open.tryAllocate(end - placed.end, dirty, this.#dev.inode, placed.end)) {
           if (placed.pinned.length > 0 || !await this.#waitForSpace(dirty)) break;
           continue;
         }

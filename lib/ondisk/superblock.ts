@@ -84,6 +84,23 @@ export const FEATURE_INCOMPAT = {
   largeBucket: 0x2,
 } as const;
 
+/**
+ * The incompatible features there are, as sysfs shows them: those of `superblock` in brackets.
+ * Versions before the features have none.
+ */
+export function incompatibleFeatures(superblock: Superblock): string {
+  const bits = superblock.version < VERSION.cacheWithFeatures ? 0 : incompatibleBits(superblock);
+  const names = [["obso_large_bucket", FEATURE_INCOMPAT.obsoleteLargeBucket], [
+    "large_bucket",
+    FEATURE_INCOMPAT.largeBucket,
+  ]] as const;
+  return names.map(([name, bit]) => (bits & bit) !== 0 ? `[${name}]` : name).join(" ");
+}
+
+function incompatibleBits({ page }: Superblock): number {
+  return new DataView(page.buffer, page.byteOffset).getUint32(SUPERBLOCK.feature_incompat, true);
+}
+
 export const REPLACEMENT_POLICIES: readonly ReplacementPolicy[] = ["lru", "fifo", "random"];
 export type ReplacementPolicy = "lru" | "fifo" | "random";
 

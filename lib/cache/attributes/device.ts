@@ -1,8 +1,15 @@
 /** Attributes of a cached device, but for writeback and statistics. */
+import { LOAD_PERIODS_MINUTES } from "../../base/load.ts";
 import { decodeLabel, encodeLabel } from "../../ondisk/label.ts";
 import { formatUuid } from "../../ondisk/uuid.ts";
 import { CACHE_MODES } from "../ports.ts";
-import { type Attribute, choiceAttribute, numberAttribute, shown } from "./attribute.ts";
+import {
+  type Attribute,
+  choiceAttribute,
+  numberAttribute,
+  shown,
+  triggerAttribute,
+} from "./attribute.ts";
 import { statistics } from "./statistics.ts";
 import type { DeviceTarget } from "./targets.ts";
 import { WRITEBACK_ATTRIBUTES } from "./writeback.ts";
@@ -60,5 +67,19 @@ export const DEVICE_ATTRIBUTES: readonly Attribute<DeviceTarget>[] = [
     (target) => formatUuid(target.dev.superblock.uuid),
   ),
   shown("io_errors", "errors of the backing device since start", (target) => target.dev.ioErrors),
+  ...LOAD_PERIODS_MINUTES.map((minutes) =>
+    shown<DeviceTarget>(
+      `backing_load_${minutes}m`,
+      `percent of the last ${
+        minutes === 1 ? "minute" : `${minutes} minutes`
+      } in which the backing device was busy`,
+      (target) => target.dev.load.percent(minutes),
+    )
+  ),
+  triggerAttribute<DeviceTarget>(
+    "clear_stats",
+    "sets the device's total statistics back to zero",
+    (target) => target.dev.stats.clear(),
+  ),
   ...statistics<DeviceTarget>((target) => target.dev.stats),
 ];

@@ -1,7 +1,12 @@
 /** Attributes of the cache set and of its cache device. */
 import { BcacheError } from "../../base/errors.ts";
 import { formatSize } from "../../base/units.ts";
-import { type ReplacementPolicy, setReplacementPolicy } from "../../ondisk/superblock.ts";
+import {
+  incompatibleFeatures,
+  type ReplacementPolicy,
+  setReplacementPolicy,
+} from "../../ondisk/superblock.ts";
+import { OPEN_BUCKETS_DEFAULT, OPEN_BUCKETS_MAX } from "../open_buckets.ts";
 import { writeCacheSuperblock } from "../recovery.ts";
 import {
   type Attribute,
@@ -48,6 +53,18 @@ export const SET_ATTRIBUTES: readonly Attribute<SetTarget>[] = [
       target.tunables.cutoffWriteback = value;
     },
   }),
+  numberAttribute<SetTarget>({
+    name: "open_data_buckets",
+    unit: "buckets",
+    help: "buckets filled at a time with dirty data, and as many with clean: one for each stream",
+    min: 1,
+    max: OPEN_BUCKETS_MAX,
+    initial: OPEN_BUCKETS_DEFAULT,
+    get: ({ engine }) => engine.open.countMax,
+    set: ({ engine }, value) => {
+      engine.open.countMax = value;
+    },
+  }),
   shown(
     "bucket_size",
     "unit of allocation",
@@ -55,6 +72,24 @@ export const SET_ATTRIBUTES: readonly Attribute<SetTarget>[] = [
   ),
   shown("block_size", "unit of writes", ({ engine }) => formatSize(engine.geometry.blockBytes)),
   shown("nbuckets", "buckets of the cache device", ({ engine }) => engine.geometry.bucketCount),
+  shown(
+    "written",
+    "bytes of data written to the cache device",
+    ({ engine }) => engine.written.data,
+  ),
+  shown("btree_written", "bytes of b-tree nodes written", ({ engine }) => engine.written.btree),
+  shown(
+    "metadata_written",
+    "bytes of all metadata written: b-tree, journal, priorities, UUIDs",
+    ({ engine }) => engine.written.metadata,
+  ),
+  shown("feature_compat", "compatible features; there are none", () => ""),
+  shown("feature_ro_compat", "read-only compatible features; there are none", () => ""),
+  shown(
+    "feature_incompat",
+    "incompatible features there are; those in use in brackets",
+    ({ engine }) => incompatibleFeatures(engine.superblock),
+  ),
   shown(
     "cache_available_percent",
     "buckets that can be reused at once",

@@ -1,10 +1,11 @@
 /**
- * A Device that counts its operations under way: the data plane must not block while one of them
- * has a result to deliver through the event loop.
+ * A Device whose operations somebody counts while they are under way: the data plane, which must
+ * not block while one of them has a result to deliver, and the load averages of backing devices.
  */
-import type { Device, WriteOptions } from "../lib/device/device.ts";
-import { ForwardingDevice } from "../lib/device/forwarding.ts";
+import type { Device, WriteOptions } from "./device.ts";
+import { ForwardingDevice } from "./forwarding.ts";
 
+/** Every `begin` is followed by an `end`, also when the operation fails. */
 export interface OperationCounter {
   begin(): void;
   end(): void;

@@ -1,6 +1,6 @@
 import { test } from "bun:test";
 import { assert, assertEquals, assertRejects } from "@std/assert";
-import { CountingDevice } from "../../fuse/counting_device.ts";
+import { CountingDevice } from "../../lib/device/counting.ts";
 import type { Device } from "../../lib/device/device.ts";
 
 /** A device whose operations end when the test says so. */
