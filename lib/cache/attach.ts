@@ -233,5 +233,6 @@ export async function attach(
     await dev.writeSuperblock();
   }
   engine.cache.add(dev);
+  await dev.map.follow(engine.dirty, engine.btree, inode);
   return dev;
 }

@@ -37,6 +37,7 @@ import type { RequestParts, RequestTunables } from "./request_parts.ts";
 import type { StartProgress } from "./start_progress.ts";
 import { RequestStats, STATS_TICK_MS } from "./stats.ts";
 import { deviceStatus, setStatus } from "./status.ts";
+import { flashDirtySectors, WritebackGroup } from "./writeback_group.ts";
 
 export interface CacheSetOptions {
   /** The cache device. Opened and closed by the caller. */
@@ -65,6 +66,7 @@ export class CacheSet implements CacheControl {
   readonly #tunables: RequestTunables = { ...DEFAULT_TUNABLES };
   readonly #stats = new RequestStats();
   readonly #members: Members;
+  readonly #writebacks: WritebackGroup;
   readonly #openBacking: CacheSetOptions["openBacking"];
   readonly #startedMs: number;
   readonly #readOnly: boolean;
@@ -76,8 +78,14 @@ export class CacheSet implements CacheControl {
     this.#readOnly = options.readOnly ?? false;
     this.#openBacking = options.openBacking;
     this.#startedMs = engine.world.clock.nowMs();
+    const { bucketCount, bucketSectors } = engine.geometry;
+    this.#writebacks = new WritebackGroup({
+      cacheSectors: bucketCount * bucketSectors,
+      flashDirtySectors: () => flashDirtySectors(engine.uuids, engine.dirty),
+    });
     this.#members = new Members({
       engine,
+      writebacks: this.#writebacks,
       setStats: this.#stats,
       readOnly: this.#readOnly,
       parts: (tasks) => this.#requestParts(tasks),
@@ -148,6 +156,7 @@ export class CacheSet implements CacheControl {
       noteCacheError: () => {
         this.#cacheIoErrors++;
       },
+      noteRequest: () => this.#writebacks.noteRequest(),
       noteWritebackControl: () => engine.collector.noteWritebackControl(),
       noteClean: () => engine.collector.noteClean(),
     };
@@ -271,6 +280,7 @@ export class CacheSet implements CacheControl {
       engine: this.#engine,
       stats: this.#stats,
       tunables: this.#tunables,
+      writebacks: this.#writebacks,
       cacheIoErrors: () => this.#cacheIoErrors,
     };
   }

@@ -22,6 +22,7 @@ import {
   SUPERBLOCK_SECTOR,
 } from "../ondisk/superblock.ts";
 import { Bypass } from "./bypass.ts";
+import { DirtyMap } from "./dirty_map.ts";
 import type { DirtySectors } from "./dirty_sectors.ts";
 import type { Dependent } from "./ordered_device.ts";
 import type { CacheMode, DeviceState } from "./ports.ts";
@@ -45,14 +46,16 @@ export class CachedDevice implements Dependent {
   readonly stats: RequestStats;
   /** How busy the backing device is, whoever keeps it so: requests and writeback alike. */
   readonly load: LoadAverages;
+  /** Where it is dirty. */
+  readonly map: DirtyMap;
+  /** Called when the superblock came to say dirty. */
+  onDirty: () => void = () => {};
   /** The superblock on disk says that there may be dirty data. */
   hasDirty: boolean;
   detaching = false;
   /** False once it was detached: it has no slot in the UUID table any more. */
   attached = true;
   ioErrors = 0;
-  /** When the last foreground request came; for the idle boost of writeback. */
-  lastRequestMs = 0;
   #writesDone = 0;
   #writesStable = 0;
   #flush = new Shared(() => this.#flushOnce());
@@ -86,6 +89,7 @@ export class CachedDevice implements Dependent {
     this.sizeSectors = options.device.sizeSectors - this.dataOffset;
     this.bypass = new Bypass(options.clock, options.blockSectors);
     this.stats = new RequestStats(options.setStats);
+    this.map = new DirtyMap(options.device, options.clock);
     this.hasDirty = backingState(options.superblock) === "dirty";
     // A number without a meaning acts as writethrough, the mode that cannot lose anything.
     this.#mode = cacheMode(options.superblock) ?? "writethrough";
@@ -139,6 +143,7 @@ export class CachedDevice implements Dependent {
       setBackingState(this.superblock, "dirty");
       await this.writeSuperblock();
       this.hasDirty = true;
+      this.onDirty();
     });
   }
 

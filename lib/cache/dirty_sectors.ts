@@ -4,20 +4,34 @@
  */
 import type { DirtyLedger } from "../bset/extents.ts";
 
+/** Is told of every change of one device; see `DirtySectors.watch`. */
+export interface DirtyWatcher {
+  /** `sectors` (negative: fewer) from `start` on became dirty. Must not wait nor allocate. */
+  add(start: number, sectors: number): void;
+}
+
 export class DirtySectors implements DirtyLedger {
   #byInode: Float64Array;
   /** Where the last sector that ever was dirty ends. */
   #ends: Float64Array;
+  #watchers: Array<DirtyWatcher | undefined>;
 
   /** @param inodeCount slots of the UUID table: no valid key has a larger inode. */
   constructor(inodeCount: number) {
     this.#byInode = new Float64Array(inodeCount);
     this.#ends = new Float64Array(inodeCount);
+    this.#watchers = new Array<DirtyWatcher | undefined>(inodeCount).fill(undefined);
   }
 
   add(inode: number, startSector: number, sectors: number): void {
     this.#byInode[inode]! += sectors;
     if (startSector + sectors > this.#ends[inode]!) this.#ends[inode] = startSector + sectors;
+    this.#watchers[inode]?.add(startSector, sectors);
+  }
+
+  /** From now on `watcher` is told of every change of `inode`; undefined: nobody is. */
+  watch(inode: number, watcher: DirtyWatcher | undefined): void {
+    this.#watchers[inode] = watcher;
   }
 
   /** Counting begins anew. */

@@ -20,6 +20,7 @@ import { CachedStore } from "./sector_store.ts";
 import type { RequestStats } from "./stats.ts";
 import { Volume } from "./volume.ts";
 import { Writeback } from "./writeback.ts";
+import type { WritebackGroup } from "./writeback_group.ts";
 
 export interface CachedMember {
   readonly source: BackingSource;
@@ -35,6 +36,7 @@ export interface CachedMember {
 export interface MembersOptions {
   readonly engine: Engine;
   readonly setStats: RequestStats;
+  readonly writebacks: WritebackGroup;
   readonly readOnly: boolean;
   /** What the request paths of a device work with. */
   readonly parts: (tasks: TaskGroup) => RequestParts;
@@ -89,11 +91,11 @@ export class Members {
 
   /** Adds a device whose superblock `refuseBacking` let pass, without starting its tasks. */
   async add(source: BackingSource, superblock: Superblock): Promise<CachedMember> {
-    const { engine, readOnly, setStats } = this.#options;
+    const { engine, readOnly, setStats, writebacks } = this.#options;
     const dev = await attach(engine, source, superblock, { name: this.#freeName(), setStats });
     const tasks = engine.newTasks();
     const parts = this.#options.parts(tasks);
-    const { bucketCount, bucketSectors, blockSectors } = engine.geometry;
+    const { blockSectors } = engine.geometry;
     const volume = new Volume({
       name: dev.name,
       blockSectors,
@@ -105,7 +107,8 @@ export class Members {
     });
     const writeback = new Writeback(dev, parts, {
       settleClean: () => engine.settleKeys(),
-      cacheSectors: bucketCount * bucketSectors,
+      group: writebacks,
+      guard: engine.collector,
     });
     const member = { source, dev, volume, writeback, tasks, stopping: false };
     this.cached.push(member);

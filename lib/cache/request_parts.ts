@@ -34,6 +34,8 @@ export interface RequestParts {
   /** Data of foreground requests went into the cache; drives collection and ageing. */
   noteCached(sectors: number): void;
   noteCacheError(error: unknown): void;
+  /** A request came, to whichever device of the set. */
+  noteRequest(): void;
   /** For the collector: the rate controller has run; a device has no dirty data left. */
   noteWritebackControl(): void;
   noteClean(): void;

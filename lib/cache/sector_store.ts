@@ -48,7 +48,7 @@ export class CachedStore implements SectorStore {
   }
 
   noteRequest(): void {
-    this.#dev.lastRequestMs = this.#parts.clock.nowMs();
+    this.#parts.noteRequest();
   }
 
   tryRead(start: number, into: Uint8Array): boolean {

@@ -50,6 +50,16 @@ export class WritePath {
     return this.#dev.bypass.reason(start - this.#dev.dataOffset, sectors, true, decision);
   }
 
+  /**
+   * A write that would go past the cache stays in it all the same, to keep a stripe together.
+   * Answers to the first rule of `should_writeback`.
+   */
+  #keepsStripeTogether(start: number, sectors: number): boolean {
+    return this.#dev.mode === "writeback" && !this.#dev.detaching &&
+      this.#parts.buckets.inUsePercent() <= this.#parts.tunables.cutoffWritebackSync &&
+      this.#dev.map.keepsStripeTogether(start, sectors);
+  }
+
   /** Whether a write that is not bypassed may leave dirty data. Answers to `should_writeback`. */
   #mayBeDirty(): boolean {
     return this.#dev.mode === "writeback" && !this.#dev.detaching &&
@@ -128,9 +138,14 @@ export class WritePath {
   /** `write` for a caller that holds the range. */
   async writeLocked(start: number, from: Uint8Array): Promise<void> {
     const sectors = from.length / 512;
-    const reason = this.#reason(start, sectors);
+    const decided = this.#reason(start, sectors);
+    // Only whole blocks can be cached.
+    const together = decided !== "unaligned" && this.#keepsStripeTogether(start, sectors);
+    const reason = together ? "none" : decided;
     this.#dev.bypass.count(reason);
-    const manner: Manner = reason !== "none"
+    const manner: Manner = together
+      ? "writeback"
+      : reason !== "none"
       ? "bypass"
       : this.#mayBeDirty()
       ? "writeback"

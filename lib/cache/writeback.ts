@@ -1,83 +1,107 @@
 /**
- * Writing dirty data back, of one device. Answers to writeback.c.
+ * Writing dirty data back, of one device: when, how fast, and what the superblock then says.
+ * Answers to `bch_writeback_thread` and `update_writeback_rate` of writeback.c. What is written is
+ * found by writeback_refill.ts and written by writeback_output.ts.
  *
- * Order, per round:
- *   1. dirty extents are collected from the index in key order
- *   2. each is read from the cache and written to the backing device, several at a time; its range
- *      is held, so that no other write to the backing device can pass it
- *   3. the backing device is flushed
- *   4. only then each extent is marked clean, if it is still the same (a newer write wins)
- * Linux leaves out step 3 and can lose data that was flushed long ago.
- * The superblock says clean only after the clean keys are durable.
+ * In the background, at the controller's rate: scan after scan over the device, with a pause after
+ * each. Three things go past the rate (never past its hard maximum): a drain, an idle set, and data
+ * that has been dirty for longer than the age limit. With `running` off only a drain writes.
+ * The superblock says clean only when a scan of the whole device found nothing, and after the
+ * clean keys are durable.
  */
 import { BcacheError, messageOf } from "../base/errors.ts";
-import type { Clock, Log } from "../base/runtime.ts";
 import { Signal } from "../base/sync.ts";
-import type { BtreeNode } from "../btree/node.ts";
-import { Segment } from "../btree/btree.ts";
-import type { Device } from "../device/device.ts";
-import type { KeySet } from "../bset/key_set.ts";
-import {
-  keyDirty,
-  keyInode,
-  keyOffset,
-  keySizeSectors,
-  pointerGen,
-  pointerSector,
-  SLOT_WORDS,
-} from "../ondisk/bkey.ts";
 import type { CachedDevice } from "./cached_device.ts";
-import { BatchBuilder, type RequestParts } from "./request_parts.ts";
-import type { Grant } from "./open_buckets.ts";
+import { KeyBuffer } from "./key_buffer.ts";
+import type { RequestParts } from "./request_parts.ts";
+import type { WritebackGroup } from "./writeback_group.ts";
+import { WritebackOutput } from "./writeback_output.ts";
 import { RateController } from "./writeback_rate.ts";
+import { DirtyScan } from "./writeback_refill.ts";
 
-/** Extents and sectors of one round: what one flush of the backing device is shared by. */
-const ROUND_EXTENTS_MAX = 500;
-const ROUND_SECTORS_MAX = 32768;
+/** With so many failures in a row the rest of a scan would fail as well. */
+const FAILURES_MAX = 16;
+/** So many scans in a row that find nothing mean that there is nothing to be found. */
+const EMPTY_SCANS_MAX = 10;
+/** Rest after a failure, at least. */
+const FAILURE_REST_MS = 1000;
+/** Timers do not take more than 2^31 ms; looking once more after a day costs nothing. */
+const REST_MS_MAX = 86_400_000;
 
-/** Dirty sectors that lie together, on both devices. */
-interface DirtyExtent {
-  readonly start: number;
-  readonly sectors: number;
-  readonly sector: number;
-  readonly gen: number;
+/** Keeps the collector from what is being written back; see Collector. */
+export interface BufferGuard {
+  guard(buffer: KeyBuffer): void;
+  unguard(buffer: KeyBuffer): void;
 }
 
 export class Writeback {
   readonly rate: RateController = new RateController();
   /** Off: dirty data stays in the cache, but for `drain`. */
   running = true;
+  /** Kept for the kernel's attribute; means nothing there either. */
+  metadata = true;
   /** Pause between two scans of the whole device, seconds. */
   delaySeconds = 30;
-  /** Extents read and written at a time. */
-  inFlightMax = 8;
-  keysDone = 0;
-  keysFailed = 0;
+  readonly backingSectors: number;
   #dev: CachedDevice;
   #parts: RequestParts;
+  #group: WritebackGroup;
   #settleClean: () => Promise<void>;
-  #clock: Clock;
-  #log: Log;
+  #guard: BufferGuard;
+  #keys = new KeyBuffer();
+  #scan: DirtyScan;
+  #output: WritebackOutput;
   #wake = new Signal();
   #draining = 0;
   #drainFailure: unknown;
-  #roundDone = new Signal();
-  /** Where the next round begins. */
-  #cursor = 0;
-  #cacheSectors: number;
+  #passDone = new Signal();
+  /** Scans of the whole device that found nothing although there is dirty data. */
+  #emptyScans = 0;
+  /** Nothing comes of age before this. */
+  #ageDueMs = 0;
+  #ageLimitSeconds = 0;
   #stopped = false;
 
+  /** @param settleClean makes every key of the index durable */
   constructor(
     dev: CachedDevice,
     parts: RequestParts,
-    options: { settleClean: () => Promise<void>; cacheSectors: number },
+    options: { settleClean: () => Promise<void>; group: WritebackGroup; guard: BufferGuard },
   ) {
     this.#dev = dev;
     this.#parts = parts;
     this.#settleClean = options.settleClean;
-    this.#clock = parts.clock;
-    this.#log = parts.log;
-    this.#cacheSectors = options.cacheSectors;
+    this.#group = options.group;
+    this.#guard = options.guard;
+    this.backingSectors = dev.device.sizeSectors;
+    this.#scan = new DirtyScan(this.#keys, parts.btree, dev.inode);
+    this.#output = new WritebackOutput(dev, parts, this.#keys, options.group);
+    dev.onDirty = () => this.wake();
+  }
+
+  /** Runs read from the cache and written to the backing device at a time. */
+  get inFlightMax(): number {
+    return this.#output.inFlightMax;
+  }
+
+  set inFlightMax(value: number) {
+    this.#output.inFlightMax = value;
+  }
+
+  /** Nothing is written any more: the device was stopped, or the set has failed. */
+  get stopped(): boolean {
+    return this.#stopped;
+  }
+
+  /** Dirty data older than this is written whatever the rate, seconds; 0: there is no limit. */
+  get ageLimitSeconds(): number {
+    return this.#ageLimitSeconds;
+  }
+
+  setAgeLimit(seconds: number): void {
+    this.#ageLimitSeconds = seconds;
+    this.#ageDueMs = 0;
+    this.wake();
   }
 
   /** There is dirty data, or a setting changed: look again. */
@@ -87,7 +111,7 @@ export class Writeback {
 
   start(): void {
     this.#parts.tasks.start((signal) => this.#run(signal));
-    this.#parts.tasks.start((signal) => this.#updateRate(signal));
+    this.#parts.tasks.start((signal) => this.#control(signal));
   }
 
   /**
@@ -100,260 +124,260 @@ export class Writeback {
     this.wake();
     try {
       while (this.#dev.needsWriteback) {
-        if (this.#stopped) throw new BcacheError("Shutdown", `${this.#dev.name} is being stopped`);
+        if (this.#stopped) throw this.#whyStopped();
         if (this.#drainFailure !== undefined) throw this.#drainFailure;
-        await this.#roundDone.wait();
+        await this.#passDone.wait();
       }
     } finally {
       this.#draining--;
     }
   }
 
+  #whyStopped(): BcacheError {
+    const { failed } = this.#parts.faults;
+    return failed === undefined
+      ? new BcacheError("Shutdown", `${this.#dev.name} is being stopped`)
+      : new BcacheError(
+        "SetFailed",
+        `${this.#dev.name}: the cache set has failed: ${failed.message}`,
+      );
+  }
+
+  // --- The task ---
+
   async #run(signal: AbortSignal): Promise<void> {
     signal.addEventListener("abort", () => this.#wake.raise(), { once: true });
+    this.#guard.guard(this.#keys);
+    this.#group.join(this);
     try {
-      while (!signal.aborted && !this.#parts.faults.failed) {
-        if (!this.#dev.needsWriteback || !(this.running || this.#draining > 0)) {
-          this.#roundDone.raise();
+      while (this.#mayRun(signal)) {
+        if (!this.#dev.needsWriteback || !(this.running || this.#unpaced)) {
+          this.#passDone.raise();
           await this.#wake.wait();
           continue;
         }
-        const goOn = await this.#round(signal);
-        this.#roundDone.raise();
-        if (!goOn && this.#draining === 0 && !signal.aborted) await this.#pause(signal);
+        await this.#pass(signal);
       }
+      // What was written is not written again after the next start.
+      await this.#output.finish();
     } finally {
       this.#stopped = true;
-      this.#roundDone.raise();
+      this.#group.leave(this);
+      this.#guard.unguard(this.#keys);
+      this.#passDone.raise();
     }
   }
 
-  /** Waits between scans; a drain, or a changed setting, ends it. */
-  async #pause(signal: AbortSignal): Promise<void> {
+  #mayRun(signal: AbortSignal): boolean {
+    return !signal.aborted && this.#parts.faults.failed === undefined;
+  }
+
+  /** Somebody waits for everything to be written. */
+  get #unpaced(): boolean {
+    return this.#draining > 0 || this.#dev.detaching;
+  }
+
+  /** A buffer full of keys, or what is left of a scan; then a rest, if it is time for one. */
+  async #pass(signal: AbortSignal): Promise<void> {
+    let scanned = false;
+    try {
+      await this.#parts.clock.turn();
+      await this.#writeAged(signal);
+      scanned = await this.#refill();
+      if (scanned && this.#keys.size === 0) await this.#becomeClean();
+      if (!await this.#writeOut(signal, () => !this.#unpaced)) scanned = false;
+      if (scanned) await this.#output.finish();
+      // Keys that wait for their flush take up room: the next refill must find some.
+      else while (this.#keys.size > this.#keys.capacity / 2) await this.#output.progress();
+    } catch (error) {
+      if (this.#parts.faults.failed) throw error;
+      await this.#output.finish();
+      await this.#failed(error, signal);
+      return;
+    }
+    const failure = scanned ? this.#output.takeFailure() : undefined;
+    if (failure !== undefined) await this.#failed(failure, signal);
+    else this.#passDone.raise();
+    if (scanned && this.#mayRun(signal) && !this.#unpaced) await this.#rest(signal);
+  }
+
+  #refill(): Promise<boolean> {
+    const { stripes, partialStripesExpensive } = this.#dev.map;
+    return this.#scan.refill(partialStripesExpensive ? stripes : undefined);
+  }
+
+  async #becomeClean(): Promise<void> {
+    await this.#dev.becomeClean(this.#settleClean);
+    if (!this.#dev.needsWriteback) {
+      this.#emptyScans = 0;
+      return this.#parts.noteClean();
+    }
+    // Something may have become dirty behind the scan, but hardly time and again.
+    if (++this.#emptyScans < EMPTY_SCANS_MAX) return;
+    this.#emptyScans = 0;
+    throw new BcacheError(
+      "BadFormat",
+      `${this.#dev.dirtySectors * 512} bytes count as dirty, but the index has no such extents; ` +
+        "check the cache device",
+    );
+  }
+
+  /**
+   * Dispatches what is pending in the buffer. False: not all of it. Rejects when it makes no sense
+   * to go on.
+   */
+  async #writeOut(signal: AbortSignal, paced: () => boolean): Promise<boolean> {
+    const { clock } = this.#parts;
+    while (this.#mayRun(signal) && (this.running || this.#unpaced)) {
+      if (this.#output.failuresInARow >= FAILURES_MAX) {
+        this.#keys.clearPending();
+        await this.#output.finish();
+        throw this.#output.takeFailure();
+      }
+      // What has come of age goes first; then the scan goes on from where it is.
+      if (paced() && this.#ageIsDue() && await this.#writeAged(signal)) return false;
+      const sectors = await this.#output.dispatch();
+      if (sectors === 0) return true;
+      this.rate.charge(sectors, clock.nowMs(), paced());
+      await this.#pace(signal, paced);
+    }
+    this.#keys.clearPending();
+    return false;
+  }
+
+  async #pace(signal: AbortSignal, paced: () => boolean): Promise<void> {
+    const { clock } = this.#parts;
+    for (;;) {
+      const waitMs = this.rate.waitMs(clock.nowMs(), paced());
+      if (waitMs === 0 || !this.#mayRun(signal)) return;
+      this.#output.settleIfDue();
+      await this.#sleep(waitMs, signal);
+    }
+  }
+
+  // --- Age ---
+
+  #ageIsDue(): boolean {
+    return this.ageLimitSeconds > 0 && this.#parts.clock.nowMs() >= this.#ageDueMs;
+  }
+
+  /** The region whose time has come; notes when the next one's will. */
+  #agedRegion(): number | undefined {
+    if (!this.#ageIsDue()) return undefined;
+    const nowMs = this.#parts.clock.nowMs();
+    const limitMs = this.ageLimitSeconds * 1000;
+    const oldest = this.#dev.map.regions.oldest();
+    // What becomes dirty from now on is not due before the limit is over.
+    this.#ageDueMs = (oldest?.sinceMs ?? nowMs) + limitMs;
+    return oldest !== undefined && this.#ageDueMs <= nowMs ? oldest.region : undefined;
+  }
+
+  /**
+   * Writes every region back that has been dirty for too long, unpaced. False: there was none.
+   * Else the buffer is empty, and the scan goes on where it had come to.
+   */
+  async #writeAged(signal: AbortSignal): Promise<boolean> {
+    if (!this.running || !this.#ageIsDue()) return false;
+    let region = this.#agedRegion();
+    if (region === undefined) return false;
+    const before = this.#firstPending() ?? this.#scan.cursor;
+    this.#keys.clearPending();
+    try {
+      for (; region !== undefined && this.#mayRun(signal) && this.running;) {
+        await this.#writeRegion(region, signal);
+        region = this.#agedRegion();
+      }
+      return true;
+    } finally {
+      this.#keys.clearPending();
+      this.#scan.cursor = before;
+    }
+  }
+
+  #firstPending(): number | undefined {
+    const first = this.#keys.peekNext();
+    return first === undefined ? undefined : Math.min(first.start, this.#scan.cursor);
+  }
+
+  async #writeRegion(region: number, signal: AbortSignal): Promise<void> {
+    const { regions } = this.#dev.map;
+    const beganMs = this.#parts.clock.nowMs();
+    const start = region * regions.unitSectors;
+    const end = start + regions.unitSectors;
+    let from = start;
+    for (;;) {
+      const whole = await this.#scan.refillRange(from, end);
+      from = this.#scan.cursor;
+      await this.#writeOut(signal, () => false);
+      await this.#output.finish();
+      const failure = this.#output.takeFailure();
+      if (failure !== undefined) throw failure;
+      if (!this.#mayRun(signal) || !this.running) return;
+      if (whole) break;
+    }
+    regions.writtenBack(region, beganMs);
+  }
+
+  // --- Rests ---
+
+  async #failed(error: unknown, signal: AbortSignal): Promise<void> {
+    this.#drainFailure = error;
+    this.#log(error);
+    this.#passDone.raise();
+    await this.#sleep(Math.max(FAILURE_REST_MS, this.delaySeconds * 1000), signal);
+  }
+
+  #log(error: unknown): void {
+    this.#parts.log("warning", `${this.#dev.name}: writeback: ${messageOf(error)}`);
+  }
+
+  /** The pause after a scan of the whole device, shorter when something comes of age before. */
+  async #rest(signal: AbortSignal): Promise<void> {
+    const { clock } = this.#parts;
+    let restMs = this.delaySeconds * 1000;
+    if (this.ageLimitSeconds > 0) {
+      this.#ageDueMs = 0;
+      if (this.#agedRegion() !== undefined) return;
+      restMs = Math.min(restMs, this.#ageDueMs - clock.nowMs());
+    }
+    if (this.#dev.needsWriteback) await this.#sleep(restMs, signal);
+    this.rate.reset(clock.nowMs());
+  }
+
+  /** Sleeps, unless something is changed meanwhile. */
+  async #sleep(delayMs: number, signal: AbortSignal): Promise<void> {
     const stop = new AbortController();
     const end = () => stop.abort();
     signal.addEventListener("abort", end, { once: true });
     const woken = this.#wake.wait().then(end);
-    await this.#clock.sleep(this.delaySeconds * 1000, stop.signal);
+    await this.#parts.clock.sleep(Math.min(delayMs, REST_MS_MAX), stop.signal);
     signal.removeEventListener("abort", end);
     this.#wake.raise();
     await woken;
-    this.rate.reset(this.#clock.nowMs());
   }
 
-  /** One round. False: the whole device was scanned, or something failed; rest a while. */
-  async #round(signal: AbortSignal): Promise<boolean> {
-    try {
-      const began = this.#cursor;
-      const extents = await this.#collect();
-      if (extents.length === 0) {
-        this.#cursor = 0;
-        if (began === 0) {
-          await this.#dev.becomeClean(this.#settleClean);
-          this.#parts.noteClean();
-        }
-        return began !== 0;
-      }
-      await this.#writeAll(extents, signal);
-      return true;
-    } catch (error) {
-      if (this.#parts.faults.failed) throw error;
-      this.#drainFailure = error;
-      this.#log("warning", `${this.#dev.name}: writeback: ${messageOf(error)}`);
-      return false;
-    }
-  }
+  // --- The controller ---
 
-  /** The next dirty extents from the cursor on, in key order. */
-  async #collect(): Promise<DirtyExtent[]> {
-    const { inode } = this.#dev;
-    const found: DirtyExtent[] = [];
-    let sectors = 0;
-    let cursor = this.#cursor;
-    await this.#parts.btree.walk(0, { inode, offset: cursor }, (leaf) => {
-      for (const extent of dirtyExtents(leaf, inode, cursor)) {
-        if (found.length === ROUND_EXTENTS_MAX || sectors >= ROUND_SECTORS_MAX) break;
-        found.push(extent);
-        sectors += extent.sectors;
-        cursor = extent.start + extent.sectors;
-      }
-      const full = found.length === ROUND_EXTENTS_MAX || sectors >= ROUND_SECTORS_MAX;
-      return !full && leaf.endInode <= inode;
-    });
-    this.#cursor = cursor;
-    return found;
-  }
-
-  async #writeAll(extents: DirtyExtent[], signal: AbortSignal): Promise<void> {
-    let next = 0;
-    let failure: unknown;
-    const written: DirtyExtent[] = [];
-    const worker = async (): Promise<void> => {
-      while (next < extents.length && failure === undefined && !signal.aborted) {
-        const extent = extents[next++]!;
-        try {
-          await this.#writeOne(extent, written);
-        } catch (error) {
-          this.keysFailed++;
-          failure = error;
-        }
-        if (this.#draining > 0) continue;
-        const delayMs = this.rate.delayMs(extent.sectors, this.#clock.nowMs());
-        if (delayMs > 0) await this.#clock.sleep(delayMs, signal);
-      }
-    };
-    await Promise.all(Array.from({ length: this.inFlightMax }, worker));
-    if (written.length > 0) {
-      // Before any key says clean: the data must be on the backing device to stay.
-      await this.#dev.flushWrites();
-      for (const piece of written) await this.#markClean(piece);
-    }
-    if (failure !== undefined) {
-      this.#cursor = 0;
-      throw failure;
-    }
-  }
-
-  /**
-   * Writes what is still dirty of an extent, and no sector more: the backing device may have newer
-   * data where a write went past the cache meanwhile.
-   */
-  async #writeOne(extent: DirtyExtent, written: DirtyExtent[]): Promise<void> {
-    const { locks } = this.#dev;
-    const end = extent.start + extent.sectors;
-    const range = await locks.acquire(extent.start, end, true);
-    try {
-      const segment = new Segment();
-      // await: in each round the world may have changed; no other backing write is in the range.
-      for (let at = extent.start; at < end; at = segment.end) {
-        await this.#lookup(at, end, segment);
-        if (!this.#matches(segment, at, extent)) continue;
-        const piece = {
-          start: at,
-          sectors: segment.end - at,
-          sector: segment.sector,
-          gen: segment.gen,
-        };
-        await this.#writePiece(piece, segment.bucket);
-        written.push(piece);
-      }
-    } finally {
-      locks.release(range);
-    }
-  }
-
-  async #lookup(at: number, end: number, segment: Segment): Promise<void> {
-    const { btree } = this.#parts;
-    const { inode } = this.#dev;
-    let leaf = btree.findLeaf(inode, at);
-    while (leaf === undefined) {
-      await btree.loadLeaf(inode, at);
-      leaf = btree.findLeaf(inode, at);
-    }
-    btree.lookup(leaf, inode, at, end, segment);
-  }
-
-  async #writePiece(piece: DirtyExtent, bucket: number): Promise<void> {
-    const { buckets, cache } = this.#parts;
-    buckets.pin(bucket);
-    try {
-      const bytes = new Uint8Array(piece.sectors * 512);
-      await this.#readCache(piece, bytes, cache);
-      try {
-        await this.#dev.device.write(piece.start, bytes);
-      } catch (error) {
-        this.#dev.ioErrors++;
-        throw error;
-      } finally {
-        this.#dev.noteWrite();
-      }
-    } finally {
-      buckets.unpin(bucket);
-    }
-  }
-
-  async #readCache(piece: DirtyExtent, into: Uint8Array, cache: Device): Promise<void> {
-    try {
-      await cache.read(piece.sector, into);
-    } catch (error) {
-      this.#parts.noteCacheError(error);
-      throw error;
-    }
-  }
-
-  #matches(segment: Segment, at: number, extent: DirtyExtent): boolean {
-    return segment.cached && segment.dirty && segment.gen === extent.gen &&
-      segment.sector === extent.sector + (at - extent.start);
-  }
-
-  /** Inserts a clean key for every part of the extent that nobody changed since. */
-  async #markClean(extent: DirtyExtent): Promise<void> {
-    const { committer } = this.#parts;
-    const { inode } = this.#dev;
-    const builder = new BatchBuilder();
-    const segment = new Segment();
-    const end = extent.start + extent.sectors;
-    for (let at = extent.start; at < end; at = segment.end) {
-      await this.#lookup(at, end, segment);
-      if (!this.#matches(segment, at, extent)) continue;
-      builder.clear();
-      builder.addData(inode, at, cleanGrant(segment, at), false);
-      if (committer.tryInsertVolatile(builder.batch)) {
-        this.keysDone++;
+  async #control(signal: AbortSignal): Promise<void> {
+    const { buckets, clock } = this.#parts;
+    const { tunables } = this.rate;
+    while (this.#mayRun(signal)) {
+      await clock.sleep(tunables.updateSeconds * 1000, signal);
+      if (!this.#mayRun(signal)) return;
+      if (!this.#dev.needsWriteback || tunables.percent === 0) continue;
+      if (this.#group.noteControllerRun(!buckets.gcMarksValid)) {
+        this.rate.boost();
         continue;
       }
-      await committer.whenInsertable(builder.batch);
-      segment.end = at; // await: look at the same place again.
-    }
-  }
-
-  async #updateRate(signal: AbortSignal): Promise<void> {
-    const { buckets } = this.#parts;
-    while (!signal.aborted && !this.#parts.faults.failed) {
-      await this.#clock.sleep(this.rate.tunables.updateSeconds * 1000, signal);
-      if (!this.#dev.needsWriteback || this.rate.tunables.percent === 0) continue;
       this.rate.update({
         dirtySectors: this.#dev.dirtySectors,
-        cacheSectors: this.#cacheSectors,
+        targetSectors: this.#group.targetSectors(this, tunables.percent),
         inUsePercent: buckets.inUsePercent(),
         bucketsInUse: buckets.bucketCount - buckets.availableBuckets,
         bucketSectors: buckets.bucketSectors,
-        nowMs: this.#clock.nowMs(),
+        nowMs: clock.nowMs(),
       });
       this.#parts.noteWritebackControl();
     }
-  }
-}
-
-function cleanGrant(segment: Segment, at: number): Grant {
-  return {
-    bucket: segment.bucket,
-    gen: segment.gen,
-    sector: segment.sector,
-    sectors: segment.end - at,
-  };
-}
-
-/** The dirty extents of `inode` in a leaf that end behind `from`, in key order. */
-function dirtyExtents(leaf: BtreeNode, inode: number, from: number): DirtyExtent[] {
-  const found: DirtyExtent[] = [];
-  collectDirty(leaf.base, inode, from, found);
-  collectDirty(leaf.delta, inode, from, found);
-  return found.sort((a, b) => a.start - b.start);
-}
-
-function collectDirty(set: KeySet, inode: number, from: number, found: DirtyExtent[]): void {
-  const { words } = set;
-  for (let index = set.upperBound(inode, from); index < set.count; index++) {
-    const at = index * SLOT_WORDS;
-    if (keyInode(words, at) !== inode) return;
-    const sectors = keySizeSectors(words, at);
-    if (sectors === 0 || !keyDirty(words, at)) continue;
-    found.push({
-      start: keyOffset(words, at) - sectors,
-      sectors,
-      sector: pointerSector(words, at),
-      gen: pointerGen(words, at),
-    });
   }
 }

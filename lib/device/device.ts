@@ -21,6 +21,10 @@ export interface Device {
   /** The smallest write the device does without reading first, in sectors (1 or 8). */
   readonly logicalBlockSectors: number;
   readonly readOnly: boolean;
+  /** The size of writes that suit the device best (a RAID's stripe), in sectors; 0: any will do. */
+  readonly optimalIoSectors?: number;
+  /** Writing less than that costs far more: the device reads the rest of the stripe first. */
+  readonly partialStripesExpensive?: boolean;
 
   /** Fills `into` completely or rejects with BcacheError DeviceIo; never short. */
   read(atSector: number, into: Uint8Array): Promise<void>;

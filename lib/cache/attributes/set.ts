@@ -19,6 +19,7 @@ import { COLLECTION_ATTRIBUTES } from "./collection.ts";
 import { INDEX_AND_JOURNAL_ATTRIBUTES } from "./index_and_journal.ts";
 import { statistics } from "./statistics.ts";
 import type { SetTarget } from "./targets.ts";
+import { SET_WRITEBACK_ATTRIBUTES } from "./writeback.ts";
 
 export const SET_ATTRIBUTES: readonly Attribute<SetTarget>[] = [
   choiceAttribute<SetTarget, ReplacementPolicy>({
@@ -97,6 +98,7 @@ export const SET_ATTRIBUTES: readonly Attribute<SetTarget>[] = [
   ),
   ...INDEX_AND_JOURNAL_ATTRIBUTES,
   ...COLLECTION_ATTRIBUTES,
+  ...SET_WRITEBACK_ATTRIBUTES,
   triggerAttribute<SetTarget>(
     "clear_stats",
     "sets the total statistics back to zero",

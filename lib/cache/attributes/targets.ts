@@ -4,6 +4,7 @@ import type { Engine } from "../engine.ts";
 import type { RequestTunables } from "../request_parts.ts";
 import type { RequestStats } from "../stats.ts";
 import type { Writeback } from "../writeback.ts";
+import type { WritebackGroup } from "../writeback_group.ts";
 
 export interface DeviceTarget {
   readonly dev: CachedDevice;
@@ -16,6 +17,7 @@ export interface SetTarget {
   readonly engine: Engine;
   readonly stats: RequestStats;
   readonly tunables: RequestTunables;
+  readonly writebacks: WritebackGroup;
   readonly cacheIoErrors: () => number;
 }
 
