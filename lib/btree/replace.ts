@@ -1,7 +1,7 @@
 /**
- * Replacing a node by one or two new ones in other buckets: compaction, split, growth of the
- * root. Answers to `btree_split`, `btree_gc_rewrite_node`, `bch_btree_set_root` and
- * `make_btree_freeing_key` of btree.c.
+ * Replacing a node by one or two new ones in other buckets (compaction, split, growth of the
+ * root), and neighbours by one fewer. Answers to `btree_split`, `btree_gc_rewrite_node`,
+ * `btree_gc_coalesce`, `bch_btree_set_root` and `make_btree_freeing_key` of btree.c.
  *
  * One replacement is under way at a time. Its order, none of which may be swapped:
  *   1. the buckets are reserved, before anything changes
@@ -14,25 +14,23 @@
  *      raised generation is not persisted (`prioBlocked`)
  *   5. the old bucket is released
  * A power cut before 4 finds the old node, complete but for what is in the journal.
+ *
+ * Inserts wait for buckets; the collector never does, since buckets may only come when it is done.
+ * What it asks for (`rewrite`, `coalesce`) is left undone, without effect, when they are short.
  */
 import { assert } from "../base/assert.ts";
 import type { Random } from "../base/runtime.ts";
 import { Mutex, Signal, type TaskGroup } from "../base/sync.ts";
 import type { Allocator } from "../buckets/allocator.ts";
 import { RESERVE } from "../buckets/reserves.ts";
-import { insertExtent, insertPointer, InsertScratch } from "../bset/extents.ts";
+import { insertPointer } from "../bset/extents.ts";
 import { KeySet } from "../bset/key_set.ts";
 import { mergeExtents, mergePointers } from "../bset/merge.ts";
 import {
   copySlot,
-  cutBack,
-  cutFront,
   INODE_MAX,
   keyDiskWords,
-  keyInode,
-  keyOffset,
   keySizeSectors,
-  keyStart,
   OFFSET_MAX,
   setExtent,
   setMaxKey,
@@ -43,7 +41,9 @@ import {
 } from "../ondisk/bkey.ts";
 import { BSET_HEADER_BYTES, bsetBlocks } from "../ondisk/bset.ts";
 import type { Btree } from "./btree.ts";
+import { type CoalescedNode, coalesceKeys } from "./coalesce.ts";
 import type { BtreeNode } from "./node.ts";
+import { LateKeys } from "./late_keys.ts";
 import { KEYS_PER_INSERT } from "./node.ts";
 import { newNode } from "./node_read.ts";
 import type { NodeWriter } from "./node_write.ts";
@@ -53,6 +53,9 @@ import { BATCH_KEYS_MAX, type NodeReplacer } from "./insert.ts";
 const PARENT_KEYS = 3;
 /** Buckets one replacement takes at most: two nodes, and a new root. */
 const BUCKETS_MAX = 3;
+
+/** How often the collector looks whether it is its turn to replace something. */
+const TURN_TRIES_MAX = 64;
 
 /** A leaf with less than this part of its blocks left is replaced. */
 const NEARLY_FULL_SHARE = 8;
@@ -66,6 +69,18 @@ function keysForAll(copies: readonly BtreeNode[]): number {
     least = Math.min(least, Math.floor(bytes / (SLOT_WORDS * 4) / (KEYS_PER_INSERT + 1)));
   }
   return Math.max(least, 0);
+}
+
+/** Everything one replacement makes and what it takes the place of. */
+interface Replacement {
+  readonly nodes: readonly BtreeNode[];
+  /** Held; undefined: the root is replaced. */
+  readonly parent: BtreeNode | undefined;
+  readonly copies: BtreeNode[];
+  /** The new root above two copies, if any. */
+  readonly root: BtreeNode[];
+  /** Resolved at its end, for those who wait for it. */
+  readonly done: PromiseWithResolvers<void>;
 }
 
 /** Writes the journal entry that names the current root; resolves when it is durable. */
@@ -82,11 +97,18 @@ export class Replacer implements NodeReplacer {
   #queued = new Map<BtreeNode, Promise<void>>();
   /** A leaf that waited takes keys again, or was replaced. */
   #begun = new Signal();
-  #scratch = new InsertScratch();
-  #rest = new Uint32Array(SLOT_WORDS);
-  #part = new Uint32Array(SLOT_WORDS);
+  #lateKeys: LateKeys;
+  /** Somebody who inserts waits for buckets, and has the right to replace meanwhile. */
+  #starved = false;
+  /**
+   * Of the keys of a leaf that is written anew, those to be left out though they are good; none by
+   * default. It is told of each once, in the step that leaves it out.
+   */
+  isDead: (words: Uint32Array, at: number) => boolean = () => false;
+  onDeadDropped: (words: Uint32Array, at: number) => void = () => {};
   splits = 0;
   compactions = 0;
+  coalesced = 0;
 
   constructor(options: {
     btree: Btree;
@@ -102,6 +124,7 @@ export class Replacer implements NodeReplacer {
     this.#random = options.random;
     this.#commitRoot = options.commitRoot;
     this.#tasks = options.tasks;
+    this.#lateKeys = new LateKeys(options.writer, options.btree.geometry.bucketSectors);
     this.#writer.onNearlyFull = (leaf) => void this.replaceSoon(leaf);
   }
 
@@ -141,20 +164,104 @@ export class Replacer implements NodeReplacer {
     const left = leaf.blocks - leaf.writtenBlocks;
     const spacious = left * NEARLY_FULL_SHARE >= leaf.blocks;
     if (spacious && leaf.hasRoom(BATCH_KEYS_MAX * KEYS_PER_INSERT)) return;
-    await this.#replace(leaf);
+    await this.#replace(leaf, true);
   }
 
-  /** Writes a node anew without its stale keys, for the collector. False: not now. */
+  /**
+   * Writes a node anew without its bad keys, for the collector. False: not now. Never waits for
+   * buckets.
+   */
   async rewrite(node: BtreeNode): Promise<boolean> {
-    node.holds++;
+    if (!this.#hasReserve(node.level, BUCKETS_MAX)) return false;
+    return await this.#withTurn([node], async () => {
+      // await: while others had their turn it may have been replaced, or buckets been taken.
+      if (node.freed || !this.#hasReserve(node.level, BUCKETS_MAX)) return false;
+      return await this.#replace(node, false);
+    });
+  }
+
+  /**
+   * Replaces neighbours, children of one parent and in order, by one fewer, for the collector.
+   * False: their good keys do not fit, something is short or has changed; nothing has happened.
+   */
+  async coalesce(nodes: readonly BtreeNode[]): Promise<boolean> {
+    const { level } = nodes[0]!;
+    if (!this.#hasReserve(level, nodes.length)) return false;
+    return await this.#withTurn(nodes, () => this.#coalesceLocked(nodes));
+  }
+
+  async #coalesceLocked(nodes: readonly BtreeNode[]): Promise<boolean> {
+    const first = nodes[0]!;
+    if (first.freed || first === this.#btree.root) return false;
+    // Their keys, and a freed-node key for each.
+    const parent = await this.#parentWithRoom(first, 2 * nodes.length - 1, false);
+    if (parent === undefined) return false;
+    // await: the parent may have been made anew. From here on nothing else is replaced.
+    const made = this.#areNeighbours(nodes, parent) && this.#hasReserve(first.level, nodes.length)
+      ? this.#coalescedCopies(nodes)
+      : undefined;
+    if (made === undefined) {
+      parent.holds--;
+      return false;
+    }
+    const done = Promise.withResolvers<void>();
+    await this.#carryOut({ nodes, parent, copies: made, root: [], done });
+    this.coalesced += 1;
+    return true;
+  }
+
+  #areNeighbours(nodes: readonly BtreeNode[], parent: BtreeNode): boolean {
+    return nodes.every((node, index) => {
+      if (node.freed || node.replacement !== undefined) return false;
+      if (!parent.covers(node.endInode, node.endOffset)) return false;
+      if (index === 0) return true;
+      const { endInode, endOffset } = nodes[index - 1]!;
+      return this.#btree.findNode(node.level, endInode, endOffset) === node;
+    });
+  }
+
+  /** The new nodes, or undefined when the keys do not fit: then nothing was taken. */
+  #coalescedCopies(nodes: readonly BtreeNode[]): BtreeNode[] | undefined {
+    const { level, blocks, blockBytes } = nodes[0]!;
+    const sets = nodes.map((node) => this.#goodKeys(node));
+    const plan: CoalescedNode[] | undefined = coalesceKeys(
+      sets,
+      nodes.map((node) => node.key),
+      { blocks, blockBytes },
+    );
+    if (plan === undefined) return undefined;
+    nodes.forEach((node, index) => this.#takeKeys(node, sets[index]!));
+    return plan.map(({ keys, end }) => this.#make(level, end, 0, keys));
+  }
+
+  /** Whether buckets for `count` nodes of a level are there, and for all that may follow above. */
+  #hasReserve(level: number, count: number): boolean {
+    const above = (this.#btree.root.level - level) * BUCKETS_MAX;
+    return this.#allocator.available(RESERVE.btree) >= count + above;
+  }
+
+  /**
+   * Runs `body` with the right to replace, the nodes held; false, without it, when whoever has that
+   * right waits for buckets, or others are always first.
+   */
+  async #withTurn(
+    nodes: readonly BtreeNode[],
+    body: () => Promise<boolean>,
+  ): Promise<boolean> {
+    for (const node of nodes) node.holds++;
     try {
-      return await this.#mutex.run(async () => {
-        if (node.freed || this.#allocator.available(RESERVE.btree) < BUCKETS_MAX) return false;
-        await this.#replace(node);
-        return true;
-      });
+      for (let tries = 0; !this.#mutex.tryLock(); tries++) {
+        if (this.#starved || tries === TURN_TRIES_MAX) return false;
+        await this.#begun.wait();
+      }
+      try {
+        return await body();
+      } finally {
+        this.#mutex.unlock();
+        this.#begun.raise();
+      }
     } finally {
-      node.holds--;
+      for (const node of nodes) node.holds--;
     }
   }
 
@@ -168,75 +275,120 @@ export class Replacer implements NodeReplacer {
     this.#btree.buckets.unpin(node.bucket);
   }
 
-  /** The caller holds the node, and has since it looked at it. */
-  async #replace(node: BtreeNode): Promise<void> {
+  /**
+   * The caller holds the node, and has since it looked at it. False, with nothing changed, only
+   * for who may not wait for buckets.
+   */
+  async #replace(node: BtreeNode, mayWait: boolean): Promise<boolean> {
     assert(this.#btree.cache.get(node.bucket) === node, "a replaced node is the one in memory");
     const { clock, splitTimes } = this.#btree;
     const began = clock.nowMs();
-    const parent = await this.#parentWithRoom(node);
+    const isRoot = node === this.#btree.root;
+    const parent = isRoot ? undefined : await this.#parentWithRoom(node, PARENT_KEYS, mayWait);
+    if (!isRoot && parent === undefined) return false;
     const done = Promise.withResolvers<void>();
     node.replacement = done.promise;
-    await this.#reserve(node, parent === undefined && node.level === 0);
-    // A collection that ends before the release must not find the old bucket free already.
-    this.#btree.buckets.pin(node.bucket);
-    const { copies, root } = this.#copies(node, parent === undefined);
-    const release = this.#writer.detach(node);
-    node.writesHeldBy = done.promise;
-    // Late keys are held by the journal; a root's journal entry must not wait for room in it.
-    node.replacingKeysMax = parent === undefined ? 0 : keysForAll(copies);
-    this.#begun.raise();
-    try {
-      await Promise.all([...copies, ...root].map((copy) => this.#writer.write(copy)));
-      if (parent) await this.#commitToParent(node, parent, copies);
-      else await this.#commitAsRoot(node, copies, root);
-      // The keys of the old node are durable in nodes that are durably reachable.
-      release();
-    } finally {
-      if (parent) parent.holds--;
-      node.writesHeldBy = undefined;
+    if (!await this.#reserve(node, isRoot && node.level === 0, mayWait)) {
+      node.replacement = undefined;
       done.resolve();
+      if (parent) parent.holds--;
+      return false;
     }
-    for (const copy of [...copies, ...root]) this.#btree.buckets.unpin(copy.bucket);
-    this.#allocator.release(node.bucket);
-    this.#btree.buckets.unpin(node.bucket);
+    const { copies, root } = this.#copies(node, isRoot);
+    await this.#carryOut({ nodes: [node], parent, copies, root, done });
     if (copies.length === 1) this.compactions++;
     else {
       this.splits++;
       splitTimes.record(began, clock.nowMs());
     }
+    return true;
+  }
+
+  /** Steps 2 to 5 of the file's header, the copies being made. */
+  async #carryOut({ nodes, parent, copies, root, done }: Replacement): Promise<void> {
+    const { buckets } = this.#btree;
+    const all = [...copies, ...root];
+    // Late keys are held by the journal; a root's journal entry must not wait for room in it.
+    const lateKeysMax = parent === undefined ? 0 : Math.floor(keysForAll(copies) / nodes.length);
+    const releases = nodes.map((node) => {
+      // A collection that ends before the release must not find the old bucket free already.
+      buckets.pin(node.bucket);
+      node.replacement = done.promise;
+      node.writesHeldBy = done.promise;
+      node.replacingKeysMax = lateKeysMax;
+      return this.#writer.detach(node);
+    });
+    this.#begun.raise();
+    try {
+      await Promise.all(all.map((copy) => this.#writer.write(copy)));
+      if (parent) await this.#commitToParent(nodes, parent, copies);
+      else await this.#commitAsRoot(nodes, copies, root);
+      // The keys of the old nodes are durable in nodes that are durably reachable.
+      for (const release of releases) release();
+    } finally {
+      if (parent) parent.holds--;
+      for (const node of nodes) node.writesHeldBy = undefined;
+      done.resolve();
+    }
+    for (const copy of all) buckets.unpin(copy.bucket);
+    // A set that was on its way to an old bucket when this began must not come to a reused one.
+    await Promise.all(nodes.map((node) => node.lastWrite));
+    for (const node of nodes) {
+      this.#allocator.release(node.bucket);
+      buckets.unpin(node.bucket);
+    }
   }
 
   /**
-   * Resolves when the buckets for a replacement are there. The only leaf is also made to let go of
-   * the journal and to take no keys: its replacement needs a journal entry, and a full journal
-   * would need this leaf to be written.
+   * Resolves when the buckets for a replacement are there; false when they are not and the caller
+   * may not wait. The only leaf is also made to let go of the journal and to take no keys: its
+   * replacement needs a journal entry, and a full journal would need this leaf to be written.
    */
-  async #reserve(node: BtreeNode, isOnlyLeaf: boolean): Promise<void> {
+  async #reserve(node: BtreeNode, isOnlyLeaf: boolean, mayWait: boolean): Promise<boolean> {
     for (;;) {
       while (this.#allocator.available(RESERVE.btree) < BUCKETS_MAX) {
-        await this.#allocator.whenAvailable(RESERVE.btree, BUCKETS_MAX);
+        if (!mayWait) return false;
+        await this.#whenBuckets();
       }
-      if (!isOnlyLeaf) return;
+      if (!isOnlyLeaf) return true;
       node.replacingKeysMax = 0;
       await this.#writer.write(node);
       assert(!node.dirty, "a leaf that takes no keys stays clean");
       // await: somebody else may have taken the buckets.
-      if (this.#allocator.available(RESERVE.btree) >= BUCKETS_MAX) return;
+      if (this.#allocator.available(RESERVE.btree) >= BUCKETS_MAX) return true;
       node.replacingKeysMax = undefined;
+      this.#begun.raise();
     }
   }
 
-  /** The node's parent, with room for what a replacement adds, held; undefined for the root. */
-  async #parentWithRoom(node: BtreeNode): Promise<BtreeNode | undefined> {
+  async #whenBuckets(): Promise<void> {
+    this.#starved = true;
+    // Whoever is in line behind and may not wait for buckets looks again, and gives up.
+    this.#begun.raise();
+    try {
+      await this.#allocator.whenAvailable(RESERVE.btree, BUCKETS_MAX);
+    } finally {
+      this.#starved = false;
+    }
+  }
+
+  /**
+   * The parent of a node that is not the root, with room for `keys` more, held; undefined when it
+   * has none, and there are no buckets to make it anew that the caller may wait for.
+   */
+  async #parentWithRoom(
+    node: BtreeNode,
+    keys: number,
+    mayWait: boolean,
+  ): Promise<BtreeNode | undefined> {
     for (;;) {
-      if (node === this.#btree.root) return undefined;
       // The position just before the node's last one; MAX_KEY stands apart from real offsets.
       const offset = node.endOffset >= OFFSET_MAX ? Number.MAX_SAFE_INTEGER : node.endOffset - 0.5;
       const parent = await this.#btree.loadNode(node.level + 1, node.endInode, offset);
       parent.holds++;
-      if (parent.hasRoom(PARENT_KEYS)) return parent;
+      if (parent.hasRoom(keys)) return parent;
       try {
-        await this.#replace(parent);
+        if (!await this.#replace(parent, mayWait)) return undefined;
       } finally {
         parent.holds--;
       }
@@ -248,19 +400,10 @@ export class Replacer implements NodeReplacer {
    * two that replace the root. The keys become the node's base; its delta is empty. Synchronous.
    */
   #copies(node: BtreeNode, isRoot: boolean): { copies: BtreeNode[]; root: BtreeNode[] } {
-    const btree = this.#btree;
-    const drop = (words: Uint32Array, at: number) => btree.isBad(words, at, node.level);
-    const { bucketSectors } = btree.geometry;
-    const began = btree.clock.nowMs();
-    const keys = node.level === 0
-      ? mergeExtents(node.base, node.delta, { bucketSectors, drop })
-      : mergePointers(node.base, node.delta, drop);
-    btree.sortTimes.record(began, btree.clock.nowMs());
+    const keys = this.#goodKeys(node);
+    this.#takeKeys(node, keys);
     const words32 = keys.diskWords();
     const split = bsetBlocks(words32 / 2, node.blockBytes) > Math.floor((node.blocks * 4) / 5);
-    node.base = keys;
-    node.delta = new KeySet();
-    btree.cache.resized(node);
     if (!split || keys.count < 2) {
       return { copies: [this.#make(node.level, node.key, 0, keys)], root: [] };
     }
@@ -280,6 +423,37 @@ export class Replacer implements NodeReplacer {
       this.#make(node.level, node.key, 0, upper),
     ];
     return { copies, root: isRoot ? [this.#rootAbove(copies)] : [] };
+  }
+
+  /** What a node written anew holds: all but bad keys, and dead ones. Changes nothing. */
+  #goodKeys(node: BtreeNode): KeySet {
+    const btree = this.#btree;
+    const { base, delta, level } = node;
+    const { bucketSectors } = btree.geometry;
+    const drop = (words: Uint32Array, at: number) =>
+      btree.isBad(words, at, level) || (level === 0 && this.isDead(words, at));
+    const began = btree.clock.nowMs();
+    const keys = level === 0
+      ? mergeExtents(base, delta, { bucketSectors, drop })
+      : mergePointers(base, delta, drop);
+    btree.sortTimes.record(began, btree.clock.nowMs());
+    return keys;
+  }
+
+  /** While a node is replaced its base is what its copies hold, its delta what comes in late. */
+  #takeKeys(node: BtreeNode, keys: KeySet): void {
+    if (node.level === 0) this.#tellOfDead(node);
+    node.base = keys;
+    node.delta = new KeySet();
+    this.#btree.cache.resized(node);
+  }
+
+  #tellOfDead(node: BtreeNode): void {
+    for (const { words, count } of [node.base, node.delta]) {
+      for (let at = 0; at < count * SLOT_WORDS; at += SLOT_WORDS) {
+        if (keySizeSectors(words, at) > 0 && this.isDead(words, at)) this.onDeadDropped(words, at);
+      }
+    }
   }
 
   #rootAbove(children: readonly BtreeNode[]): BtreeNode {
@@ -314,37 +488,43 @@ export class Replacer implements NodeReplacer {
     return node;
   }
 
-  async #commitToParent(node: BtreeNode, parent: BtreeNode, made: BtreeNode[]): Promise<void> {
+  async #commitToParent(
+    nodes: readonly BtreeNode[],
+    parent: BtreeNode,
+    made: readonly BtreeNode[],
+  ): Promise<void> {
     const btree = this.#btree;
     for (const copy of made) insertPointer(parent.delta, copy.key, 0);
-    const freed = node.key.slice();
-    freed[0]! &= ~INODE_MAX;
-    setOffset(freed, 0, 0);
-    this.#allocator.blockPrios();
-    setPointerGen(freed, 0, btree.buckets.bumpGen(node.bucket));
-    insertPointer(parent.delta, freed, 0);
+    for (const node of nodes) {
+      const freed = node.key.slice();
+      freed[0]! &= ~INODE_MAX;
+      setOffset(freed, 0, 0);
+      this.#allocator.blockPrios();
+      setPointerGen(freed, 0, btree.buckets.bumpGen(node.bucket));
+      insertPointer(parent.delta, freed, 0);
+    }
     btree.cache.resized(parent);
     parent.dirty = true;
     const durable = this.#writer.write(parent);
-    this.#swap(node, made, durable);
+    this.#swap(nodes, made, durable);
     // await: from here on the new nodes serve; they are appended to once the parent is stable.
     try {
       await durable;
     } finally {
       this.#release(made);
-      this.#allocator.unblockPrios();
+      nodes.forEach(() => this.#allocator.unblockPrios());
     }
   }
 
   async #commitAsRoot(
-    node: BtreeNode,
+    nodes: readonly BtreeNode[],
     copies: BtreeNode[],
     above: BtreeNode[],
   ): Promise<void> {
     const made = [...copies, ...above];
     this.#btree.setRoot(made[made.length - 1]!);
     const commit = this.#commitRoot();
-    this.#swap(node, copies, commit);
+    this.#swap(nodes, copies, commit);
     for (const root of above) root.writesHeldBy = commit;
     try {
       await commit;
@@ -354,49 +534,29 @@ export class Replacer implements NodeReplacer {
   }
 
   /**
-   * The new nodes take the old one's place in memory. Synchronous with the change that names them.
+   * The new nodes take the old ones' place in memory. Synchronous with the change that names them.
    */
-  #swap(node: BtreeNode, made: BtreeNode[], durable: Promise<void>): void {
+  #swap(
+    nodes: readonly BtreeNode[],
+    made: readonly BtreeNode[],
+    durable: Promise<void>,
+  ): void {
     for (const copy of made) {
       copy.writesHeldBy = durable;
       this.#btree.adopt(copy);
     }
-    node.freed = true;
-    this.#btree.drop(node);
-    this.#moveLateKeys(node, made);
-    // Whoever waits for this node's keys to be durable waits for this. When it fails the set has
+    // Whoever waits for an old node's keys to be durable waits for this. When it fails the set has
     // failed, and nothing is let go any more.
-    node.replacedBy = durable;
     durable.catch(() => undefined);
-  }
-
-  /** What came into a leaf while its replacement was written moves over, with its journal pin. */
-  #moveLateKeys(node: BtreeNode, made: readonly BtreeNode[]): void {
-    const { delta, pinSeq } = node;
-    const { bucketSectors } = this.#btree.geometry;
-    // These keys were counted when they came in.
-    const context = { ledger: { add: () => {} }, scratch: this.#scratch, bucketSectors };
-    const rest = this.#rest;
-    const part = this.#part;
-    for (let index = 0; index < delta.count; index++) {
-      copySlot(delta.words, index * SLOT_WORDS, rest, 0);
-      const inode = keyInode(rest, 0);
-      for (const leaf of made) {
-        if (keySizeSectors(rest, 0) === 0) break;
-        const whole = leaf.covers(inode, keyOffset(rest, 0));
-        if (!whole && !leaf.covers(inode, keyStart(rest, 0) + 1)) continue;
-        copySlot(rest, 0, part, 0);
-        if (!whole) cutBack(part, 0, leaf.endOffset);
-        cutFront(rest, 0, whole ? keyOffset(rest, 0) : leaf.endOffset);
-        insertExtent(leaf, part, 0, context);
-        // First the new pin, then (below) the old one goes: the entry is held throughout.
-        this.#writer.markDirty(leaf, pinSeq);
-      }
+    for (const node of nodes) {
+      node.freed = true;
+      this.#btree.drop(node);
+      this.#lateKeys.move(node, made);
+      node.replacedBy = durable;
     }
-    this.#writer.detach(node)();
   }
 
-  #release(made: BtreeNode[]): void {
+  #release(made: readonly BtreeNode[]): void {
     for (const copy of made) copy.writesHeldBy = undefined;
   }
 }

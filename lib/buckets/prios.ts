@@ -5,9 +5,10 @@
  * Invariants:
  * - A crash at any moment leaves a whole chain that the newest journal entry names: the new one is
  *   written beside the old one, then journaled, and only then are the old one's buckets released.
- * - All sets of a round are composed in one synchronous step, from the generations of that moment.
- *   (The kernel composes each set just before it is written; a b-tree node freed in between could
- *   reach the disk as stale before its parent.) A bucket invalidated later is not in the round.
+ * - All sets of a round hold the generations of one moment, that of the call. They are composed in
+ *   slices; what was raised meanwhile is put back to what it was. (The kernel composes each set
+ *   just before it is written; a b-tree node freed in between could reach the disk as stale before
+ *   its parent.) A bucket invalidated later is not in the round.
  * - The buckets of the chain in force are pinned, and so are the next one's: nothing takes them,
  *   whatever a collection finds.
  *
@@ -28,6 +29,9 @@ import {
 } from "../ondisk/prio_set.ts";
 import { RESERVE, type Reserve } from "./reserves.ts";
 import { type BucketTable, MARK } from "./table.ts";
+
+/** Buckets composed between two turns of other work: well below a millisecond. */
+const SLICE_BUCKETS = 65536;
 
 /** Where the buckets of a new chain come from (the allocator). None of these waits. */
 export interface PrioBuckets {
@@ -51,6 +55,8 @@ export interface PrioWriterOptions {
    * (the entry is written with a preflush) every write that completed before the call.
    */
   readonly commitPrios: (firstBucket: number) => Promise<void>;
+  /** Lets other work run (Clock.turn), between slices. Absent: nothing is interrupted. */
+  readonly turn?: () => Promise<void>;
 }
 
 /** How many prio_sets describe `bucketCount` buckets. */
@@ -122,9 +128,9 @@ export class PrioWriter {
   }
 
   /**
-   * Writes all priorities and generations as they are now, journals the new chain, releases the
-   * old. False: too few buckets, nothing happened. Rejects when a write failed, the buckets given
-   * back; or when journaling failed: then either chain may be in force and both are kept.
+   * Writes all priorities and the generations as they are now, journals the new chain, releases
+   * the old. False: too few buckets, nothing happened. Rejects when a write failed, the buckets
+   * given back; or when journaling failed: then either chain may be in force and both are kept.
    */
   async write(): Promise<boolean> {
     assert(!this.#writing, "priorities are written one round at a time");
@@ -134,11 +140,12 @@ export class PrioWriter {
     this.#writing = true;
     try {
       this.#nextChain = Array.from({ length: this.setCount }, () => this.#takeBucket());
-      this.#compose();
+      await this.#compose();
       try {
         // Last to first, as the kernel does; a set is sealed just before it is written, so that
         // no other work waits for more than one checksum.
         for (let set = this.setCount - 1; set >= 0; set--) {
+          await this.#options.turn?.();
           await device.write(this.#nextChain[set]! * table.bucketSectors, this.#sealed(set));
         }
       } catch (error) {
@@ -166,16 +173,35 @@ export class PrioWriter {
     return bucket;
   }
 
-  /** Copies every bucket's priority and generation into the buffers: the round's one moment. */
-  #compose(): void {
-    const { priority, gen, bucketCount } = this.#options.table;
+  /** Copies every bucket's priority, and its generation as it is at the call, into the buffers. */
+  async #compose(): Promise<void> {
+    const { table, turn } = this.#options;
     this.#sequence++;
-    for (let set = 0; set < this.setCount; set++) {
+    const raised = table.watchGens();
+    try {
+      for (let first = 0; first < table.bucketCount; first += SLICE_BUCKETS) {
+        if (first > 0) await turn?.();
+        this.#composeSlice(first, Math.min(first + SLICE_BUCKETS, table.bucketCount));
+      }
+      // A freed b-tree node's bucket must not be stale on disk before the parent that says so is.
+      for (const [bucket, gen] of raised) {
+        const buffer = this.#buffers[Math.floor(bucket / this.#perSet)]!;
+        putPrio(buffer, bucket % this.#perSet, table.priority[bucket]!, gen);
+      }
+    } finally {
+      table.endGenWatch();
+    }
+  }
+
+  #composeSlice(from: number, to: number): void {
+    const { priority, gen } = this.#options.table;
+    for (let bucket = from; bucket < to;) {
+      const set = Math.floor(bucket / this.#perSet);
       const buffer = this.#buffers[set]!;
       const first = set * this.#perSet;
-      const count = Math.min(this.#perSet, bucketCount - first);
-      for (let index = 0; index < count; index++) {
-        putPrio(buffer, index, priority[first + index]!, gen[first + index]!);
+      const end = Math.min(first + this.#perSet, to);
+      for (; bucket < end; bucket++) {
+        putPrio(buffer, bucket - first, priority[bucket]!, gen[bucket]!);
       }
     }
   }

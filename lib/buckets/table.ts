@@ -7,6 +7,15 @@
  *   a bucket may run at most GENERATION_LIMIT ahead of its oldest pointer (`lastGc`).
  * - A bucket is invalidated only if nothing pins it, it holds at most clean data, and that is
  *   known from a finished collection (or was known when the running one began).
+ * - A collection goes over the table twice, a slice at a time, so that no request waits for
+ *   millions of buckets. A cursor tells which buckets a pass has reached:
+ *
+ *     marks    begin pass           marking              finish pass
+ *     valid -> [begun|still valid] -> [only remembered] -> [valid, counted|valid, to be counted]
+ *
+ *   Beginning is right in slices because nothing is marked before it has reached every bucket, and
+ *   whatever changes meanwhile marks itself or is pinned (see gc.ts). Finishing is, because the
+ *   marks are complete before it begins: it only counts them and forgets what was remembered.
  * - `availableBuckets` is the number of buckets that are free or hold what may simply be
  *   dropped: exactly those with the AVAILABLE flag. Taking a bucket lowers it at once; that what
  *   was written there is only clean data is counted again by the next collection.
@@ -74,9 +83,17 @@ export class BucketTable {
   readonly sectorsUsed: Uint32Array;
   readonly #flags: Uint8Array;
 
-  #gcMarksValid = false;
+  #gcPhase: "valid" | "beginning" | "marking" | "finishing" = "marking";
+  /** Buckets below it were reached by the pass under way. */
+  #gcCursor: number;
   #available = 0;
   #needGc = 0;
+  /** The same, of the pass that finishes a collection so far. */
+  #needGcCounted = 0;
+  /** While a round of priorities is composed: generations as they were when it began. */
+  #raisedSince: Map<number, number> | undefined;
+  /** Requests that did not bypass the cache, since start. */
+  requestsSeen = 0;
   /** Not above the priority of any bucket that ages; what lru measures cost from. */
   #minPriority = 0;
   #ageingCursor: number;
@@ -99,13 +116,14 @@ export class BucketTable {
     this.pins = new Uint16Array(bucketCount);
     this.sectorsUsed = new Uint32Array(bucketCount);
     this.#flags = new Uint8Array(bucketCount);
+    this.#gcCursor = firstBucket;
     this.#ageingCursor = firstBucket;
     this.#ageingCreditSectors = this.#sectorsPerAgedBucket * AGEING_SLICE_BUCKETS;
   }
 
   /** Whether the marks describe all that is in use: true between collections. */
   get gcMarksValid(): boolean {
-    return this.#gcMarksValid;
+    return this.#gcPhase === "valid" || this.#gcPhase === "finishing";
   }
 
   get availableBuckets(): number {
@@ -165,11 +183,30 @@ export class BucketTable {
   /** Makes every pointer to `bucket` stale (a freed b-tree node). Returns the new generation. */
   bumpGen(bucket: number): number {
     this.#assertBucket(bucket);
-    const gen = (this.gen[bucket]! + 1) & 0xff;
+    const before = this.gen[bucket]!;
+    const gen = (before + 1) & 0xff;
+    if (this.#raisedSince !== undefined && !this.#raisedSince.has(bucket)) {
+      this.#raisedSince.set(bucket, before);
+    }
     this.gen[bucket] = gen;
     const distance = this.gcGen(bucket);
     if (distance > this.#needGc) this.#needGc = distance;
+    if (distance > this.#needGcCounted) this.#needGcCounted = distance;
     return gen;
+  }
+
+  /**
+   * From now until `endGenWatch`, the result collects every bucket whose generation is raised, with
+   * the generation it had at this moment. One watch at a time.
+   */
+  watchGens(): ReadonlyMap<number, number> {
+    assert(this.#raisedSince === undefined, "generations are watched by one");
+    this.#raisedSince = new Map();
+    return this.#raisedSince;
+  }
+
+  endGenWatch(): void {
+    this.#raisedSince = undefined;
   }
 
   /** Marks `bucket` for moving: whatever points there will be copied elsewhere. */
@@ -185,8 +222,17 @@ export class BucketTable {
 
   canInvalidate(bucket: number): boolean {
     if (this.pins[bucket]! !== 0 || this.mark[bucket]! > MARK.reclaimable) return false;
-    if (!this.#gcMarksValid && (this.#flags[bucket]! & FLAG_RECLAIMABLE_IN_GC) === 0) return false;
+    if (!this.#isMarkKnown(bucket) && (this.#flags[bucket]! & FLAG_RECLAIMABLE_IN_GC) === 0) {
+      return false;
+    }
     return this.gcGen(bucket) < GENERATION_LIMIT;
+  }
+
+  /** Whether the mark of `bucket` says all that is in it. */
+  #isMarkKnown(bucket: number): boolean {
+    const phase = this.#gcPhase;
+    if (phase === "beginning") return bucket >= this.#gcCursor;
+    return phase !== "marking";
   }
 
   /**
@@ -247,6 +293,7 @@ export class BucketTable {
    * over all buckets at once; here each call does its share.
    */
   rescale(sectors: number): void {
+    this.requestsSeen++;
     this.#ageingCreditSectors -= sectors;
     if (this.#ageingCreditSectors < 0) this.#age();
   }
@@ -323,23 +370,36 @@ export class BucketTable {
     }
   }
 
-  /** Begins a collection. Until it ends only what was reclaimable now may be invalidated. */
-  beginGc(): void {
+  /**
+   * Begins a collection, or goes on beginning it: at most `bucketsMax` buckets, true when all are
+   * begun. Until it ends only what was reclaimable now may be invalidated. Nothing may be marked
+   * before this has returned true.
+   */
+  beginGc(bucketsMax: number = Infinity): boolean {
     // Before the first one has finished there is nothing known to remember.
-    if (!this.#gcMarksValid) return;
-    // Fields in locals: millions of buckets in a few milliseconds, while requests wait.
+    if (this.#gcPhase === "marking") return true;
+    if (this.#gcPhase === "valid") {
+      this.#gcPhase = "beginning";
+      this.#gcCursor = this.firstBucket;
+    }
+    assert(this.#gcPhase === "beginning", "a collection begins after the last one has finished");
+    // Fields in locals: it is the speed of these two loops that lets slices be large.
     const { gen, lastGc, mark, pins, sectorsUsed } = this;
     const flags = this.#flags;
-    for (let bucket = this.firstBucket; bucket < this.bucketCount; bucket++) {
+    const end = Math.min(this.#gcCursor + bucketsMax, this.bucketCount);
+    for (let bucket = this.#gcCursor; bucket < end; bucket++) {
       lastGc[bucket] = gen[bucket]!;
       // A pinned bucket's keys may not be in the index yet, so its marks cannot be found again.
       if (pins[bucket] !== 0) continue;
-      // As canInvalidate has it: the marks are valid still, and lastGc has just caught up.
+      // As canInvalidate has it: the mark is valid still, and lastGc has just caught up.
       if (mark[bucket]! <= MARK.reclaimable) flags[bucket]! |= FLAG_RECLAIMABLE_IN_GC;
       mark[bucket] = MARK.none;
       sectorsUsed[bucket] = 0;
     }
-    this.#gcMarksValid = false;
+    this.#gcCursor = end;
+    if (end < this.bucketCount) return false;
+    this.#gcPhase = "marking";
+    return true;
   }
 
   /** Remembers the oldest generation that a pointer to `bucket` has. */
@@ -382,29 +442,44 @@ export class BucketTable {
   }
 
   /**
-   * Ends a collection, or the marking at registration. Journal, UUID and priority buckets, and
-   * buckets that writeback is about to read, must have been marked (`setMark`) just before.
+   * Ends a collection, or the marking at registration, or goes on ending it: at most `bucketsMax`
+   * buckets, true when all are counted. Journal, UUID and priority buckets, and buckets that
+   * writeback is about to read, must have been marked (`setMark`) just before the first call: from
+   * then on every mark is valid.
    */
-  finishGc(): void {
-    this.#gcMarksValid = true;
+  finishGc(bucketsMax: number = Infinity): boolean {
+    if (this.#gcPhase !== "finishing") {
+      assert(this.#gcPhase !== "beginning", "a collection that is finished was begun");
+      this.#gcPhase = "finishing";
+      this.#gcCursor = this.firstBucket;
+      this.#needGcCounted = 0;
+    }
     const { gen, lastGc, mark, pins, sectorsUsed } = this;
     const flags = this.#flags;
-    let needGc = 0;
-    let available = 0;
+    const end = Math.min(this.#gcCursor + bucketsMax, this.bucketCount);
+    let needGc = this.#needGcCounted;
+    let freed = 0;
     let unmarked = 0;
-    for (let bucket = this.firstBucket; bucket < this.bucketCount; bucket++) {
+    for (let bucket = this.#gcCursor; bucket < end; bucket++) {
       const distance = (gen[bucket]! - lastGc[bucket]!) & 0xff;
       if (distance > needGc) needGc = distance;
-      const rest = flags[bucket]! & ~(FLAG_RECLAIMABLE_IN_GC | FLAG_AVAILABLE);
+      const before = flags[bucket]!;
+      const rest = before & ~(FLAG_RECLAIMABLE_IN_GC | FLAG_AVAILABLE);
       const marked = mark[bucket]!;
       if (marked === MARK.none && sectorsUsed[bucket] !== 0) unmarked++;
       const free = pins[bucket] === 0 ? marked <= MARK.reclaimable : (rest & FLAG_HELD) !== 0;
       flags[bucket] = free ? rest | FLAG_AVAILABLE : rest;
-      if (free) available++;
+      // The count is exact at every moment, whatever is taken or released between two slices.
+      freed += (free ? 1 : 0) - ((before & FLAG_AVAILABLE) !== 0 ? 1 : 0);
     }
     assert(unmarked === 0, "a used bucket has a mark");
+    this.#needGcCounted = needGc;
+    this.#available += freed;
+    this.#gcCursor = end;
+    if (end < this.bucketCount) return false;
     this.#needGc = needGc;
-    this.#available = available;
+    this.#gcPhase = "valid";
+    return true;
   }
 
   /** For tests: throws when the table contradicts itself. */

@@ -213,7 +213,7 @@ export class Engine extends Foundations {
   }
 
   #prioOptions(): PrioWriterOptions {
-    const { buckets, cache, geometry } = this;
+    const { buckets, cache, geometry, world } = this;
     return {
       table: buckets,
       device: cache,
@@ -224,6 +224,7 @@ export class Engine extends Foundations {
         this.prioBucket = firstBucket;
         await this.commitMetadata();
       },
+      turn: () => world.clock.turn(),
     };
   }
 

@@ -2,11 +2,19 @@
  * Garbage collection: finds out what of the cache device the index still uses. Answers to
  * `bch_btree_gc` and its helpers in btree.c.
  *
- * Mark and sweep, a node at a time: each node is marked in one synchronous step, and other work
- * runs in between. That is right because whatever changes meanwhile marks itself: a bucket taken
- * from the allocator is marked as it is taken, one that receives dirty data is marked dirty then,
- * and both stay pinned until their key is in the index. Before the marks become valid all dirty
- * leaves are written: clean keys are not journaled, so what they replaced must not be on disk.
+ *   1. the bucket table forgets all marks, but remembers what was free (BucketTable.beginGc)
+ *   2. level by level, in key order, every node marks what it points to. On the way neighbours with
+ *      few keys become one node fewer, and nodes with many bad keys are written anew
+ *   3. leaves that were passed are durable: clean keys are not journaled, so what they replaced
+ *      must not come back from the disk while its bucket's generations go round
+ *   4. in one step journal, UUIDs, priorities and what is being copied are marked; from then on the
+ *      marks are valid, and the table counts them (BucketTable.finishGc)
+ *
+ * All this in slices, other work in between (slices.ts). That is right because each node is marked
+ * in one synchronous step and whatever changes meanwhile marks itself: a bucket taken from the
+ * allocator is marked as it is taken, one that receives dirty data is marked dirty then, and both
+ * stay pinned until their key is in the index. Keys move between nodes only inside the window of
+ * nodes that are not marked yet.
  */
 import { assert } from "../base/assert.ts";
 import { BcacheError } from "../base/errors.ts";
@@ -14,30 +22,46 @@ import type { Clock, Log } from "../base/runtime.ts";
 import { type Faults, Signal, type TaskGroup } from "../base/sync.ts";
 import { TimeStats } from "../base/time_stats.ts";
 import type { Btree } from "../btree/btree.ts";
+import { COALESCE_NODES_MAX, mayCoalesce } from "../btree/coalesce.ts";
 import type { BtreeNode } from "../btree/node.ts";
 import type { NodeWriter } from "../btree/node_write.ts";
 import type { Replacer } from "../btree/replace.ts";
 import type { Allocator } from "../buckets/allocator.ts";
-import { type BucketTable, MARK, MARK_CONFLICT } from "../buckets/table.ts";
+import { type BucketTable, GENERATION_LIMIT, MARK, MARK_CONFLICT } from "../buckets/table.ts";
 import type { KeySet } from "../bset/key_set.ts";
 import {
+  INODE_MAX,
   keyDirty,
+  keyDiskWords,
   keyInode,
   keyOffset,
   keyPointers,
   keySizeSectors,
   keyText,
+  OFFSET_MAX,
   pointerDevice,
   pointerGen,
   pointerSector,
   SLOT_WORDS,
 } from "../ondisk/bkey.ts";
-import type { KeyBuffer } from "./key_buffer.ts";
+import type { KeyBuffer, Position } from "./key_buffer.ts";
+import { Slices } from "./slices.ts";
 
 /** A node with a pointer staler than this is written anew. */
 const STALE_MAX = 10;
-/** Nodes marked between two turns of other work. */
-const NODES_PER_TURN = 4;
+/**
+ * What one slice may take: requests wait for it. Going over a bucket or a key is one unit of a few
+ * nanoseconds; a node (22,000 keys at the most, looked at twice) is not divided.
+ */
+const SLICE_BUDGET = { ms: 1, units: 100_000 };
+/** Buckets the table is asked to go over at once. */
+const SWEEP_BUCKETS = 32_768;
+/** Leaves on their way to the disk at a time. */
+const LEAF_WRITES_MAX = 16;
+
+/** After so many nodes the collector rests; while no requests come, after a share of them all. */
+const NODES_PER_PAUSE = 10;
+const PAUSES_WHEN_IDLE = 128;
 /** A collection is due when this share of the cache was written. */
 const COLLECT_SHARE = 16;
 
@@ -45,6 +69,10 @@ const COLLECT_SHARE = 16;
 const PAUSE_MS_MIN = 10;
 const PAUSE_MS = 100;
 
+/** Pointers so far behind their buckets ask for a collection that takes them out. */
+const NEED_GC_DUE = (GENERATION_LIMIT * 2) / 3;
+/** While nothing is cached for want of buckets, something may have become clean. */
+const FULL_RETRY_MS = 30_000;
 /** With more than this many percent in use nothing is cached: nothing else would wake us. */
 const CACHING_STOPS_PERCENT = 95;
 /** With at least this many percent in use a collection after writeback is worth its while. */
@@ -52,6 +80,47 @@ const AFTER_WRITEBACK_PERCENT = 50;
 
 /** What else is metadata: marked anew in every collection. */
 export type MarkMetadata = () => void;
+
+/** What marking a node found. */
+export interface NodeCensus {
+  /** The greatest staleness of a pointer. */
+  stalest: number;
+  keys: number;
+  /** Of these, those that count: not stale, with a pointer. */
+  goodKeys: number;
+  /** Those of a device that is gone for good; see `isDead`. */
+  deadKeys: number;
+}
+
+/** Over all nodes of a collection; answers to struct gc_stat. */
+export interface CollectionStats {
+  nodes: number;
+  goodKeys: number;
+  /** 32-bit words that these take on disk. */
+  keyWords: number;
+  /** Of leaves: good keys, and their sectors. */
+  extents: number;
+  dataSectors: number;
+}
+
+const NOTHING_COUNTED: CollectionStats = {
+  nodes: 0,
+  goodKeys: 0,
+  keyWords: 0,
+  extents: 0,
+  dataSectors: 0,
+};
+
+/** A node that was not marked yet, held, and what its good keys take on disk. */
+interface Candidate {
+  readonly node: BtreeNode;
+  readonly parent: BtreeNode | undefined;
+  readonly goodWords: number;
+}
+
+function isLast(node: BtreeNode): boolean {
+  return node.endInode === INODE_MAX && node.endOffset >= OFFSET_MAX;
+}
 
 export class Collector {
   #btree: Btree;
@@ -75,11 +144,21 @@ export class Collector {
   lastDurationMs = 0;
   /** Whole collections. */
   readonly times: TimeStats = new TimeStats();
+  /** Write every node anew (`gc_always_rewrite`); for tests and people who look for damage. */
+  alwaysRewrite = false;
+  readonly slices: Slices;
+  /** Of the last whole collection. */
+  stats: CollectionStats = { ...NOTHING_COUNTED };
+  #counting: CollectionStats = { ...NOTHING_COUNTED };
+  #census: NodeCensus = { stalest: 0, keys: 0, goodKeys: 0, deadKeys: 0 };
+  #leafWrites: Array<Promise<unknown>> = [];
+  #nodesSincePause = 0;
+  #requestsAtPause = 0;
+  #needGcLeft = 0;
+  #idle = true;
   nodesMarked = 0;
-  /** Good keys of leaves, and their sectors, that the last or present collection met. */
-  #keys = 0;
-  #keySectors = 0;
   nodesRewritten = 0;
+  nodesCoalesced = 0;
 
   constructor(options: {
     btree: Btree;
@@ -100,15 +179,22 @@ export class Collector {
     this.#faults = options.faults;
     this.#log = options.log;
     this.#markMetadata = options.markMetadata;
+    this.slices = new Slices(options.clock, SLICE_BUDGET);
     const { bucketCount, bucketSectors } = options.btree.geometry;
     this.#sectorsPerGc = Math.floor((bucketCount * bucketSectors) / COLLECT_SHARE);
     this.#sectorsToGc = this.#sectorsPerGc;
   }
 
-  /** Data went into the cache. */
+  /** Data went into the cache. What bypasses it does not count. */
   noteCached(sectors: number): void {
     this.#sectorsToGc -= sectors;
-    if (this.#sectorsToGc < 0) this.wake();
+    const { needGc } = this.#buckets;
+    if (this.#sectorsToGc < 0 || (needGc >= NEED_GC_DUE && needGc > this.#needGcLeft)) this.wake();
+    else if (this.#idle && this.#isFull()) this.#wake.raise();
+  }
+
+  #isFull(): boolean {
+    return this.#buckets.inUsePercent() > CACHING_STOPS_PERCENT;
   }
 
   /** The writeback controller has run: what it writes now may be worth a collection later. */
@@ -124,7 +210,7 @@ export class Collector {
   noteClean(): void {
     const armed = this.afterWriteback && this.#afterWritebackArmed;
     this.#afterWritebackArmed = false;
-    if (armed || this.#buckets.inUsePercent() > CACHING_STOPS_PERCENT) this.wake();
+    if (armed || this.#isFull()) this.wake();
   }
 
   /** From now on no collection frees what the keys of `buffer` point to: it is being copied. */
@@ -138,7 +224,8 @@ export class Collector {
 
   /** Bytes that a good key stands for on average (`average_key_size`); 0: there are no keys. */
   get averageKeyBytes(): number {
-    return this.#keys === 0 ? 0 : Math.floor((this.#keySectors * 512) / this.#keys);
+    const { extents, dataSectors } = this.#counting;
+    return extents === 0 ? 0 : Math.floor((dataSectors * 512) / extents);
   }
 
   /** Asks for a collection. */
@@ -152,15 +239,27 @@ export class Collector {
       signal.addEventListener("abort", () => this.#wake.raise(), { once: true });
       while (!signal.aborted && !this.#faults.failed) {
         if (!this.#wanted) {
-          await this.#wake.wait();
+          await this.#rest();
           continue;
         }
+        const before = this.slices.totalMs;
         await this.collect(signal);
         // While everything is dirty a collection frees nothing, and is asked for again at once.
         const pauseMs = this.#allocator.waiting > 0 ? PAUSE_MS_MIN : PAUSE_MS;
-        await this.#clock.sleep(Math.max(pauseMs, this.lastDurationMs), signal);
+        await this.#clock.sleep(Math.max(pauseMs, this.slices.totalMs - before), signal);
       }
     });
+  }
+
+  /** Until a collection is wanted; while the cache is full one is, every so often. */
+  async #rest(): Promise<void> {
+    this.#idle = !this.#isFull();
+    if (this.#idle) return await this.#wake.wait();
+    const stop = new AbortController();
+    const woken = this.#wake.wait().then(() => stop.abort());
+    await this.#clock.sleep(FULL_RETRY_MS, stop.signal);
+    if (!stop.signal.aborted) this.wake();
+    await woken;
   }
 
   /** One whole collection. Ends early, with the marks left invalid, only when stopped or failed. */
@@ -168,27 +267,45 @@ export class Collector {
     this.#wanted = false;
     this.#sectorsToGc = this.#sectorsPerGc;
     const began = this.#clock.nowMs();
-    this.#buckets.beginGc();
+    const { slices } = this;
+    slices.begin();
+    await this.#sweep(() => this.#buckets.beginGc(SWEEP_BUCKETS));
+    if (this.#stopping(signal)) return;
     this.nodesMarked = 0;
-    this.#keys = 0;
-    this.#keySectors = 0;
+    this.#counting = { ...NOTHING_COUNTED };
     const { root } = this.#btree;
     this.markKey(root.key, 0, root.level + 1);
     for (let level = root.level; level >= 0; level--) {
       await this.#markLevel(level, signal);
-      if (signal.aborted || this.#faults.failed) return;
+      if (this.#stopping(signal)) return;
     }
-    // Nothing may be reused whose last key is only in memory.
-    await this.#writer.writeAllDirty();
+    await this.#leavesWritten(0);
+    if (this.#stopping(signal)) return;
     this.#markMetadata();
     this.#markBuffered();
-    this.#buckets.finishGc();
+    // No await before the first call: from it on the marks are valid.
+    await this.#sweep(() => this.#buckets.finishGc(SWEEP_BUCKETS));
+    slices.end();
+    this.stats = this.#counting;
     this.#sectorsToGc = this.#sectorsPerGc;
+    this.#needGcLeft = this.#buckets.needGc;
     this.collections++;
     const ended = this.#clock.nowMs();
     this.lastDurationMs = ended - began;
     this.times.record(began, ended);
     this.#allocator.gcFinished();
+  }
+
+  #stopping(signal: AbortSignal): boolean {
+    return signal.aborted || this.#faults.failed !== undefined;
+  }
+
+  /** Calls `step` until it is done; the first time without waiting. */
+  async #sweep(step: () => boolean): Promise<void> {
+    while (!step()) {
+      if (this.slices.spend(SWEEP_BUCKETS)) await this.slices.turn();
+    }
+    this.slices.spend(SWEEP_BUCKETS);
   }
 
   /** A key that was overwritten since it was buffered is not in the index, but is being read. */
@@ -202,36 +319,159 @@ export class Collector {
     }
   }
 
+  /**
+   * Goes along a level with a window of neighbours that are not marked yet. Nodes are found by
+   * position, so whatever happens to them while others have their turn, none is left out.
+   */
   async #markLevel(level: number, signal: AbortSignal): Promise<void> {
-    let sinceTurn = 0;
-    await this.#btree.walk(level, { inode: 0, offset: 0 }, (node) => {
-      const stalest = this.markNode(node);
-      this.nodesMarked++;
-      if (stalest > STALE_MAX) return this.#rewrite(node, signal);
-      if (++sinceTurn < NODES_PER_TURN) return true;
-      sinceTurn = 0;
-      return this.#clock.turn().then(() => !signal.aborted && !this.#faults.failed);
-    });
-  }
-
-  /** Stale pointers keep generations from advancing: the node is written anew without them. */
-  async #rewrite(node: BtreeNode, signal: AbortSignal): Promise<boolean> {
-    if (await this.#replacer.rewrite(node)) this.nodesRewritten++;
-    return !signal.aborted && !this.#faults.failed;
-  }
-
-  /** Marks all that a node's keys point to; returns the greatest staleness among them. */
-  markNode(node: BtreeNode): number {
-    return Math.max(this.#markSet(node.base, node.level), this.#markSet(node.delta, node.level));
-  }
-
-  #markSet(set: KeySet, level: number): number {
-    let stalest = 0;
-    for (let at = 0; at < set.count * SLOT_WORDS; at += SLOT_WORDS) {
-      const stale = this.markKey(set.words, at, level);
-      if (stale > stalest) stalest = stale;
+    const window: Candidate[] = [];
+    let done: Position = { inode: 0, offset: 0 };
+    try {
+      for (;;) {
+        if (this.#stopping(signal)) return;
+        const newest = window.at(-1)?.node;
+        if (newest === undefined || (!isLast(newest) && window.length < COALESCE_NODES_MAX)) {
+          const behind = newest ? { inode: newest.endInode, offset: newest.endOffset } : done;
+          if (await this.#enter(window, level, behind)) continue;
+          // Changed: whatever is behind `done` is looked at anew.
+          this.#letGo(window);
+          continue;
+        }
+        const { node } = window[0]!;
+        if (node.freed) {
+          this.#letGo(window);
+          continue;
+        }
+        const census = this.markNode(node);
+        this.#counting.nodes++;
+        done = { inode: node.endInode, offset: node.endOffset };
+        const ended = isLast(node);
+        await this.#leave(node, this.#isDueForRewrite(census), signal);
+        node.holds--;
+        window.shift();
+        if (ended) return;
+      }
+    } finally {
+      this.#letGo(window);
     }
-    return stalest;
+  }
+
+  #letGo(window: Candidate[]): void {
+    for (const { node } of window) node.holds--;
+    window.length = 0;
+  }
+
+  /** Takes one more node into the window. False: neighbours became one fewer. */
+  async #enter(window: Candidate[], level: number, behind: Position): Promise<boolean> {
+    const { inode, offset } = behind;
+    const btree = this.#btree;
+    let node = btree.findNode(level, inode, offset);
+    while (node === undefined) {
+      await this.slices.waitFor(btree.loadNode(level, inode, offset));
+      // await: it may be gone again.
+      node = btree.findNode(level, inode, offset);
+    }
+    node.holds++;
+    const parent = node === btree.root ? undefined : btree.findNode(level + 1, inode, offset);
+    window.push({ node, parent, goodWords: this.#goodWords(node) });
+    const keys = node.base.count + node.delta.count;
+    if (this.slices.spend(keys)) await this.slices.turn();
+    return !await this.#coalesce(window);
+  }
+
+  /** Makes the siblings at the end of the window one node fewer, if that is worth while. */
+  async #coalesce(window: readonly Candidate[]): Promise<boolean> {
+    const { parent, node } = window.at(-1)!;
+    if (parent === undefined) return false;
+    const siblings = window.filter((each) => each.parent === parent);
+    const words = siblings.reduce((sum, each) => sum + each.goodWords, 0);
+    if (!mayCoalesce(words, siblings.length, node)) return false;
+    const nodes = siblings.map((each) => each.node);
+    const done = await this.slices.waitFor(this.#replacer.coalesce(nodes));
+    if (done) this.nodesCoalesced++;
+    return done;
+  }
+
+  #goodWords(node: BtreeNode): number {
+    let words = 0;
+    for (const set of [node.base, node.delta]) {
+      for (let at = 0; at < set.count * SLOT_WORDS; at += SLOT_WORDS) {
+        if (!this.#btree.isBad(set.words, at, node.level)) words += keyDiskWords(set.words, at);
+      }
+    }
+    return words;
+  }
+
+  #isDueForRewrite(census: NodeCensus): boolean {
+    const { stalest, keys, goodKeys, deadKeys } = census;
+    return this.alwaysRewrite || stalest > STALE_MAX || (keys - goodKeys) * 2 > keys ||
+      deadKeys > 0;
+  }
+
+  /** A node was marked: it is written, anew if that is due, and others have their turn. */
+  async #leave(node: BtreeNode, rewrite: boolean, signal: AbortSignal): Promise<void> {
+    if (node.level === 0) this.#writeLeaf(node);
+    if (rewrite && await this.slices.waitFor(this.#replacer.rewrite(node))) this.nodesRewritten++;
+    if (this.slices.spend(node.base.count + node.delta.count)) await this.slices.turn();
+    if (this.#leafWrites.length >= LEAF_WRITES_MAX) await this.#leavesWritten(LEAF_WRITES_MAX / 2);
+    this.#nodesSincePause++;
+    const quiet = this.#buckets.requestsSeen === this.#requestsAtPause;
+    const nodes = quiet ? Math.floor(this.stats.nodes / PAUSES_WHEN_IDLE) : 0;
+    if (this.#nodesSincePause < Math.max(NODES_PER_PAUSE, nodes)) return;
+    this.#nodesSincePause = 0;
+    this.#requestsAtPause = this.#buckets.requestsSeen;
+    // Whoever waits for a bucket waits for us: then a turn is all that the others get.
+    if (this.#allocator.waiting > 0) await this.slices.turn();
+    else await this.slices.waitFor(this.#clock.sleep(PAUSE_MS, signal));
+  }
+
+  /** The keys that a leaf has now will be durable once `#leavesWritten(0)` resolves. */
+  #writeLeaf(node: BtreeNode): void {
+    const writes = this.#leafWrites;
+    if (node.dirty) writes.push(this.#writer.write(node));
+    else if (node.writesPending > 0) writes.push(node.lastWrite);
+    // It is being replaced, and the buckets for that are there already.
+    if (node.writesHeldBy !== undefined) writes.push(node.writesHeldBy);
+    // A write that fails fails the set, and that ends the collection.
+    for (const write of writes) write.catch(() => undefined);
+  }
+
+  /** Resolves when at most `left` leaves that were passed are not durable. */
+  async #leavesWritten(left: number): Promise<void> {
+    const writes = this.#leafWrites.splice(0, Math.max(0, this.#leafWrites.length - left));
+    if (writes.length > 0) await this.slices.waitFor(Promise.allSettled(writes));
+  }
+
+  /** Marks all that a node's keys point to. The result is valid until the next call. */
+  markNode(node: BtreeNode): NodeCensus {
+    const census = this.#census;
+    census.stalest = 0;
+    census.keys = 0;
+    census.goodKeys = 0;
+    census.deadKeys = 0;
+    this.#markSet(node.base, node.level);
+    this.#markSet(node.delta, node.level);
+    this.nodesMarked++;
+    return census;
+  }
+
+  #markSet(set: KeySet, level: number): void {
+    const census = this.#census;
+    const counting = this.#counting;
+    for (let at = 0; at < set.count * SLOT_WORDS; at += SLOT_WORDS) {
+      const size = keySizeSectors(set.words, at);
+      if (size === 0) continue;
+      const stale = this.markKey(set.words, at, level);
+      if (stale > census.stalest) census.stalest = stale;
+      census.keys++;
+      if (this.#btree.isBad(set.words, at, level)) continue;
+      census.goodKeys++;
+      counting.goodKeys++;
+      counting.keyWords += keyDiskWords(set.words, at);
+      if (level > 0) continue;
+      counting.extents++;
+      counting.dataSectors += size;
+    }
   }
 
   /**
@@ -245,13 +485,7 @@ export class Collector {
     const bucket = Math.floor(pointerSector(words, at) / this.#buckets.bucketSectors);
     const mark = level > 0 ? MARK.metadata : keyDirty(words, at) ? MARK.dirty : MARK.reclaimable;
     const stale = this.#buckets.markPointer(bucket, pointerGen(words, at), mark, size);
-    if (stale !== MARK_CONFLICT) {
-      if (stale === 0 && level === 0) {
-        this.#keys++;
-        this.#keySectors += size;
-      }
-      return stale;
-    }
+    if (stale !== MARK_CONFLICT) return stale;
     const error = new BcacheError(
       "BadFormat",
       `inconsistent pointers: bucket ${bucket} is used as b-tree node and as data ` +

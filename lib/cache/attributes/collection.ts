@@ -10,6 +10,30 @@ export const COLLECTION_ATTRIBUTES: readonly Attribute<SetTarget>[] = [
     "starts a garbage collection",
     (target) => target.engine.collector.wake(),
   ),
+  shown(
+    "gc_longest_slice_us",
+    "the longest that a collection kept requests waiting since start, in microseconds",
+    ({ engine }) => Math.round(engine.collector.slices.longestMs * 1000),
+  ),
+  shown(
+    "gc_nodes_coalesced",
+    "b-tree nodes saved since start by making neighbours one fewer",
+    ({ engine }) => engine.collector.nodesCoalesced,
+  ),
+  shown(
+    "gc_nodes_rewritten",
+    "b-tree nodes that collections wrote anew since start",
+    ({ engine }) => engine.collector.nodesRewritten,
+  ),
+  booleanAttribute({
+    name: "gc_always_rewrite",
+    help: "whether a collection writes every b-tree node anew",
+    initial: false,
+    get: ({ engine }) => engine.collector.alwaysRewrite,
+    set: ({ engine }, value) => {
+      engine.collector.alwaysRewrite = value;
+    },
+  }),
   booleanAttribute({
     name: "gc_after_writeback",
     help:
