@@ -58,8 +58,12 @@ export interface EngineSource {
 /** Marking begins anew at most so often; once is enough for every sound index. */
 const ROUNDS_MAX = 2;
 
-/** Fewer blocks leave a node no room between two rewrites. */
-const NODE_BLOCKS_MIN = 4;
+/**
+ * A node of one block has no room behind its first set: every change would make a new node, and a
+ * new root, which needs a journal entry; while the journal, when it is full, waits for that very
+ * leaf to be written. Linux accepts such a cache, and can stand still for ever with it.
+ */
+const NODE_BLOCKS_MIN = 2;
 
 /** Starts a set that has run before. Rejects with the first thing that is wrong with it. */
 export async function startExisting(source: EngineSource): Promise<Engine> {

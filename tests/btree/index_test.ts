@@ -88,6 +88,20 @@ describe("the index and a naive copy say the same of every sector", () => {
     await model.close();
   }, 60_000);
 
+  test("in nodes of two blocks, the smallest there are", async () => {
+    for (const [bucketSectors, blockSectors] of [[16, 8], [8, 4]] as const) {
+      const model = await lives(6, {
+        bucketSectors,
+        blockSectors,
+        spanSectors: 100_000,
+        batches: 600,
+        bytesMax: 60 << 10,
+      });
+      assertGreater(model.engine.replacer.compactions + model.engine.replacer.splits, 0);
+      await model.close();
+    }
+  }, 60_000);
+
   test("in nodes of many blocks that fill up with sets", async () => {
     const model = await lives(4, {
       bucketSectors: 128,

@@ -1,6 +1,7 @@
 /** Starting a set: nodes are read ahead and once, progress is told, generations are taken over. */
 import { describe, test } from "bun:test";
-import { assert, assertEquals, assertGreater } from "@std/assert";
+import { assert, assertEquals, assertGreater, assertRejects } from "@std/assert";
+import { BcacheError } from "../../lib/base/errors.ts";
 import { Segment } from "../../lib/btree/btree.ts";
 import type { Engine } from "../../lib/cache/engine.ts";
 import { type StartProgress, StartReporter } from "../../lib/cache/start_progress.ts";
@@ -146,6 +147,17 @@ describe("starting a cache set", () => {
       "starting: 200 of 1000 b-tree nodes were read",
       "starting: 400 of 1000 b-tree nodes were read",
     ]);
+  });
+
+  test("refuses nodes of a single block, and says what to do", async () => {
+    const setup = new Setup();
+    await makeBare(setup.memory, { bucketSectors: 8, blockSectors: 8 });
+    const error = await assertRejects(
+      () => setup.start(),
+      BcacheError,
+      "memory: a b-tree node has 1 blocks, expected at least 2: make the cache with larger buckets",
+    );
+    assertEquals(error.code, "NotSupported");
   });
 
   test("marks anew when a later node knows of a newer generation of a marked bucket", async () => {

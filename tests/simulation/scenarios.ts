@@ -18,6 +18,7 @@ interface Recipe {
   readonly nestedOneIn?: number;
   readonly volumeSectors?: number;
   readonly blockSectors?: number;
+  readonly bucketSectors?: number;
   readonly settings?: ReadonlyArray<readonly [string, string]>;
   readonly disturbance?: "drain" | "any";
   readonly checkState?: boolean;
@@ -97,6 +98,40 @@ export const RECIPES = {
     cutOneIn: 200,
     nestedOneIn: 1000,
   },
+  // Reads alone reuse the buckets, so nothing but the priorities themselves writes the journal:
+  // what it does not name yet must not be relied on, what it still names not be overwritten.
+  "read-and-reuse": {
+    mode: "writethrough",
+    workload: {
+      steps: 700,
+      lanes: 4,
+      spanBytes: 16 << 20,
+      writeBytesMax: 48 << 10,
+      weights: { write: 2, read: 93, flush: 0, zero: 0, sleep: 5 },
+      sleepMsMax: 50,
+    },
+    blockSectors: 1,
+    volumeSectors: 32768,
+    cutOneIn: 100,
+    nestedOneIn: 1000,
+  },
+  // Nodes of two blocks, the smallest: one append, then they are written anew.
+  "tiny-nodes": {
+    mode: "writeback",
+    workload: {
+      steps: 500,
+      lanes: 6,
+      spanBytes: 2 << 20,
+      writeBytesMax: 4096,
+      weights: { write: 75, read: 10, flush: 8, zero: 2, sleep: 5 },
+      sleepMsMax: 400,
+    },
+    blockSectors: 4,
+    bucketSectors: 8,
+    cutOneIn: 100,
+    nestedOneIn: 500,
+    settings: PROMPT,
+  },
   // Clean and dirty in quick turns: the state in the superblock, and keys that change meanwhile.
   "drain-often": {
     mode: "writeback",
@@ -136,8 +171,8 @@ export function scenarioOf(
   const recipe: Recipe = RECIPES[name];
   const random = new SimRandom(seed);
   const blockSectors = recipe.blockSectors ?? random.pick([1, 8]);
-  // A node needs four blocks at least.
-  const bucketSectors = blockSectors === 1 ? random.pick([16, 32]) : random.pick([32, 64]);
+  const bucketSectors = recipe.bucketSectors ??
+    (blockSectors === 1 ? random.pick([16, 32]) : random.pick([32, 64]));
   const replacement = random.pick<ReplacementPolicy>(["lru", "fifo", "random"]);
   return {
     ...USUAL_CUTS,
