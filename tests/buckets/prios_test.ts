@@ -5,7 +5,7 @@ import { prioSetCount, PrioWriter } from "../../lib/buckets/prios.ts";
 import { RESERVE } from "../../lib/buckets/reserves.ts";
 import { BucketTable, MARK } from "../../lib/buckets/table.ts";
 import { magicsOf } from "../../lib/ondisk/magic.ts";
-import { PRIO_SET_HEADER_BYTES, sealPrioSet } from "../../lib/ondisk/prio_set.ts";
+import { genAt, PRIO_SET_HEADER_BYTES, sealPrioSet } from "../../lib/ondisk/prio_set.ts";
 import { ioError, smallTable, TestDevice } from "./support.ts";
 
 /** Meta areas of 512 bytes describe 157 buckets each, so that chains of several sets are small. */
@@ -324,4 +324,53 @@ test("the number of sets follows from buckets and meta area as in the kernel", (
   assertEquals(prioSetCount(43677, 131072), 1);
   assertEquals(prioSetCount(43678, 131072), 2);
   assertEquals(prioSetCount(5449, 16384), 2);
+});
+
+test("a round holds the generations of one moment, though others run meanwhile", async () => {
+  const COUNT = 200_000;
+  const META = 65536;
+  const setCount = prioSetCount(COUNT, META);
+  const table = smallTable(COUNT, META / 512);
+  const written: Uint8Array[] = [];
+  let turns = 0;
+  let free = 100;
+  const device = Object.assign(new TestDevice(1), {
+    write: (_at: number, from: Uint8Array) => {
+      written.unshift(from.slice());
+      return Promise.resolve();
+    },
+  });
+  const writer = new PrioWriter({
+    table,
+    device,
+    metaBytes: META,
+    magic: MAGIC,
+    buckets: {
+      available: () => setCount,
+      tryTake: () => free++,
+      giveBack: () => {},
+      release: () => {},
+    },
+    commitPrios: () => Promise.resolve(),
+    turn: () => {
+      turns++;
+      // Nodes are freed: one in what was composed already, one in what was not.
+      table.bumpGen(7);
+      table.bumpGen(199_990);
+      return Promise.resolve();
+    },
+  });
+  table.gen.fill(9);
+  table.lastGc.fill(9);
+  assert(await writer.write());
+  assertEquals(turns, 3 + setCount, "three slices end early, and each set is written alone");
+  const gens = written.flatMap((set) =>
+    Array.from(
+      { length: Math.floor((META - PRIO_SET_HEADER_BYTES) / 3) },
+      (_, index) => genAt(set, index),
+    )
+  );
+  assertEquals([gens[7], gens[199_990]], [9, 9]);
+  assertEquals([table.gen[7], table.gen[199_990]], [9 + turns, 9 + turns]);
+  assertEquals(table.watchGens().size, 0, "nobody watches any more");
 });

@@ -279,3 +279,77 @@ test("any sequence of operations keeps the table consistent with a naive twin", 
     }
   }));
 });
+
+describe("a collection in slices", () => {
+  function inUse(): BucketTable {
+    const table = emptyTable(64);
+    const found = Array.from(
+      { length: 60 },
+      (_, index): [number, Mark] => [index + 1, index % 3 === 0 ? MARK.dirty : MARK.reclaimable],
+    );
+    collect(table, new Map(found));
+    return table;
+  }
+
+  test("what begun buckets held is remembered, the others' marks stay valid", () => {
+    const table = inUse();
+    assert(!table.beginGc(10));
+    assertEquals([table.mark[2], table.mark[30]], [MARK.none, MARK.reclaimable]);
+    assert(table.canInvalidate(2), "it was reclaimable when it was begun");
+    assert(!table.canInvalidate(1), "it was dirty, though its mark is cleared");
+    assert(table.canInvalidate(30) && !table.canInvalidate(31), "not begun: as marked");
+    assert(table.beginGc());
+    assert(!table.gcMarksValid);
+  });
+
+  test("a bucket taken before or after it was begun keeps what it was taken for", () => {
+    const table = inUse();
+    table.invalidate(2);
+    table.invalidate(30);
+    table.beginGc(10);
+    table.take(2, true);
+    table.take(30, true);
+    while (!table.beginGc(10));
+    assertEquals([table.mark[2], table.mark[30]], [MARK.metadata, MARK.metadata]);
+    while (!table.finishGc(10));
+    assertEquals([table.mark[2], table.mark[30]], [MARK.metadata, MARK.metadata]);
+    table.checkInvariants();
+  });
+
+  test("marks are valid from the first slice of the end on, the count always exact", () => {
+    const table = inUse();
+    while (!table.beginGc(7));
+    for (let bucket = 1; bucket <= 20; bucket++) table.markPointer(bucket, 0, MARK.dirty, 8);
+    const before = table.availableBuckets;
+    assert(!table.finishGc(7));
+    assert(table.gcMarksValid);
+    assert(table.canInvalidate(50), "not counted yet, but known to be free");
+    table.invalidate(50);
+    table.take(50, false);
+    table.checkInvariants();
+    while (!table.finishGc(7)) table.checkInvariants();
+    assertEquals([before, table.availableBuckets], [43, 42]);
+  });
+
+  test("a slice goes over no more buckets than it was asked to", () => {
+    const table = smallTable(2_000_000);
+    table.finishGc();
+    let slices = 1;
+    while (!table.beginGc(32_768)) slices++;
+    assertEquals(slices, Math.ceil(1_999_999 / 32_768));
+    slices = 1;
+    while (!table.finishGc(32_768)) slices++;
+    assertEquals(slices, Math.ceil(1_999_999 / 32_768));
+    assertEquals(table.availableBuckets, 1_999_999);
+  });
+
+  test("generations raised between slices are counted into the need of gc", () => {
+    const table = inUse();
+    while (!table.beginGc(7));
+    table.finishGc(40);
+    table.bumpGen(5);
+    table.bumpGen(5);
+    while (!table.finishGc(7));
+    assertEquals(table.needGc, 2);
+  });
+});
