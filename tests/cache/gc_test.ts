@@ -95,7 +95,7 @@ describe("rewriting nodes", () => {
     await world.stop();
   });
 
-  test("gc_always_rewrite writes every node anew; a good one is left alone without it", async () => {
+  test("gc_always_rewrite writes every node anew; else a good one is left alone", async () => {
     const world = await freshWorld({ bucketCount: 1200 });
     await putMany(world, 1200);
     const { collector } = world.engine;
@@ -112,7 +112,7 @@ describe("rewriting nodes", () => {
     await world.stop();
   });
 
-  test("generations go round: thousands of reuses leave no pointer that looks good again", async () => {
+  test("generations go round: after thousands of reuses no stale pointer looks good", async () => {
     const world = await freshWorld({ bucketCount: 520, bucketSectors: 16 });
     const { buckets, collector } = world.engine;
     const reuses = new Map<number, number>();
