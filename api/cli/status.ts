@@ -56,7 +56,7 @@ function deviceRow(device: DeviceStatus): string[] {
     `  ${device.name}`,
     formatBytes(device.sizeBytes),
     device.cacheMode,
-    device.state,
+    device.service === undefined ? device.state : `${device.state}, ${device.service}`,
     `${formatBytes(device.dirtyBytes)} dirty`,
     `${Math.round(cacheHitRatio)} % hits of ${cacheHits + cacheMisses}`,
     printable(device.backingPath) + (device.label === "" ? "" : ` (${printable(device.label)})`),

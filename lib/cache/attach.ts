@@ -224,6 +224,7 @@ export async function attach(
     superblock,
     inode,
     clock: engine.world.clock,
+    log: engine.world.log,
     dirty: engine.dirty,
     blockSectors: engine.geometry.blockSectors,
   });

@@ -23,6 +23,7 @@ import {
   type SetTarget,
 } from "./attributes/tables.ts";
 import type { Engine } from "./engine.ts";
+import { FailurePolicy } from "./failure_policy.ts";
 import { type CachedMember, Members } from "./members.ts";
 import type {
   AttributeInfo,
@@ -70,7 +71,7 @@ export class CacheSet implements CacheControl {
   readonly #openBacking: CacheSetOptions["openBacking"];
   readonly #startedMs: number;
   readonly #readOnly: boolean;
-  #cacheIoErrors = 0;
+  readonly #failure: FailurePolicy;
   #closed = false;
 
   private constructor(engine: Engine, options: CacheSetOptions) {
@@ -90,6 +91,12 @@ export class CacheSet implements CacheControl {
       readOnly: this.#readOnly,
       parts: (tasks) => this.#requestParts(tasks),
       onChange: () => options.onVolumesChanged?.(),
+    });
+    this.#failure = new FailurePolicy({
+      engine,
+      tunables: this.#tunables,
+      members: () => this.#members.cached,
+      readOnly: this.#readOnly,
     });
   }
 
@@ -153,10 +160,9 @@ export class CacheSet implements CacheControl {
       tunables: this.#tunables,
       mayFill: !this.#readOnly,
       noteCached: (sectors) => engine.collector.noteCached(sectors),
-      noteCacheError: () => {
-        this.#cacheIoErrors++;
-      },
       noteRequest: () => this.#writebacks.noteRequest(),
+      noteCacheError: (error) => this.#failure.noteCacheError(error),
+      noteReadRetry: () => void this.#failure.readRetries++,
       noteWritebackControl: () => engine.collector.noteWritebackControl(),
       noteClean: () => engine.collector.noteClean(),
     };
@@ -194,7 +200,7 @@ export class CacheSet implements CacheControl {
     const { clock } = this.#engine.world;
     return Promise.resolve(setStatus(this.#engine, this.#members.cached, {
       uptimeSeconds: Math.floor((clock.nowMs() - this.#startedMs) / 1000),
-      ioErrors: this.#cacheIoErrors,
+      ioErrors: this.#failure.errors.count,
     }));
   }
 
@@ -243,7 +249,13 @@ export class CacheSet implements CacheControl {
           "mount it for writing to flush them",
       );
     }
-    await Promise.all(members.map((member) => member.writeback.drain()));
+    await Promise.all(members.map((member) => this.#flushMember(member)));
+  }
+
+  async #flushMember({ failedService, writeback }: CachedMember): Promise<void> {
+    const { faults } = this.#engine;
+    if (faults.failed === undefined) await writeback.drain();
+    if (faults.failed !== undefined && !this.#readOnly) await failedService.flush();
   }
 
   async attach(backingPath: string, options: { force?: boolean } = {}): Promise<DeviceStatus> {
@@ -281,7 +293,7 @@ export class CacheSet implements CacheControl {
       stats: this.#stats,
       tunables: this.#tunables,
       writebacks: this.#writebacks,
-      cacheIoErrors: () => this.#cacheIoErrors,
+      failure: this.#failure,
     };
   }
 
@@ -289,7 +301,8 @@ export class CacheSet implements CacheControl {
 
   /**
    * Stops in good order: background work ends, everything in memory is made durable. Dirty data
-   * stays in the cache. No request may be under way. The devices remain open.
+   * stays in the cache. No request may be under way. The devices remain open. Rejects when the set
+   * failed and its attribute `errors` is panic.
    */
   async close(): Promise<void> {
     if (this.#closed) return;
@@ -306,12 +319,14 @@ export class CacheSet implements CacheControl {
       }
     } finally {
       await this.#engine.stopTasks();
+      await this.#failure.close();
     }
   }
 
   /** Lets go of everything without writing: what a power cut does. For simulations and tests. */
   async abandon(): Promise<void> {
     this.#closed = true;
+    this.#failure.abandon();
     this.#engine.faults.raise(new BcacheError("Shutdown", "the cache set was abandoned"));
     await Promise.all([this.#members.close(), this.#engine.stopTasks()]);
   }

@@ -7,8 +7,9 @@
  * write is acknowledged, and clean only after every key in the index says so durably.
  */
 import { assert } from "../base/assert.ts";
-import type { Clock } from "../base/runtime.ts";
 import { LoadAverages } from "../base/load.ts";
+import { BcacheError, messageOf } from "../base/errors.ts";
+import type { Clock, Log } from "../base/runtime.ts";
 import { Mutex, Shared } from "../base/sync.ts";
 import { CountingDevice } from "../device/counting.ts";
 import type { Device } from "../device/device.ts";
@@ -24,10 +25,14 @@ import {
 import { Bypass } from "./bypass.ts";
 import { DirtyMap } from "./dirty_map.ts";
 import type { DirtySectors } from "./dirty_sectors.ts";
+import { BACKING_ERROR_LIMIT, IoErrors, isDeviceError } from "./io_errors.ts";
 import type { Dependent } from "./ordered_device.ts";
 import type { CacheMode, DeviceState } from "./ports.ts";
 import { RangeLocks } from "./ranges.ts";
 import { RequestStats } from "./stats.ts";
+
+/** What becomes of a device whose cache set failed; see failed_service.ts. */
+export type StopWhenFailed = "auto" | "always";
 
 export class CachedDevice implements Dependent {
   /** `bcache0`, ... */
@@ -55,13 +60,20 @@ export class CachedDevice implements Dependent {
   detaching = false;
   /** False once it was detached: it has no slot in the UUID table any more. */
   attached = true;
-  ioErrors = 0;
+  /** Of the backing device; at the limit it is disabled. */
+  readonly errors: IoErrors = new IoErrors(BACKING_ERROR_LIMIT);
+  /** Every request is refused. */
+  ioDisabled = false;
+  stopWhenFailed: StopWhenFailed = "auto";
   #writesDone = 0;
   #writesStable = 0;
   #flush = new Shared(() => this.#flushOnce());
   #superblockWrites = new Mutex();
   #dirty: DirtySectors;
   #mode: CacheMode;
+  #log: Log;
+  /** The superblock on disk says that the device was changed without its cache. */
+  #stale = false;
 
   constructor(options: {
     name: string;
@@ -70,6 +82,7 @@ export class CachedDevice implements Dependent {
     superblock: Superblock;
     inode: number;
     clock: Clock;
+    log: Log;
     dirty: DirtySectors;
     setStats: RequestStats;
     blockSectors: number;
@@ -84,6 +97,7 @@ export class CachedDevice implements Dependent {
     });
     this.superblock = options.superblock;
     this.inode = options.inode;
+    this.#log = options.log;
     this.#dirty = options.dirty;
     this.dataOffset = options.superblock.dataOffsetSectors;
     this.sizeSectors = options.device.sizeSectors - this.dataOffset;
@@ -140,6 +154,7 @@ export class CachedDevice implements Dependent {
   async ensureDirty(): Promise<void> {
     await this.#superblockWrites.run(async () => {
       if (this.hasDirty) return;
+      if (this.#stale) throw new BcacheError("SetFailed", `${this.name} has left its cache`);
       setBackingState(this.superblock, "dirty");
       await this.writeSuperblock();
       this.hasDirty = true;
@@ -157,6 +172,7 @@ export class CachedDevice implements Dependent {
       // From here on a dirty write first waits for `ensureDirty`, which waits for this.
       this.hasDirty = false;
       await settle();
+      if (this.#stale) return;
       setBackingState(this.superblock, "clean");
       await this.writeSuperblock();
     });
@@ -181,6 +197,27 @@ export class CachedDevice implements Dependent {
         throw error;
       }
       this.attached = false;
+    });
+  }
+
+  /**
+   * Says on disk that the device is changed without its cache: what is cached of it is never used
+   * again. Only when nothing is dirty, and for good: the set has failed.
+   */
+  async becomeStale(): Promise<void> {
+    await this.#superblockWrites.run(async () => {
+      if (this.#stale || !this.attached) return;
+      const before = backingState(this.superblock);
+      setBackingState(this.superblock, "stale");
+      try {
+        await this.writeSuperblock();
+      } catch (error) {
+        // It may be on disk or not; the next write tries again.
+        setBackingState(this.superblock, before);
+        throw error;
+      }
+      this.#stale = true;
+      this.hasDirty = false;
     });
   }
 
@@ -210,8 +247,68 @@ export class CachedDevice implements Dependent {
       await this.device.flush();
       this.#writesStable = covered;
     } catch (error) {
-      this.ioErrors++;
+      this.noteError(error);
       throw error;
     }
+  }
+
+  // The backing device, with its errors counted.
+
+  /** Fills `into` from sector `start` of the backing device. */
+  async readBacking(start: number, into: Uint8Array): Promise<void> {
+    try {
+      await this.device.read(start, into);
+    } catch (error) {
+      this.noteError(error);
+      throw error;
+    }
+  }
+
+  /** The caller holds the range, and keeps `from` as it is until this settles. */
+  async writeBacking(start: number, from: Uint8Array): Promise<void> {
+    try {
+      await this.device.write(start, from);
+    } catch (error) {
+      this.noteError(error);
+      throw error;
+    } finally {
+      this.noteWrite();
+    }
+  }
+
+  /** The caller holds the range. */
+  async zeroBacking(start: number, sectors: number): Promise<void> {
+    try {
+      await this.device.zero(start, sectors);
+    } catch (error) {
+      this.noteError(error);
+      throw error;
+    } finally {
+      this.noteWrite();
+    }
+  }
+
+  /** Counts an error of the backing device and logs it; at the limit disables the device. */
+  noteError(error: unknown): void {
+    if (!isDeviceError(error)) return this.#log("warning", `${this.name}: ${messageOf(error)}`);
+    const isLimit = this.errors.note();
+    this.#log("warning", `${this.name}: ${messageOf(error)} (${this.errors.text})`);
+    if (!isLimit || this.ioDisabled) return;
+    this.ioDisabled = true;
+    this.#log(
+      "error",
+      `${this.name}: too many I/O errors of ${this.path}: every request is refused from now on; ` +
+        "set io_disable to 0 to try again",
+    );
+  }
+
+  /** What every request is refused with while I/O is disabled. */
+  get refusal(): BcacheError | undefined {
+    if (!this.ioDisabled) return undefined;
+    return new BcacheError(
+      "DeviceIo",
+      `${this.name}: I/O is disabled after ${this.errors.count} errors of ${this.path}; when it ` +
+        "works again, set io_disable to 0",
+    );
   }
 }

@@ -20,6 +20,7 @@ export class KeyCommitter {
   #words = new Uint32Array(BATCH_KEYS_MAX * SLOT_WORDS);
   /** Keys went into the journal since the last flush began. */
   #journaled = false;
+  #committing = false;
   #flush: Shared;
 
   constructor(inserter: Inserter, journal: Journal) {
@@ -33,14 +34,22 @@ export class KeyCommitter {
     return this.#flush.run();
   }
 
+  /** Some key may not be durable yet. After a failure: the next start may not know it. */
+  get uncommitted(): boolean {
+    return this.#journaled || this.#committing;
+  }
+
   async #commitJournal(): Promise<void> {
     if (!this.#journaled) return;
     this.#journaled = false;
+    this.#committing = true;
     try {
       await this.#journal.commit();
     } catch (error) {
       this.#journaled = true;
       throw error;
+    } finally {
+      this.#committing = false;
     }
   }
 

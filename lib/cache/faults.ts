@@ -3,8 +3,21 @@
  * cannot live with. Answers to `bch_cache_set_error` of super.c.
  */
 import type { Log } from "../base/runtime.ts";
-import { messageOf } from "../base/errors.ts";
+import { BcacheError, messageOf } from "../base/errors.ts";
 import type { Faults } from "../base/sync.ts";
+
+/**
+ * What a request is refused with after the failure.
+ * @param more continues the sentence that begins "the cache set has failed"
+ */
+export function setFailed(device: string, failure: unknown, more: string = ""): BcacheError {
+  return new BcacheError(
+    "SetFailed",
+    `${device}: the cache set has failed${more}: ${messageOf(failure)}; when that is mended, ` +
+      "unmount and mount again",
+    { cause: failure },
+  );
+}
 
 export class FaultLatch implements Faults {
   failed: Error | undefined;

@@ -14,6 +14,7 @@ import { attach, type BackingSource, readSuperblock, refuseBacking } from "./att
 import type { CachedDevice } from "./cached_device.ts";
 import { detachFromSet } from "./detach.ts";
 import type { Engine } from "./engine.ts";
+import type { FailedService } from "./failed_service.ts";
 import type { BlockVolume } from "./ports.ts";
 import type { RequestParts } from "./request_parts.ts";
 import { CachedStore } from "./sector_store.ts";
@@ -27,6 +28,8 @@ export interface CachedMember {
   readonly dev: CachedDevice;
   readonly volume: Volume;
   readonly writeback: Writeback;
+  /** Serves the device once the set has failed. */
+  readonly failedService: FailedService;
   /** All that runs by itself for this device. */
   readonly tasks: TaskGroup;
   /** It is on its way out. */
@@ -96,6 +99,7 @@ export class Members {
     const tasks = engine.newTasks();
     const parts = this.#options.parts(tasks);
     const { blockSectors } = engine.geometry;
+    const store = new CachedStore(dev, parts);
     const volume = new Volume({
       name: dev.name,
       blockSectors,
@@ -103,14 +107,15 @@ export class Members {
       sizeSectors: dev.sizeSectors,
       locks: dev.locks,
       readOnly: readOnly || dev.device.readOnly,
-      store: new CachedStore(dev, parts),
+      store,
     });
     const writeback = new Writeback(dev, parts, {
       settleClean: () => engine.settleKeys(),
       group: writebacks,
       guard: engine.collector,
     });
-    const member = { source, dev, volume, writeback, tasks, stopping: false };
+    const { failedService } = store;
+    const member = { source, dev, volume, writeback, failedService, tasks, stopping: false };
     this.cached.push(member);
     return member;
   }
@@ -217,10 +222,11 @@ export class Members {
     }
   }
 
-  async #flushLast({ dev }: CachedMember): Promise<void> {
+  async #flushLast({ dev, failedService }: CachedMember): Promise<void> {
     const { engine, readOnly } = this.#options;
     if (readOnly) return;
     try {
+      if (engine.faults.failed && dev.attached) return await failedService.flush();
       if (!engine.faults.failed) await engine.committer.flush();
       if (dev.unflushed) await dev.flushWrites();
     } catch (error) {

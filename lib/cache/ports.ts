@@ -46,6 +46,12 @@ export const CACHE_MODES: readonly CacheMode[] = [
 
 export type DeviceState = "no cache" | "clean" | "dirty" | "inconsistent";
 
+/**
+ * How a device of a failed set is served: by its backing device; what is clean, by its backing
+ * device; not at all.
+ */
+export type FailedManner = "pass through" | "clean ranges only" | "refused";
+
 /** The counters of one period, bcache's names in camel case. */
 export interface CacheStats {
   cacheHits: number;
@@ -77,6 +83,8 @@ export interface DeviceStatus {
     rateBytesPerSecond: number;
   };
   ioErrors: number;
+  /** What is still done for the device, once its set has failed. */
+  service?: FailedManner;
   stats: CacheStats;
 }
 

@@ -9,6 +9,7 @@
  */
 import { BcacheError, messageOf } from "../base/errors.ts";
 import { Segment } from "../btree/btree.ts";
+import { BATCH_KEYS_MAX } from "../btree/insert.ts";
 import type { CachedDevice } from "./cached_device.ts";
 import type { Fill } from "./ranges.ts";
 import { BatchBuilder, type RequestParts } from "./request_parts.ts";
@@ -165,18 +166,10 @@ export class ReadPath {
         "warning",
         `${extent} cannot be read, served from the backing device: ${messageOf(error)}`,
       );
-      await this.#readBacking(at, into);
+      this.#parts.noteReadRetry();
+      await this.#dev.readBacking(at, into);
     } finally {
       buckets.unpin(bucket);
-    }
-  }
-
-  async #readBacking(at: number, into: Uint8Array): Promise<void> {
-    try {
-      await this.#dev.device.read(at, into);
-    } catch (error) {
-      this.#dev.ioErrors++;
-      throw error;
     }
   }
 
@@ -188,9 +181,9 @@ export class ReadPath {
     const fill = bypass || !aligned || !this.#parts.mayFill
       ? undefined
       : fills.begin(inode, at, end);
-    if (fill === undefined) return await this.#readBacking(at, into);
+    if (fill === undefined) return await this.#dev.readBacking(at, into);
     try {
-      await this.#readBacking(at, into);
+      await this.#dev.readBacking(at, into);
     } catch (error) {
       fills.end(fill);
       throw error;
@@ -209,52 +202,48 @@ export class ReadPath {
    */
   #fill(fill: Fill, from: Uint8Array): void {
     const { open, cache, tasks } = this.#parts;
-    const builder = new BatchBuilder();
-    const writes: Array<{ sector: number; bytes: Uint8Array }> = [];
-    const pinned: number[] = [];
+    const placed: PlacedFill = { batches: [], writes: [], pinned: [] };
     let at = fill.start;
     while (at < fill.end && open.tryAllocate(fill.end - at, false, fill.inode, at)) {
       const { grant } = open;
       const byte = (at - fill.start) * 512;
       const bytes = from.subarray(byte, byte + grant.sectors * 512);
-      builder.addData(fill.inode, at, grant, false);
-      pinned.push(grant.bucket);
-      writes.push({ sector: grant.sector, bytes: cache.sync ? bytes : bytes.slice() });
+      batchWithRoom(placed.batches).addData(fill.inode, at, grant, false);
+      placed.pinned.push(grant.bucket);
+      placed.writes.push({ sector: grant.sector, bytes: cache.sync ? bytes : bytes.slice() });
       at += grant.sectors;
     }
     this.#parts.noteCached(at - fill.start);
     if (cache.sync) {
       try {
-        for (const { sector, bytes } of writes) cache.sync.write(sector, bytes);
+        for (const { sector, bytes } of placed.writes) cache.sync.write(sector, bytes);
       } catch (error) {
         this.#parts.noteCacheError(error);
-        return this.#endFill(fill, pinned);
+        return this.#endFill(fill, placed.pinned);
       }
-      if (this.#parts.committer.tryInsertVolatile(builder.batch)) {
-        return this.#endFill(fill, pinned);
+      placed.writes.length = 0;
+      const { batches } = placed;
+      while (batches.length > 0 && this.#parts.committer.tryInsertVolatile(batches[0]!.batch)) {
+        batches.shift();
       }
+      if (batches.length === 0) return this.#endFill(fill, placed.pinned);
     }
-    tasks.start(() => this.#finishFill(fill, builder, cache.sync ? [] : writes, pinned));
+    tasks.start(() => this.#finishFill(fill, placed));
   }
 
-  async #finishFill(
-    fill: Fill,
-    builder: BatchBuilder,
-    writes: Array<{ sector: number; bytes: Uint8Array }>,
-    pinned: number[],
-  ): Promise<void> {
+  async #finishFill(fill: Fill, placed: PlacedFill): Promise<void> {
     try {
-      for (const { sector, bytes } of writes) await this.#parts.cache.write(sector, bytes);
-      // await: a write may have come in between; its key must not be covered.
-      const inserted = await this.#parts.committer.insertVolatile(
-        builder.batch,
-        () => fill.valid,
-      );
-      if (!inserted) this.#dev.stats.missCollision();
+      for (const { sector, bytes } of placed.writes) await this.#parts.cache.write(sector, bytes);
+      for (const { batch } of placed.batches) {
+        // await: a write may have come in between; its key must not be covered.
+        if (await this.#parts.committer.insertVolatile(batch, () => fill.valid)) continue;
+        this.#dev.stats.missCollision();
+        break;
+      }
     } catch (error) {
       if (!this.#parts.faults.failed) this.#parts.noteCacheError(error);
     } finally {
-      this.#endFill(fill, pinned);
+      this.#endFill(fill, placed.pinned);
     }
   }
 
@@ -262,4 +251,22 @@ export class ReadPath {
     for (const bucket of pinned) this.#parts.open.settle(bucket);
     this.#parts.fills.end(fill);
   }
+}
+
+/** A hole's data on its way into the cache. */
+interface PlacedFill {
+  /** Keys that are not in the index yet. */
+  readonly batches: BatchBuilder[];
+  /** Data that is not on the cache device yet. */
+  readonly writes: Array<{ sector: number; bytes: Uint8Array }>;
+  readonly pinned: number[];
+}
+
+/** The last batch, or a new one when that is full. */
+function batchWithRoom(batches: BatchBuilder[]): BatchBuilder {
+  const last = batches.at(-1);
+  if (last !== undefined && last.batch.count < BATCH_KEYS_MAX) return last;
+  const fresh = new BatchBuilder();
+  batches.push(fresh);
+  return fresh;
 }

@@ -33,9 +33,12 @@ export interface RequestParts {
   readonly mayFill: boolean;
   /** Data of foreground requests went into the cache; drives collection and ageing. */
   noteCached(sectors: number): void;
+  /** Data could not be read from or written to the cache device. May make the set fail. */
   noteCacheError(error: unknown): void;
   /** A request came, to whichever device of the set. */
   noteRequest(): void;
+  /** A read of clean data is done by the backing device, after such an error. */
+  noteReadRetry(): void;
   /** For the collector: the rate controller has run; a device has no dirty data left. */
   noteWritebackControl(): void;
   noteClean(): void;
@@ -46,6 +49,10 @@ export interface RequestTunables {
   cutoffWritebackSync: number;
   /** Above this many percent, only writes that must be quick. */
   cutoffWriteback: number;
+  /** After the set failed: serve what can be served, or nothing at all. */
+  errors: "unregister" | "panic";
+  /** Every request to every device is refused. */
+  ioDisabled: boolean;
 }
 
 /** Keys without a pointer cover at most this much, as in the kernel. */

@@ -5,15 +5,18 @@
  *
  * Sectors are counted as the index counts them: those of a backing device include its data offset.
  */
-import type { Device } from "../device/device.ts";
+import { BcacheError } from "../base/errors.ts";
 import type { CachedDevice } from "./cached_device.ts";
+import { FailedService } from "./failed_service.ts";
 import { ReadPath } from "./read.ts";
 import type { RequestParts } from "./request_parts.ts";
 import { WritePath } from "./write.ts";
 
 export interface SectorStore {
-  /** Why nothing is served just now. */
+  /** Why nothing is served just now; what every request is refused with. */
   readonly failure: Error | undefined;
+  /** Nothing is done without waiting just now. The hit path. */
+  readonly obstructed: boolean;
   /** A request came. */
   noteRequest(): void;
   /** Fills `into` without waiting, or returns false with nothing done. The hit path. */
@@ -29,22 +32,52 @@ export interface SectorStore {
   flush(): Promise<void>;
 }
 
-/** A backing device behind the cache: the read and write paths. */
+/**
+ * A backing device behind the cache: the read and write paths; once the set has failed, what can
+ * still be done without it.
+ */
 export class CachedStore implements SectorStore {
   #dev: CachedDevice;
   #parts: RequestParts;
   #reader: ReadPath;
   #writer: WritePath;
+  readonly failedService: FailedService;
 
   constructor(dev: CachedDevice, parts: RequestParts) {
     this.#dev = dev;
     this.#parts = parts;
     this.#reader = new ReadPath(dev, parts);
     this.#writer = new WritePath(dev, parts);
+    this.failedService = new FailedService(dev, parts);
+  }
+
+  get obstructed(): boolean {
+    const { faults, tunables } = this.#parts;
+    return faults.failed !== undefined || tunables.ioDisabled || this.#dev.ioDisabled;
   }
 
   get failure(): Error | undefined {
-    return this.#parts.faults.failed;
+    if (!this.#parts.tunables.ioDisabled) return this.#dev.refusal;
+    return new BcacheError(
+      "DeviceIo",
+      `${this.#dev.name}: I/O of the whole cache set is disabled; set its io_disable to 0`,
+    );
+  }
+
+  /**
+   * Does it with the cache; if the set has failed, before or meanwhile, without.
+   * @param without a request that failed half-way is done again as a whole
+   */
+  async #serve(withCache: () => Promise<void>, without: () => Promise<void>): Promise<void> {
+    const { faults } = this.#parts;
+    if (faults.failed === undefined) {
+      try {
+        return await withCache();
+      } catch (error) {
+        if (faults.failed === undefined) throw error;
+      }
+    }
+    await without();
   }
 
   noteRequest(): void {
@@ -56,7 +89,10 @@ export class CachedStore implements SectorStore {
   }
 
   read(start: number, into: Uint8Array): Promise<void> {
-    return this.#reader.read(start, into);
+    return this.#serve(
+      () => this.#reader.read(start, into),
+      () => this.failedService.read(start, into),
+    );
   }
 
   tryWrite(start: number, from: Uint8Array): boolean {
@@ -64,11 +100,17 @@ export class CachedStore implements SectorStore {
   }
 
   writeLocked(start: number, from: Uint8Array): Promise<void> {
-    return this.#writer.writeLocked(start, from);
+    return this.#serve(
+      () => this.#writer.writeLocked(start, from),
+      () => this.failedService.write(start, from),
+    );
   }
 
   zeroLocked(start: number, sectors: number): Promise<void> {
-    return this.#writer.zeroLocked(start, sectors);
+    return this.#serve(
+      () => this.#writer.zeroLocked(start, sectors),
+      () => this.failedService.zero(start, sectors),
+    );
   }
 
   /**
@@ -76,27 +118,37 @@ export class CachedStore implements SectorStore {
    * and the backing device flushed before it (see OrderedDevice). Nothing to do when nothing was
    * written since the last flush.
    */
-  async flush(): Promise<void> {
-    await this.#parts.committer.flush();
-    if (this.#dev.unflushed) await this.#dev.flushWrites();
+  flush(): Promise<void> {
+    return this.#serve(
+      async () => {
+        await this.#parts.committer.flush();
+        if (this.#dev.unflushed) await this.#dev.flushWrites();
+      },
+      () => this.failedService.flush(),
+    );
   }
 }
 
 /** A backing device alone: what a device is after it was detached from its cache. */
 export class PassThroughStore implements SectorStore {
-  readonly failure = undefined;
   #dev: CachedDevice;
-  #device: Device;
 
   constructor(dev: CachedDevice) {
     this.#dev = dev;
-    this.#device = dev.device;
+  }
+
+  get obstructed(): boolean {
+    return this.#dev.ioDisabled;
+  }
+
+  get failure(): Error | undefined {
+    return this.#dev.refusal;
   }
 
   noteRequest(): void {}
 
   tryRead(start: number, into: Uint8Array): boolean {
-    const { sync } = this.#device;
+    const { sync } = this.#dev.device;
     if (sync === undefined) return false;
     try {
       sync.read(start, into);
@@ -111,35 +163,18 @@ export class PassThroughStore implements SectorStore {
   }
 
   read(start: number, into: Uint8Array): Promise<void> {
-    return this.#counted(this.#device.read(start, into));
+    return this.#dev.readBacking(start, into);
   }
 
-  async writeLocked(start: number, from: Uint8Array): Promise<void> {
-    try {
-      await this.#counted(this.#device.write(start, from));
-    } finally {
-      this.#dev.noteWrite();
-    }
+  writeLocked(start: number, from: Uint8Array): Promise<void> {
+    return this.#dev.writeBacking(start, from);
   }
 
-  async zeroLocked(start: number, sectors: number): Promise<void> {
-    try {
-      await this.#counted(this.#device.zero(start, sectors));
-    } finally {
-      this.#dev.noteWrite();
-    }
+  zeroLocked(start: number, sectors: number): Promise<void> {
+    return this.#dev.zeroBacking(start, sectors);
   }
 
   async flush(): Promise<void> {
     if (this.#dev.unflushed) await this.#dev.flushWrites();
-  }
-
-  async #counted(work: Promise<void>): Promise<void> {
-    try {
-      await work;
-    } catch (error) {
-      this.#dev.ioErrors++;
-      throw error;
-    }
   }
 }

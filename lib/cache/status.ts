@@ -3,6 +3,7 @@ import { decodeLabel } from "../ondisk/label.ts";
 import { formatUuid } from "../ondisk/uuid.ts";
 import type { CachedDevice } from "./cached_device.ts";
 import type { Engine } from "./engine.ts";
+import type { FailedService } from "./failed_service.ts";
 import type { DeviceStatus, SetStatus } from "./ports.ts";
 import type { Writeback } from "./writeback.ts";
 
@@ -11,9 +12,10 @@ const SECTOR = 512;
 interface Member {
   readonly dev: CachedDevice;
   readonly writeback: Writeback;
+  readonly failedService: FailedService;
 }
 
-export function deviceStatus({ dev, writeback }: Member): DeviceStatus {
+export function deviceStatus({ dev, writeback, failedService }: Member): DeviceStatus {
   return {
     name: dev.name,
     backingPath: dev.path,
@@ -30,7 +32,8 @@ export function deviceStatus({ dev, writeback }: Member): DeviceStatus {
       percent: writeback.rate.tunables.percent,
       rateBytesPerSecond: writeback.rate.rate * SECTOR,
     },
-    ioErrors: dev.ioErrors,
+    ioErrors: dev.errors.count,
+    ...(dev.attached && failedService.needed ? { service: failedService.manner } : {}),
     stats: dev.stats.snapshot("total"),
   };
 }

@@ -128,11 +128,7 @@ export class Volume implements BlockVolume {
 
   #serving(store: SectorStore): void {
     const { failure } = store;
-    if (!failure) return;
-    throw new BcacheError(
-      "SetFailed",
-      `${this.name}: the cache set has failed: ${failure.message}`,
-    );
+    if (failure) throw failure;
   }
 
   #writable(store: SectorStore): void {
@@ -142,7 +138,7 @@ export class Volume implements BlockVolume {
 
   tryRead(offsetBytes: number, into: Uint8Array): boolean {
     const { store } = this.#users;
-    if (this.#stopped || store.failure) return false;
+    if (this.#stopped || store.obstructed) return false;
     if (((offsetBytes | into.length) & (SECTOR - 1)) !== 0 || into.length === 0) return false;
     if (offsetBytes + into.length > this.#sizeBytes) return false;
     store.noteRequest();
@@ -170,7 +166,7 @@ export class Volume implements BlockVolume {
 
   tryWrite(offsetBytes: number, from: Uint8Array): boolean {
     const { store } = this.#users;
-    if (this.readOnly || this.#stopped || store.failure) return false;
+    if (this.readOnly || this.#stopped || store.obstructed) return false;
     const block = this.blockSizeBytes - 1;
     if (((offsetBytes | from.length) & block) !== 0 || from.length === 0) return false;
     if (offsetBytes + from.length > this.#sizeBytes) return false;

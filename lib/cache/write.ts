@@ -10,7 +10,7 @@
  * Changes that take time hold their range (RangeLocks), so that overlapping ones reach the backing
  * device and the index in the same order. `tryWrite` never waits: nothing can come in between.
  */
-import { BcacheError, messageOf } from "../base/errors.ts";
+import { BcacheError } from "../base/errors.ts";
 import { BATCH_KEYS_MAX } from "../btree/insert.ts";
 import { RESERVE } from "../buckets/reserves.ts";
 import type { BypassReason } from "./bypass.ts";
@@ -161,19 +161,8 @@ export class WritePath {
   }
 
   async #bypass(start: number, from: Uint8Array): Promise<void> {
-    await this.#writeBacking(start, from);
+    await this.#dev.writeBacking(start, from);
     await this.commitHoles(start, start + from.length / 512);
-  }
-
-  async #writeBacking(start: number, from: Uint8Array): Promise<void> {
-    try {
-      await this.#dev.device.write(start, from);
-    } catch (error) {
-      this.#dev.ioErrors++;
-      throw error;
-    } finally {
-      this.#dev.noteWrite();
-    }
   }
 
   async #writeback(start: number, from: Uint8Array): Promise<void> {
@@ -194,7 +183,7 @@ export class WritePath {
 
   async #writethrough(start: number, from: Uint8Array): Promise<void> {
     const end = start + from.length / 512;
-    const writing = this.#writeBacking(start, from);
+    const writing = this.#dev.writeBacking(start, from);
     // Whatever happens below, this rejection is looked at.
     writing.catch(() => undefined);
     const batches: Placed[] = [];
@@ -314,15 +303,7 @@ export class WritePath {
    * holds the range.
    */
   async zeroLocked(start: number, sectors: number): Promise<void> {
-    try {
-      await this.#dev.device.zero(start, sectors);
-    } catch (error) {
-      this.#dev.ioErrors++;
-      this.#parts.log("warning", `${this.#dev.name}: cannot zero: ${messageOf(error)}`);
-      throw error;
-    } finally {
-      this.#dev.noteWrite();
-    }
+    await this.#dev.zeroBacking(start, sectors);
     await this.commitHoles(start, start + sectors);
   }
 }

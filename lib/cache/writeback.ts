@@ -12,6 +12,7 @@
 import { BcacheError, messageOf } from "../base/errors.ts";
 import { Signal } from "../base/sync.ts";
 import type { CachedDevice } from "./cached_device.ts";
+import { setFailed } from "./faults.ts";
 import { KeyBuffer } from "./key_buffer.ts";
 import type { RequestParts } from "./request_parts.ts";
 import type { WritebackGroup } from "./writeback_group.ts";
@@ -124,7 +125,9 @@ export class Writeback {
     this.wake();
     try {
       while (this.#dev.needsWriteback) {
-        if (this.#stopped) throw this.#whyStopped();
+        const { refusal } = this.#dev;
+        if (refusal) throw refusal;
+        if (this.#stopped || this.#parts.faults.failed) throw this.#whyStopped();
         if (this.#drainFailure !== undefined) throw this.#drainFailure;
         await this.#passDone.wait();
       }
@@ -135,12 +138,11 @@ export class Writeback {
 
   #whyStopped(): BcacheError {
     const { failed } = this.#parts.faults;
-    return failed === undefined
-      ? new BcacheError("Shutdown", `${this.#dev.name} is being stopped`)
-      : new BcacheError(
-        "SetFailed",
-        `${this.#dev.name}: the cache set has failed: ${failed.message}`,
-      );
+    const { name, dirtySectors } = this.#dev;
+    if (failed) {
+      return setFailed(name, failed, `, and ${dirtySectors * 512} bytes stay dirty in it`);
+    }
+    return new BcacheError("Shutdown", `${name} is being stopped`);
   }
 
   // --- The task ---
@@ -151,7 +153,8 @@ export class Writeback {
     this.#group.join(this);
     try {
       while (this.#mayRun(signal)) {
-        if (!this.#dev.needsWriteback || !(this.running || this.#unpaced)) {
+        const wanted = this.running || this.#unpaced;
+        if (!this.#dev.needsWriteback || !wanted || this.#dev.ioDisabled) {
           this.#passDone.raise();
           await this.#wake.wait();
           continue;

@@ -235,16 +235,9 @@ export class WritebackOutput {
       for (const { bucket } of pieces) buckets.unpin(bucket);
     }
     await turn.before;
-    try {
-      const writing = this.#dev.device.write(first.start, bytes);
-      turn.issued();
-      await writing;
-    } catch (error) {
-      this.#dev.ioErrors++;
-      throw error;
-    } finally {
-      this.#dev.noteWrite();
-    }
+    const writing = this.#dev.writeBacking(first.start, bytes);
+    turn.issued();
+    await writing;
   }
 
   /** Reads what lies together on the cache device in one go, all at the same time. */

@@ -10,6 +10,7 @@ import {
   shown,
   triggerAttribute,
 } from "./attribute.ts";
+import { DEVICE_FAILURE_ATTRIBUTES } from "./failure.ts";
 import { statistics } from "./statistics.ts";
 import type { DeviceTarget } from "./targets.ts";
 import { WRITEBACK_ATTRIBUTES } from "./writeback.ts";
@@ -66,7 +67,6 @@ export const DEVICE_ATTRIBUTES: readonly Attribute<DeviceTarget>[] = [
     "UUID of the backing device",
     (target) => formatUuid(target.dev.superblock.uuid),
   ),
-  shown("io_errors", "errors of the backing device since start", (target) => target.dev.ioErrors),
   ...LOAD_PERIODS_MINUTES.map((minutes) =>
     shown<DeviceTarget>(
       `backing_load_${minutes}m`,
@@ -81,5 +81,6 @@ export const DEVICE_ATTRIBUTES: readonly Attribute<DeviceTarget>[] = [
     "sets the device's total statistics back to zero",
     (target) => target.dev.stats.clear(),
   ),
+  ...DEVICE_FAILURE_ATTRIBUTES,
   ...statistics<DeviceTarget>((target) => target.dev.stats),
 ];

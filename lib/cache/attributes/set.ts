@@ -17,6 +17,7 @@ import {
 } from "./attribute.ts";
 import { COLLECTION_ATTRIBUTES } from "./collection.ts";
 import { INDEX_AND_JOURNAL_ATTRIBUTES } from "./index_and_journal.ts";
+import { SET_FAILURE_ATTRIBUTES } from "./failure.ts";
 import { statistics } from "./statistics.ts";
 import type { SetTarget } from "./targets.ts";
 import { SET_WRITEBACK_ATTRIBUTES } from "./writeback.ts";
@@ -104,6 +105,6 @@ export const SET_ATTRIBUTES: readonly Attribute<SetTarget>[] = [
     "sets the total statistics back to zero",
     (target) => target.stats.clear(),
   ),
-  shown("io_errors", "errors of the cache device since start", (target) => target.cacheIoErrors()),
+  ...SET_FAILURE_ATTRIBUTES,
   ...statistics<SetTarget>((target) => target.stats),
 ];
