@@ -22,6 +22,7 @@ import {
   systemCode,
   systemError,
 } from "./host.ts";
+import { NO_TOPOLOGY, readTopology, type Topology } from "./topology.ts";
 
 const ZERO_PIECE_BYTES = 1024 * 1024;
 const KEEP_SIZE = 1;
@@ -64,7 +65,7 @@ export async function openFileDevice(
     if (exclusive && host) claim = lockFile(path, fd, stat, host);
     const measured = stat.isBlockDevice()
       ? measureBlockDevice(path, fd, stat, host)
-      : { sizeBytes: stat.size, sectorBytes: SECTOR_BYTES };
+      : { sizeBytes: stat.size, sectorBytes: SECTOR_BYTES, topology: NO_TOPOLOGY };
     return new FileDevice(path, fd, claim, measured, options);
   } catch (error) {
     if (claim !== undefined) host?.close(claim);
@@ -83,6 +84,7 @@ function assertKind(path: string, stat: fs.Stats): void {
 interface Measured {
   readonly sizeBytes: number;
   readonly sectorBytes: number;
+  readonly topology: Topology;
 }
 
 function measureBlockDevice(
@@ -93,14 +95,16 @@ function measureBlockDevice(
 ): Measured {
   const sizeBytes = host?.blockDeviceBytes(fd) ?? -1;
   const sectorBytes = host?.blockDeviceSectorBytes(fd) ?? -1;
-  if (sizeBytes >= 0 && sectorBytes >= 0) return { sizeBytes, sectorBytes };
   const { major, minor } = linuxDevice(stat.rdev);
   const folder = `/sys/dev/block/${major}:${minor}`;
+  const topology = readTopology(folder);
+  if (sizeBytes >= 0 && sectorBytes >= 0) return { sizeBytes, sectorBytes, topology };
   const queue = fs.existsSync(`${folder}/queue`) ? `${folder}/queue` : `${folder}/../queue`;
   const numberIn = (file: string) => Number(fs.readFileSync(file, "utf8").trim());
   const measured = {
     sizeBytes: numberIn(`${folder}/size`) * SECTOR_BYTES,
     sectorBytes: numberIn(`${queue}/logical_block_size`),
+    topology,
   };
   if (Number.isSafeInteger(measured.sizeBytes) && measured.sectorBytes >= SECTOR_BYTES) {
     return measured;
@@ -113,6 +117,8 @@ export class FileDevice implements Device {
   readonly sizeSectors: number;
   readonly logicalBlockSectors: number;
   readonly readOnly: boolean;
+  readonly optimalIoSectors: number;
+  readonly partialStripesExpensive: boolean;
   readonly sync: NonNullable<Device["sync"]>;
   /** Bytes of the file behind its last whole sector: not part of the device. */
   readonly tailBytes: number;
@@ -139,6 +145,8 @@ export class FileDevice implements Device {
     this.sizeSectors = Math.floor(measured.sizeBytes / SECTOR_BYTES);
     this.tailBytes = measured.sizeBytes % SECTOR_BYTES;
     this.logicalBlockSectors = measured.sectorBytes / SECTOR_BYTES;
+    this.optimalIoSectors = measured.topology.optimalIoSectors;
+    this.partialStripesExpensive = measured.topology.partialStripesExpensive;
     this.readOnly = options.readOnly ?? false;
     this.#fd = fd;
     this.#claim = claim;

@@ -10,6 +10,8 @@ export class ForwardingDevice implements Device {
   readonly sizeSectors: number;
   readonly logicalBlockSectors: number;
   readonly readOnly: boolean;
+  readonly optimalIoSectors: number;
+  readonly partialStripesExpensive: boolean;
   readonly sync?: NonNullable<Device["sync"]>;
   protected readonly inner: Device;
 
@@ -26,6 +28,8 @@ export class ForwardingDevice implements Device {
     this.sizeSectors = inner.sizeSectors;
     this.logicalBlockSectors = inner.logicalBlockSectors;
     this.readOnly = own.readOnly ?? inner.readOnly;
+    this.optimalIoSectors = inner.optimalIoSectors ?? 0;
+    this.partialStripesExpensive = inner.partialStripesExpensive ?? false;
     if (inner.sync !== undefined) this.sync = own.sync ?? inner.sync;
   }
 

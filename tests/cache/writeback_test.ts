@@ -70,6 +70,7 @@ describe("runs of dirty extents", () => {
     const draining = world.set.flushDirty(undefined);
     await world.pass(0.01);
     assertEquals(world.backing.writesUnderWay, 1, "the run is being written");
+    world.backing.writeMs = 1; // Overtakes, if it is let.
     await world.change("cache_mode", "writearound");
     await world.write(0, 4096, 9);
     await world.run(draining);
@@ -182,6 +183,28 @@ describe("durability", () => {
   });
 });
 
+describe("the statistics", () => {
+  test("clearing them sets the totals back and stops nothing", async () => {
+    const world = await writebackWorld();
+    const hits = (period: string) => world.get(`stats_${period}/cache_hits`);
+    await world.write(0, 4096);
+    await world.run(world.volume.read(0, new Uint8Array(4096)));
+    await world.pass(14);
+    assertEquals([await hits("total"), await hits("hour")], ["1", "1"]);
+    await world.changeSet("clear_stats", "1");
+    assertEquals(await world.ofSet("stats_total/cache_hits"), "0");
+    assertEquals(await world.ofSet("stats_hour/cache_hits"), "1");
+    // The tick behind them goes on, and so does writeback.
+    await world.run(world.volume.read(0, new Uint8Array(4096)));
+    await world.pass(14);
+    assertEquals(await world.ofSet("stats_total/cache_hits"), "1");
+    await world.change("writeback_running", "1");
+    await world.pass(5);
+    assertEquals(await world.dirtyBytes(), 0);
+    await world.close();
+  });
+});
+
 describe("the task", () => {
   test("the first dirty write of a clean device wakes it", async () => {
     const world = await writebackWorld({ settings: PROMPT });
@@ -234,6 +257,44 @@ describe("the task", () => {
     assertEquals(await world.get("writeback_rate"), "0");
     await world.drain();
     assertEquals(await world.dirtyBytes(), 0);
+    await world.close();
+  });
+
+  test("zeroing never becomes dirty data, not even in a dirty stripe", async () => {
+    const world = await writebackWorld();
+    await world.change("stripe_size", "4M");
+    await world.change("partial_stripes_expensive", "1");
+    await world.write(0, 64 * KIB, 3);
+    await world.run(world.volume.zero(4096, 16 * KIB));
+    assertEquals(await world.dirtyBytes(), 48 * KIB);
+    assertEquals(await world.backingByte(4096), 0);
+    const into = new Uint8Array(64 * KIB);
+    await world.run(world.volume.read(0, into));
+    assertEquals([into[0], into[4096], into[20 * KIB - 1], into[20 * KIB]], [3, 0, 0, 3]);
+    await world.drain();
+    assertEquals([await world.backingByte(8192), await world.backingByte(20 * KIB)], [0, 3]);
+    await world.close();
+  });
+
+  test("a collection follows when it was asked for and the cache is half full", async () => {
+    const world = await writebackWorld({ settings: [["sequential_cutoff", "0"]] });
+    await world.change("writeback_running", "0");
+    await world.changeSet("cutoff_writeback", "70");
+    await world.change("writeback_percent", "1");
+    for (let at = 0; at < 320; at++) await world.write(at * 32 * KIB, 32 * KIB);
+    const collections = async () => Number(await world.ofSet("gc_runs"));
+    await world.changeSet("gc_after_writeback", "1");
+    await world.pass(6); // The controller sees how full it is.
+    const before = await collections();
+    await world.drain();
+    await world.pass(1);
+    assertEquals(await collections(), before + 1);
+    await world.changeSet("gc_after_writeback", "0");
+    await world.write(0, 4096);
+    await world.pass(6);
+    await world.drain();
+    await world.pass(1);
+    assertEquals(await collections(), before + 1);
     await world.close();
   });
 

@@ -27,6 +27,8 @@ const SLICES: readonly Slice[] = [
   { name: "none", seeds: [1], cutOneIn: 6 },
   { name: "writeback-only", seeds: [1, 2, 4], cutOneIn: 5 },
   { name: "small-blocks", seeds: [1, 2, 3], cutOneIn: 6 },
+  { name: "writeback-runs", seeds: [1, 2], cutOneIn: 120 },
+  { name: "writeback-stripes", seeds: [1], cutOneIn: 150 },
   { name: "change-settings", seeds: [1], cutOneIn: 100 },
   { name: "drain-often", seeds: [1, 3], cutOneIn: 30 },
   { name: "wrap-journal", seeds: [1], cutOneIn: 150 },

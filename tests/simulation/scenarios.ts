@@ -26,6 +26,12 @@ interface Recipe {
   readonly steadfast?: boolean;
 }
 
+/** A device with stripes, full and partial ones, in turns with small writes past the cache. */
+const STRIPED = [
+  ["stripe_size", "4M"],
+  ["partial_stripes_expensive", "1"],
+  ["sequential_cutoff", "64k"],
+] as const;
 /** Writeback that starts at once, so that it meets the rest of the workload. */
 const PROMPT = [["writeback_delay", "0"], ["writeback_percent", "0"]] as const;
 const HELD = [["writeback_running", "0"]] as const;
@@ -44,6 +50,41 @@ export const RECIPES = {
     steadfast: true,
   },
   "small-blocks": { mode: "writeback", workload: TINY, blockSectors: 1, settings: PROMPT },
+  // Runs of several extents, many of them under way, and keys that change while they are.
+  "writeback-runs": {
+    mode: "writeback",
+    workload: {
+      steps: 250,
+      lanes: 6,
+      spanBytes: 64 << 10,
+      writeBytesMax: 16384,
+      sequential: 0.4,
+      weights: { write: 60, read: 5, flush: 8, zero: 3, sleep: 12, disturb: 6 },
+      sleepMsMax: 50,
+    },
+    settings: [...PROMPT, ["writeback_in_flight", "64"], ["sequential_cutoff", "16k"]],
+    disturbance: "drain",
+    checkState: true,
+    blockSectors: 1,
+    cutOneIn: 40,
+    nestedOneIn: 400,
+  },
+  "writeback-stripes": {
+    mode: "writeback",
+    workload: {
+      steps: 300,
+      lanes: 5,
+      spanBytes: 7 << 20,
+      writeBytesMax: 64 << 10,
+      sequential: 0.6,
+      weights: { write: 70, read: 5, flush: 6, zero: 2, sleep: 10, disturb: 2 },
+      sleepMsMax: 100,
+    },
+    settings: [...PROMPT, ...STRIPED, ["writeback_age_limit", "1"]],
+    disturbance: "drain",
+    cutOneIn: 60,
+    nestedOneIn: 600,
+  },
   // A sample of the cuts of longer ones.
   "wrap-journal": {
     mode: "writeback",
