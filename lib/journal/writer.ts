@@ -322,7 +322,9 @@ export class Journal {
         await this.#amend();
         continue;
       }
-      if (wanted && this.pins.free > 0) this.#seal();
+      // With the queue full it stays open: in a journal that stands still, whoever wants one
+      // entry after the other would pile them up.
+      if (wanted && this.pins.free > 0 && this.#sealed.length < this.#queueEntries) this.#seal();
       const batch = this.#placeBatch();
       if (batch.length === 0) {
         // Nothing to do, or no place to do it: then leaves must be written first.

@@ -348,6 +348,29 @@ describe("a full journal", () => {
     });
   }
 
+  test("that stands still piles up no entries, whatever is asked of it", async () => {
+    const shape = { ...SMALL, queueEntries: 4 };
+    const world = openJournal(deviceFor(shape), shape);
+    const { journal } = world;
+    let release = () => {};
+    const gate = new Promise<void>((resolve) => release = resolve);
+    const leaf = new Leaf(journal.pins, new Set(), () => gate);
+    await journal.finishRecovery();
+    const commits: Array<Promise<void>> = [];
+    for (let id = 1; id <= 600; id++) {
+      const seq = journal.tryAppend(keyOf(id), 0, KEY_WORDS);
+      if (seq > 0) leaf.insert(seq, id);
+      if (id % 3 === 0) commits.push(journal.commit());
+      if (id % 5 === 0) await world.clock.advance(150);
+      const fits = 1 + shape.queueEntries + shape.buckets * shape.bucketSectors;
+      assert(journal.counters.activeEntries <= fits, `${journal.counters.activeEntries} entries`);
+    }
+    assertEquals(journal.tryAppend(keyOf(601), 0, KEY_WORDS), 0, "it is full");
+    release();
+    await Promise.all(commits);
+    await end(world);
+  });
+
   test("goes on when the pins are used up before the ring is", async () => {
     const shape = { ...WIDE, pins: 32 };
     const device = deviceFor(shape);
