@@ -328,6 +328,7 @@ function refuseTinyNodes(geometry: Geometry, name: string): void {
   if (geometry.nodeBlocks >= NODE_BLOCKS_MIN) return;
   throw new BcacheError(
     "NotSupported",
-    `${name}: a b-tree node is a single block, expected at least ${NODE_BLOCKS_MIN}: make the cache with larger buckets (-b) or smaller blocks (-w)`,
+    `${name}: a b-tree node is a single block, expected at least ${NODE_BLOCKS_MIN}: ` +
+      "make the cache with larger buckets (-b) or smaller blocks (-w)",
   );
 }

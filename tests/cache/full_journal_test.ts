@@ -7,7 +7,9 @@ import { setKey, SLOT_WORDS } from "../../lib/ondisk/bkey.ts";
 import { SmallIndex } from "../btree/small_index.ts";
 
 /** The device, on which writes behind the journal's buckets never end until `release`. */
-function stalling(index: SmallIndex): { device: Device; stall(): void; release(): void } {
+function stalling(
+  index: SmallIndex,
+): { device: Device; stall: () => void; release: () => void } {
   const { bucketSectors } = index.shape;
   const { firstBucket, journalBucketCount } = index.engine.superblock;
   const behind = (firstBucket + journalBucketCount) * bucketSectors;
