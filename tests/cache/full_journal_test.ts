@@ -82,7 +82,7 @@ describe("a full journal", () => {
     await index.close();
   }, 60_000);
 
-  test("has the dirty root written when it is the only leaf, without waiting for a timer", async () => {
+  test("has the dirty root written when it is the only leaf, and waits for no timer", async () => {
     const index = await SmallIndex.make();
     const { btree, journal } = index.engine;
     await index.run((async () => {

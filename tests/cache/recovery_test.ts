@@ -155,7 +155,7 @@ describe("starting a cache set", () => {
     const error = await assertRejects(
       () => setup.start(),
       BcacheError,
-      "memory: a b-tree node is a single block, expected at least 2: make the cache with larger buckets",
+      "memory: a b-tree node is a single block, expected at least 2: make the cache",
     );
     assertEquals(error.code, "NotSupported");
   });
