@@ -20,6 +20,11 @@ export const CONTROL_METHODS = [
   "attach",
   "detach",
   "stop",
+  "createVolume",
+  "resizeVolume",
+  "destroyVolume",
+  "uuids",
+  "forget",
 ] as const;
 export type ControlMethod = (typeof CONTROL_METHODS)[number] & keyof CacheControl;
 

@@ -24,7 +24,7 @@ import { moduleBeside } from "./module_beside.ts";
 import { checkMountPoint, unmountFuse } from "./mount.ts";
 import { describeUsers } from "./mount_users.ts";
 import { notifications } from "./notify.ts";
-import { openRefusal, TAKES_FILE_AWAY } from "./served_volumes.ts";
+import { fileOfRefusal } from "./served_volumes.ts";
 
 export type { MountConfig } from "./engine.ts";
 
@@ -136,17 +136,16 @@ class MountedCacheSet implements MountHandle {
     const methods: Partial<Record<ControlMethod, unknown>> = {};
     for (const method of CONTROL_METHODS) {
       methods[method] = (...args: unknown[]) =>
-        this.#call(method, args).catch((error) => {
-          throw TAKES_FILE_AWAY.includes(method) ? this.#namingUsers(error, args) : error;
-        });
+        this.#call(method, args).catch((error: Error) => Promise.reject(this.#namingUsers(error)));
     }
     return methods as unknown as CacheControl;
   }
 
   /** A refusal because a file is open, with the names of those who have it open. */
-  #namingUsers(error: unknown, [device]: readonly unknown[]): unknown {
-    if (typeof device !== "string" || messageOf(error) !== openRefusal(device)) return error;
-    const path = `${this.#config.mountPoint}/${device}`;
+  #namingUsers(error: Error): Error {
+    const file = fileOfRefusal(error);
+    if (file === undefined) return error;
+    const path = `${this.#config.mountPoint}/${file}`;
     return new BcacheError(
       "Busy",
       `${path}: in use by ${describeUsers(path)}: close that first, or take it away by force`,

@@ -15,11 +15,26 @@ const RELEASE_PATIENCE_MS = 250;
 const RELEASE_STEP_MS = 5;
 
 /** Their first argument is a device's name, the second may have `force`. */
-export const TAKES_FILE_AWAY: readonly ControlMethod[] = ["stop"];
+const TAKES_FILE_AWAY: readonly ControlMethod[] = ["stop", "destroyVolume"];
+/** Attributes that do the same when they are written; of the set: to all files. */
+const ATTRIBUTES_THAT_DO: readonly unknown[] = ["stop", "unregister"];
 
-/** What such a call is refused with; the other thread then finds out by whom it is open. */
-export function openRefusal(device: string): string {
-  return `${device}: is open`;
+/** The name of the file that a call takes away, "" for all of them; undefined: it takes none. */
+function fileTaken({ method, args }: Pick<ControlCall, "method" | "args">): string | undefined {
+  const [name, option] = args;
+  if (method === "setAttribute" && ATTRIBUTES_THAT_DO.includes(option)) {
+    return typeof name === "string" ? name : "";
+  }
+  if (!TAKES_FILE_AWAY.includes(method) || typeof name !== "string") return undefined;
+  return (option as { force?: boolean } | undefined)?.force === true ? undefined : name;
+}
+
+const IS_OPEN = ": is open";
+
+/** The file because of which a call was refused here; the other thread finds out who has it. */
+export function fileOfRefusal(error: Error): string | undefined {
+  if (!(error instanceof BcacheError) || error.code !== "Busy") return undefined;
+  return error.message.endsWith(IS_OPEN) ? error.message.slice(0, -IS_OPEN.length) : undefined;
 }
 
 export function volumeInfo({ name, sizeBytes }: BlockVolume): VolumeInfo {
@@ -66,13 +81,21 @@ export class ServedVolumes {
 
   /** Rejects with Busy when `call` takes a file away that somebody has open, unless by force. */
   async refuseBusy(call: ControlCall): Promise<void> {
-    if (!TAKES_FILE_AWAY.includes(call.method)) return;
-    const [name, options] = call.args as [string, { force?: boolean } | undefined];
-    if (options?.force === true) return;
+    const taken = fileTaken(call);
+    if (taken === undefined) return;
+    let open: string | undefined;
     for (let waitedMs = 0; waitedMs < RELEASE_PATIENCE_MS; waitedMs += RELEASE_STEP_MS) {
-      if ((this.#filesystem?.opens(name) ?? 0) === 0) return;
+      open = this.#openFile(taken);
+      if (open === undefined) return;
       await this.#clock.sleep(RELEASE_STEP_MS);
     }
-    throw new BcacheError("Busy", openRefusal(name));
+    throw new BcacheError("Busy", `${open}${IS_OPEN}`);
+  }
+
+  /** The file of that name, any for "", if it is open. */
+  #openFile(name: string): string | undefined {
+    const files = this.#filesystem;
+    const names = name === "" ? files?.volumes.map((volume) => volume.name) ?? [] : [name];
+    return names.find((each) => files !== undefined && files.opens(each) > 0);
   }
 }

@@ -216,6 +216,72 @@ for (const entry of fixtures()) {
   });
 }
 
+/** The volumes on the cache alone that the kernel served. */
+function servedVolumes(entry: FixtureEntry): FixtureDevice[] {
+  return Object.entries(entry.kernel.devices).filter(([name]) => name.startsWith("volume"))
+    .map(([, device]) => device);
+}
+
+for (const entry of fixtures().filter((each) => servedVolumes(each).length > 0)) {
+  for (const zeroed of [false, true]) {
+    const backings = zeroed ? "zeroed backing devices" : "its backing devices";
+    test(
+      `${entry.name}: volumes on the cache alone are what the kernel served, with ${backings}`,
+      () =>
+        withSet(entry, async (set) => {
+          const { volumes } = await set.status();
+          const found = await Promise.all(volumes.map(async ({ name, label }) => {
+            const volume = set.volumes.find((each) => each.name === name)!;
+            return { bytes: volume.sizeBytes, label, sha256: await hashOfVolume(volume) };
+          }));
+          const expected = servedVolumes(entry).map(({ bytes, label, sha256 }) => {
+            return { bytes: bytes!, label: label!, sha256: sha256! };
+          });
+          assertEquals(found, expected);
+          // Cached devices have the first names, then come the volumes.
+          assertEquals(volumes[0]!.name, `bcache${servedBackings(entry).length}`);
+          assertEquals((await set.uuids()).filter(({ kind }) => kind === "volume").length, 1);
+        }, { zeroed }),
+      LIMIT_MS,
+    );
+  }
+}
+
+test("two-backings: each device has its own settings, label and data in the cache", async () => {
+  const entry = fixtures().find((each) => each.name === "two-backings")!;
+  await withSet(entry, async (set) => {
+    const { devices } = await set.status();
+    assertEquals(devices.map(({ name, label, cacheMode }) => [name, label, cacheMode]), [
+      ["bcache0", "data-one", "writeback"],
+      ["bcache1", "the second one", "writethrough"],
+    ]);
+    await set.setAttribute("bcache1", "sequential_cutoff", "1M");
+    assertEquals((await set.attributes("bcache0", "sequential_cutoff"))[0]!.value, "512");
+    const uuids = await set.uuids();
+    assertEquals(uuids.map(({ label, device }) => [label, device]), [
+      ["data-one", "bcache0"],
+      ["the second one", "bcache1"],
+    ]);
+    assertEquals(uuids[0]!.dirtyBytes, entry.kernel.devices["backing1.img"]!.dirty_bytes);
+    assertEquals(uuids[1]!.cachedBytes > 0 && uuids[1]!.dirtyBytes === 0, true);
+  }, { zeroed: false });
+}, LIMIT_MS);
+
+test("none-and-detached: a device that was detached gets nothing of what was cached", async () => {
+  const entry = fixtures().find((each) => each.name === "none-and-detached")!;
+  const unpacked = unpackFixture(entry.name);
+  try {
+    const set = await openSet(unpacked, ["backing1.img", "backing2.img"]);
+    for (const name of ["backing1.img", "backing2.img"]) {
+      const { volume } = await volumeOf(set, unpacked.pathOf(name));
+      assertEquals(await hashOfVolume(volume), entry.kernel.devices[name]!.sha256, name);
+    }
+    await set.close();
+  } finally {
+    unpacked.remove();
+  }
+}, LIMIT_MS);
+
 /** What the refusal of a damaged fixture must name: the structure, and where it lies. */
 const REFUSALS: Readonly<Record<string, readonly RegExp[]>> = {
   "damaged-cache-superblock": [/superblock/i, /checksum/i, /cache\.img/],

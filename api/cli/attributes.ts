@@ -23,9 +23,9 @@ export function parseSetting(text: string): { name: string; value: string } {
 }
 
 async function attributesOf(control: CacheControl): Promise<Owned[]> {
-  const { devices } = await control.status();
+  const { devices, volumes } = await control.status();
   const owned: Owned[] = [];
-  for (const device of [undefined, ...devices.map((each) => each.name)]) {
+  for (const device of [undefined, ...[...devices, ...volumes].map((each) => each.name)]) {
     for (const attribute of await control.attributes(device)) owned.push({ device, attribute });
   }
   return owned;

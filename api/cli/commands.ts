@@ -13,6 +13,13 @@ import { UsageError } from "./program.ts";
 import { runShow } from "./show.ts";
 import { runStatus } from "./status.ts";
 import { runFlush, runUnmount } from "./unmount.ts";
+import {
+  runForget,
+  runUuids,
+  runVolumeCreate,
+  runVolumeDestroy,
+  runVolumeResize,
+} from "./volumes.ts";
 
 export const HTTP_DEFAULT = "127.0.0.1:8380";
 
@@ -34,6 +41,8 @@ export function createParser(program: Program): Command {
   addMount(parser, program);
   addUnmountAndFlush(parser, program);
   addDevices(parser, program);
+  addVolumes(parser, program);
+  addUuids(parser, program);
   addStatus(parser, program);
   addGetAndSet(parser, program);
   addOffline(parser, program);
@@ -192,6 +201,54 @@ function addDevices(parser: Command, program: Program): void {
     .option("--force", "also when its file is open, or cannot be flushed")
     .action((mountPoint: string, device: string, flags: { force?: boolean }) =>
       runStop(program, { mountPoint, device, force: flags.force ?? false })
+    );
+}
+
+function addVolumes(parser: Command, program: Program): void {
+  const volume = parser.command("volume")
+    .description("volumes that live on the cache alone, without a backing device")
+    .helpCommand(false);
+  volume.command("create")
+    .description("make one: a file for it appears; space is taken as it is written")
+    .argument("<mountpoint>")
+    .argument("<size>", "k, M, G and T are powers of 1024")
+    .option("--label <text>", "at most 32 bytes", "")
+    .action((mountPoint: string, size: string, { label }: { label: string }) =>
+      runVolumeCreate(program, { mountPoint, size, label })
+    );
+  volume.command("resize")
+    .description("change its size; what lies behind the end of a smaller one is given up")
+    .argument("<mountpoint>")
+    .argument("<volume>", "bcache1, ...")
+    .argument("<size>", "k, M, G and T are powers of 1024")
+    .action((mountPoint: string, name: string, size: string) =>
+      runVolumeResize(program, { mountPoint, volume: name, size })
+    );
+  volume.command("destroy")
+    .description("give up a volume and all that is in it")
+    .argument("<mountpoint>")
+    .argument("<volume>", "bcache1, ...")
+    .option("--force", "also when it holds data, or its file is open")
+    .action((mountPoint: string, name: string, { force = false }: { force?: boolean }) =>
+      runVolumeDestroy(program, { mountPoint, volume: name, force })
+    );
+}
+
+function addUuids(parser: Command, program: Program): void {
+  parser.command("uuids")
+    .description("list whose data the cache has: also of devices that are not here")
+    .argument("<mountpoint>")
+    .option("--json", "print JSON")
+    .action((mountPoint: string, { json = false }: { json?: boolean }) =>
+      runUuids(program, { mountPoint, json })
+    );
+  parser.command("forget")
+    .description("give up all that is cached of a device that will not return")
+    .argument("<mountpoint>")
+    .argument("<uuid>", "as uuids lists it")
+    .option("--force", "also what is dirty, and so nowhere else")
+    .action((mountPoint: string, uuid: string, { force = false }: { force?: boolean }) =>
+      runForget(program, { mountPoint, uuid, force })
     );
 }
 

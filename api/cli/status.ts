@@ -1,5 +1,5 @@
 /** `status`: what is mounted, and how it does. */
-import type { DeviceStatus, SetStatus } from "../../lib/cache/ports.ts";
+import type { DeviceStatus, SetStatus, VolumeStatus } from "../../lib/cache/ports.ts";
 import type { ControlClient } from "../control/client.ts";
 import type { MountInfo } from "../http/schema.ts";
 import { findAllMounts, findMount } from "./find_mount.ts";
@@ -47,7 +47,8 @@ export function statusText({ mount, set }: MountStatus): string {
   const failed = set.failed === undefined ? "" : `  FAILED: ${printable(set.failed)}\n`;
   const cache = `  cache ${printable(set.cachePath)}  ${formatBytes(set.sizeBytes)}, ` +
     `${Math.round(set.inUsePercent)} % in use, set ${set.setUuid}\n`;
-  return head + failed + cache + table(set.devices.map(deviceRow));
+  return head + failed + cache +
+    table([...set.devices.map(deviceRow), ...set.volumes.map(volumeRow)]);
 }
 
 function deviceRow(device: DeviceStatus): string[] {
@@ -60,5 +61,16 @@ function deviceRow(device: DeviceStatus): string[] {
     `${formatBytes(device.dirtyBytes)} dirty`,
     `${Math.round(cacheHitRatio)} % hits of ${cacheHits + cacheMisses}`,
     printable(device.backingPath) + (device.label === "" ? "" : ` (${printable(device.label)})`),
+  ];
+}
+
+function volumeRow(volume: VolumeStatus): string[] {
+  return [
+    `  ${volume.name}`,
+    formatBytes(volume.sizeBytes),
+    "volume",
+    "on the cache alone",
+    `${formatBytes(volume.usedBytes)} used`,
+    printable(volume.label),
   ];
 }

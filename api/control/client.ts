@@ -9,6 +9,8 @@ import type {
   CacheControl,
   DeviceStatus,
   SetStatus,
+  UuidStatus,
+  VolumeStatus,
 } from "../../lib/cache/ports.ts";
 import { errorOfProblem } from "../http/problem.ts";
 import type { MountInfo } from "../http/schema.ts";
@@ -53,6 +55,29 @@ export class ControlClient implements CacheControl {
 
   async stop(device: string, options: { force?: boolean } = {}): Promise<void> {
     await this.#call<{ devices: DeviceStatus[] }>("POST", `${ownerPath(device)}/stop`, options);
+  }
+
+  createVolume(options: { sizeBytes: number; label?: string }): Promise<VolumeStatus> {
+    return this.#call<VolumeStatus>("POST", "/v1/volumes", options);
+  }
+
+  resizeVolume(name: string, sizeBytes: number): Promise<VolumeStatus> {
+    const path = `/v1/volumes/${encodeURIComponent(name)}/size`;
+    return this.#call<VolumeStatus>("PUT", path, { sizeBytes });
+  }
+
+  async destroyVolume(name: string, options: { force?: boolean } = {}): Promise<void> {
+    const path = `/v1/volumes/${encodeURIComponent(name)}`;
+    await this.#call<{ volumes: VolumeStatus[] }>("DELETE", path + forced(options));
+  }
+
+  async uuids(): Promise<UuidStatus[]> {
+    return (await this.#call<{ uuids: UuidStatus[] }>("GET", "/v1/uuids")).uuids;
+  }
+
+  async forget(uuid: string, options: { force?: boolean } = {}): Promise<void> {
+    const path = `/v1/uuids/${encodeURIComponent(uuid)}`;
+    await this.#call<{ uuids: UuidStatus[] }>("DELETE", path + forced(options));
   }
 
   /** What is mounted there. */
@@ -116,6 +141,10 @@ export class ControlClient implements CacheControl {
       call.end(payload);
     });
   }
+}
+
+function forced(options: { force?: boolean }): string {
+  return options.force === true ? "?force=true" : "";
 }
 
 function ownerPath(device: string | undefined): string {

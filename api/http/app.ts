@@ -19,6 +19,7 @@ import { addDeviceRoutes } from "./routes_device.ts";
 import { addMemberRoutes } from "./routes_members.ts";
 import { addMountRoutes } from "./routes_mount.ts";
 import { addSetRoutes } from "./routes_set.ts";
+import { addVolumeRoutes } from "./routes_volumes.ts";
 import { type MountInfo, validationMessage } from "./schema.ts";
 
 /** A request's body is a few words; anything longer is not for us. */
@@ -72,6 +73,7 @@ export function createApp(options: AppOptions): App {
   addSetRoutes(app, context);
   addDeviceRoutes(app, context);
   addMemberRoutes(app, context);
+  addVolumeRoutes(app, context);
   addAttributeRoutes(app, context);
   if (options.mount) addMountRoutes(app, options.mount);
   app.doc31("/openapi.json", {

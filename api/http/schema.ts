@@ -41,6 +41,33 @@ export const DeviceSchema = z.object({
   stats: CacheStatsSchema,
 }).openapi("Device");
 
+export const VolumeSchema = z.object({
+  name: z.string(),
+  uuid: z.string(),
+  label: z.string(),
+  sizeBytes: bytes,
+  blockSizeBytes: bytes,
+  usedBytes: bytes,
+}).openapi("Volume");
+
+export const VolumeSizeSchema = z.strictObject({ sizeBytes: bytes }).openapi("VolumeSize");
+
+export const VolumeCreateSchema = z.strictObject({
+  sizeBytes: bytes,
+  label: z.string().max(32).optional(),
+}).openapi("VolumeCreate");
+
+export const UuidSchema = z.object({
+  uuid: z.string(),
+  label: z.string(),
+  kind: z.enum(["cached", "volume"]),
+  device: z.string().nullable().openapi({ description: "null: it is not here" }),
+  dirtyBytes: bytes,
+  cachedBytes: bytes,
+  firstRegisteredSeconds: count,
+  lastRegisteredSeconds: count,
+}).openapi("Uuid");
+
 export const SetSchema = z.object({
   setUuid: z.string(),
   cachePath: z.string(),
@@ -60,6 +87,7 @@ export const SetSchema = z.object({
   ioErrors: count,
   uptimeSeconds: z.number(),
   devices: z.array(DeviceSchema),
+  volumes: z.array(VolumeSchema),
 }).openapi("CacheSet");
 
 export const WritebackSchema = z.object({

@@ -159,6 +159,12 @@ export class Allocator {
     return reserve === RESERVE.none ? shared : shared + this.#free[reserve].length;
   }
 
+  /** Whether metadata can have a bucket without anything cached being dropped for it. */
+  get stocked(): boolean {
+    return this.available(RESERVE.none) > 0 &&
+      this.#free[RESERVE.btree].length * 2 >= this.sizes.btree;
+  }
+
   /**
    * Takes a bucket that may be overwritten at once, pinned once for the caller; -1 when there is
    * none. BTREE and PRIO buckets are marked as metadata, others as clean data. Never waits.

@@ -16,9 +16,10 @@ import {
 } from "../ondisk/superblock.ts";
 import { decodeSuperblock } from "../ondisk/superblock_verify.ts";
 import { equalUuids, formatUuid, isZeroUuid } from "../ondisk/uuid.ts";
-import { emptyUuidEntry, INVALID_UUID, type UuidEntry } from "../ondisk/uuid_entry.ts";
+import { emptyUuidEntry, type UuidEntry } from "../ondisk/uuid_entry.ts";
 import { CachedDevice } from "./cached_device.ts";
 import type { Engine } from "./engine.ts";
+import { freeSlot, invalidated } from "./slots.ts";
 import type { RequestStats } from "./stats.ts";
 
 export interface BackingSource {
@@ -122,10 +123,15 @@ interface Slot {
 }
 
 /**
- * The device's slot in the UUID table, its own or a new one. Changes nothing.
+ * The device's slot in the UUID table, its own or a free one. Changes nothing but what was given
+ * up already.
  * @throws BcacheError when its dirty data is not here, or does not fit it, or no slot is left
  */
-function findSlot(engine: Engine, source: BackingSource, superblock: Superblock): Slot {
+async function findSlot(
+  engine: Engine,
+  source: BackingSource,
+  superblock: Superblock,
+): Promise<Slot> {
   const { uuids, world, dirty } = engine;
   const { path } = source;
   const now = world.clock.wallSeconds() >>> 0;
@@ -157,14 +163,7 @@ function findSlot(engine: Engine, source: BackingSource, superblock: Superblock)
     refuseOrphan(dirty.of(known), { path, uuid, state });
     changes.push([known, invalidated(uuids.entry(known), now)]);
   }
-  const inode = uuids.findFree();
-  if (inode < 0) {
-    throw new BcacheError(
-      "NoSpace",
-      `${path}: all ${uuids.capacity} places for devices of this cache set are in use or hold ` +
-        "data of devices that were detached; a garbage collection frees these (set trigger_gc 1)",
-    );
-  }
+  const inode = await freeSlot(engine, path);
   changes.push([inode, {
     ...emptyUuidEntry(),
     uuid: superblock.uuid.slice(),
@@ -193,12 +192,6 @@ function refuseOrphan(
   );
 }
 
-/** The entry of a device that will not come back under it: its keys are dropped by collection. */
-export function invalidated(entry: UuidEntry, nowSeconds: number): UuidEntry {
-  const uuid = Uint8Array.from(INVALID_UUID);
-  return { ...entry, uuid, flags: 0, sectors: 0, invalidated: nowSeconds };
-}
-
 /**
  * Attaches a device that `refuseBacking` let pass. A crash in between leaves the table with an
  * entry that the device does not know of; it then gets another one.
@@ -209,14 +202,19 @@ export async function attach(
   superblock: Superblock,
   options: { name: string; setStats: RequestStats },
 ): Promise<CachedDevice> {
-  const { inode, isNew, changes } = findSlot(engine, source, superblock);
+  const { inode, isNew, changes } = await findSlot(engine, source, superblock);
   if (backingState(superblock) === "stale") {
     engine.world.log(
       "warning",
       `${source.path}: was changed without its cache; what was cached of it is dropped`,
     );
   }
-  await engine.uuids.update(changes, engine.allocator, () => engine.commitMetadata());
+  if (isNew || engine.allocator.stocked) {
+    await engine.uuids.update(changes, engine.allocator, () => engine.commitMetadata());
+  } else {
+    // Only the time is new: not worth dropping cached data for. The next table carries it.
+    for (const [index, entry] of changes) engine.uuids.set(index, entry);
+  }
   const dev = new CachedDevice({
     ...options,
     path: source.path,

@@ -13,7 +13,7 @@ import { OverlayDevice } from "../device/overlay.ts";
 import { geometryOf } from "../ondisk/geometry.ts";
 import { isSynchronous, type Superblock } from "../ondisk/superblock.ts";
 import { type BackingSource, readSuperblock, refuseBacking } from "./attach.ts";
-import { describe, findAttribute, writeAttribute } from "./attributes/attribute.ts";
+import { bound, type BoundAttributes } from "./attributes/attribute.ts";
 import {
   checkSetting,
   DEFAULT_TUNABLES,
@@ -21,9 +21,12 @@ import {
   type DeviceTarget,
   SET_ATTRIBUTES,
   type SetTarget,
+  VOLUME_ATTRIBUTES,
 } from "./attributes/tables.ts";
+import type { VolumeTarget } from "./attributes/targets.ts";
 import type { Engine } from "./engine.ts";
 import { FailurePolicy } from "./failure_policy.ts";
+import type { FlashMember } from "./flash_volumes.ts";
 import { type CachedMember, Members } from "./members.ts";
 import type {
   AttributeInfo,
@@ -32,12 +35,15 @@ import type {
   CacheMode,
   DeviceStatus,
   SetStatus,
+  UuidStatus,
+  VolumeStatus,
 } from "./ports.ts";
 import { startExisting, startNew } from "./recovery.ts";
 import type { RequestParts, RequestTunables } from "./request_parts.ts";
 import type { StartProgress } from "./start_progress.ts";
 import { RequestStats, STATS_TICK_MS } from "./stats.ts";
-import { deviceStatus, setStatus } from "./status.ts";
+import { deviceStatus, setStatus, volumeStatus } from "./status.ts";
+import { dropLeftovers } from "./uuid_list.ts";
 import { flashDirtySectors, WritebackGroup } from "./writeback_group.ts";
 
 export interface CacheSetOptions {
@@ -128,6 +134,7 @@ export class CacheSet implements CacheControl {
       for (const { source, superblock } of backings) {
         await set.#members.add(source, superblock);
       }
+      set.#members.openFlash();
       await set.#applySettings(options);
     } catch (error) {
       await set.close();
@@ -171,6 +178,7 @@ export class CacheSet implements CacheControl {
   #startBackground(): void {
     const { tasks, world } = this.#engine;
     for (const { writeback } of this.#members.cached) writeback.start();
+    tasks.start((signal) => dropLeftovers(this.#engine, signal));
     tasks.start(async (signal) => {
       while (!signal.aborted) {
         await world.clock.sleep(STATS_TICK_MS, signal);
@@ -198,27 +206,14 @@ export class CacheSet implements CacheControl {
 
   status(): Promise<SetStatus> {
     const { clock } = this.#engine.world;
-    return Promise.resolve(setStatus(this.#engine, this.#members.cached, {
+    return Promise.resolve(setStatus(this.#engine, this.#members, {
       uptimeSeconds: Math.floor((clock.nowMs() - this.#startedMs) / 1000),
       ioErrors: this.#failure.errors.count,
     }));
   }
 
   attributes(device: string | undefined, name?: string): Promise<AttributeInfo[]> {
-    return attempt(() => {
-      if (device === undefined) {
-        const target = this.#setTarget();
-        const chosen = name === undefined
-          ? SET_ATTRIBUTES
-          : [findAttribute(SET_ATTRIBUTES, name, "the cache set")];
-        return chosen.map((attribute) => describe(attribute, target));
-      }
-      const target = this.#deviceTarget(device);
-      const chosen = name === undefined
-        ? DEVICE_ATTRIBUTES
-        : [findAttribute(DEVICE_ATTRIBUTES, name, device)];
-      return chosen.map((attribute) => describe(attribute, target));
-    });
+    return attempt(() => this.#attributesOf(device).describe(name));
   }
 
   async setAttribute(
@@ -229,12 +224,14 @@ export class CacheSet implements CacheControl {
     if (this.#readOnly) {
       throw new BcacheError("ReadOnly", `${name}: the cache set is read-only; nothing was changed`);
     }
-    if (device === undefined) {
-      const attribute = findAttribute(SET_ATTRIBUTES, name, "the cache set");
-      return await writeAttribute(attribute, this.#setTarget(), value);
-    }
-    const attribute = findAttribute(DEVICE_ATTRIBUTES, name, device);
-    return await writeAttribute(attribute, this.#deviceTarget(device), value);
+    return await this.#attributesOf(device).write(name, value);
+  }
+
+  #attributesOf(device: string | undefined): BoundAttributes {
+    if (device === undefined) return bound(SET_ATTRIBUTES, this.#setTarget(), "the cache set");
+    const volume = this.#members.findFlash(device);
+    if (volume === undefined) return bound(DEVICE_ATTRIBUTES, this.#deviceTarget(device), device);
+    return bound(VOLUME_ATTRIBUTES, this.#volumeTarget(volume), device);
   }
 
   async flushDirty(device: string | undefined): Promise<void> {
@@ -282,9 +279,47 @@ export class CacheSet implements CacheControl {
     await this.#members.stop(device, { force: options.force ?? false });
   }
 
+  async createVolume(options: { sizeBytes: number; label?: string }): Promise<VolumeStatus> {
+    const { sizeBytes, label = "" } = options;
+    return volumeStatus(this.#engine, await this.#members.createVolume({ sizeBytes, label }));
+  }
+
+  async resizeVolume(name: string, sizeBytes: number): Promise<VolumeStatus> {
+    return volumeStatus(this.#engine, await this.#members.resizeVolume(name, sizeBytes));
+  }
+
+  async destroyVolume(name: string, options: { force?: boolean } = {}): Promise<void> {
+    await this.#members.destroyVolume(name, { force: options.force ?? false });
+  }
+
+  async uuids(): Promise<UuidStatus[]> {
+    return await this.#members.uuids();
+  }
+
+  async forget(uuid: string, options: { force?: boolean } = {}): Promise<void> {
+    await this.#members.forget(uuid, { force: options.force ?? false });
+  }
+
   #deviceTarget(device: string): DeviceTarget {
     const { dev, writeback } = this.#members.find(device);
-    return { dev, writeback, engine: this.#engine, tunables: this.#tunables };
+    return {
+      dev,
+      writeback,
+      engine: this.#engine,
+      tunables: this.#tunables,
+      detach: async () => void await this.#members.detach(device),
+      stop: () => this.#members.stop(device, { force: false }),
+    };
+  }
+
+  #volumeTarget(member: FlashMember): VolumeTarget {
+    const { name } = member;
+    return {
+      status: () => volumeStatus(this.#engine, member),
+      setLabel: (text) => this.#members.labelVolume(name, text),
+      resize: async (sizeBytes) => void await this.#members.resizeVolume(name, sizeBytes),
+      destroy: () => this.#members.destroyVolume(name, { force: true }),
+    };
   }
 
   #setTarget(): SetTarget {
@@ -294,6 +329,10 @@ export class CacheSet implements CacheControl {
       tunables: this.#tunables,
       writebacks: this.#writebacks,
       failure: this.#failure,
+      createVolume: async (sizeBytes) =>
+        void await this.#members.createVolume({ sizeBytes, label: "" }),
+      unregister: () => this.#members.unregister(),
+      stop: () => this.#members.stopAll(),
     };
   }
 

@@ -11,11 +11,11 @@
  * After a crash between 2 and 3 the device is not taken for one that the table knows.
  */
 import { BcacheError } from "../base/errors.ts";
-import { invalidated } from "./attach.ts";
 import type { CachedDevice } from "./cached_device.ts";
 import type { Engine } from "./engine.ts";
 import type { CachedMember } from "./members.ts";
 import { PassThroughStore } from "./sector_store.ts";
+import { invalidated } from "./slots.ts";
 
 export interface DetachContext {
   readonly engine: Engine;

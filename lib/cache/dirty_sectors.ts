@@ -25,7 +25,9 @@ export class DirtySectors implements DirtyLedger {
 
   add(inode: number, startSector: number, sectors: number): void {
     this.#byInode[inode]! += sectors;
-    if (startSector + sectors > this.#ends[inode]!) this.#ends[inode] = startSector + sectors;
+    // A number that nothing dirty has any more may be another device's next.
+    if (this.#byInode[inode] === 0) this.#ends[inode] = 0;
+    else if (startSector + sectors > this.#ends[inode]!) this.#ends[inode] = startSector + sectors;
     this.#watchers[inode]?.add(startSector, sectors);
   }
 

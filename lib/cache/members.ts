@@ -15,10 +15,12 @@ import type { CachedDevice } from "./cached_device.ts";
 import { detachFromSet } from "./detach.ts";
 import type { Engine } from "./engine.ts";
 import type { FailedService } from "./failed_service.ts";
-import type { BlockVolume } from "./ports.ts";
+import { type FlashMember, FlashVolumes } from "./flash_volumes.ts";
+import type { BlockVolume, UuidStatus } from "./ports.ts";
 import type { RequestParts } from "./request_parts.ts";
 import { CachedStore } from "./sector_store.ts";
 import type { RequestStats } from "./stats.ts";
+import { forget, listUuids } from "./uuid_list.ts";
 import { Volume } from "./volume.ts";
 import { Writeback } from "./writeback.ts";
 import type { WritebackGroup } from "./writeback_group.ts";
@@ -49,24 +51,41 @@ export interface MembersOptions {
 
 export class Members {
   readonly cached: CachedMember[] = [];
+  readonly #flash: FlashVolumes;
   #options: MembersOptions;
   #changes = new Mutex();
   #closed = false;
 
   constructor(options: MembersOptions) {
     this.#options = options;
+    const { engine, readOnly, parts } = options;
+    this.#flash = new FlashVolumes({ engine, readOnly, parts, freeName: () => this.#freeName() });
+  }
+
+  get flash(): readonly FlashMember[] {
+    return this.#flash.list;
+  }
+
+  /** Serves the volumes that live on the cache, behind the cached devices there are. */
+  openFlash(): void {
+    this.#flash.openExisting();
   }
 
   /** In the order of their files. One that is being stopped is no longer among them. */
   get volumes(): readonly BlockVolume[] {
-    return this.cached.filter((member) => !member.stopping).map((member) => member.volume);
+    const served = this.cached.filter((member) => !member.stopping);
+    return [...served, ...this.#flash.list].map((member) => member.volume);
   }
 
-  /** The number of names that were ever in use at once is small: the lowest free one is found. */
+  #names(): string[] {
+    return [...this.cached.map(({ dev }) => dev.name), ...this.#flash.list.map(({ name }) => name)];
+  }
+
+  /** The lowest that is free, as in the kernel. */
   #freeName(): string {
+    const names = this.#names();
     for (let number = 0;; number++) {
-      const name = `bcache${number}`;
-      if (!this.cached.some((member) => member.dev.name === name)) return name;
+      if (!names.includes(`bcache${number}`)) return `bcache${number}`;
     }
   }
 
@@ -74,9 +93,92 @@ export class Members {
   find(name: string): CachedMember {
     const found = this.cached.find((member) => member.dev.name === name);
     if (found) return found;
-    const names = this.cached.map((member) => member.dev.name).join(", ") || "none";
+    if (this.#flash.list.some((member) => member.name === name)) {
+      const message = `${name} is a volume of the cache itself: it has no backing device`;
+      throw new BcacheError("InvalidArgument", message);
+    }
+    throw this.#unknown(name);
+  }
+
+  #unknown(name: string): BcacheError {
+    const names = this.#names().join(", ") || "none";
     const wanted = JSON.stringify(name);
-    throw new BcacheError("NotFound", `there is no device ${wanted}; there are: ${names}`);
+    return new BcacheError("NotFound", `there is no device ${wanted}; there are: ${names}`);
+  }
+
+  /** The volume of that name; undefined when it is a cached device. @throws BcacheError NotFound */
+  findFlash(name: string): FlashMember | undefined {
+    const found = this.#flash.list.find((member) => member.name === name);
+    if (found === undefined && !this.#names().includes(name)) throw this.#unknown(name);
+    return found;
+  }
+
+  /** @throws BcacheError when there is no such volume, or it is a cached device */
+  #volume(name: string): FlashMember {
+    const found = this.findFlash(name);
+    if (found !== undefined) return found;
+    const message = `${name} is a cached device, not a volume of the cache itself`;
+    throw new BcacheError("InvalidArgument", message);
+  }
+
+  async createVolume(options: { sizeBytes: number; label: string }): Promise<FlashMember> {
+    return await this.#changes.run(async () => {
+      this.#writable("volume");
+      const member = await this.#flash.create(options);
+      this.#options.onChange();
+      return member;
+    });
+  }
+
+  async resizeVolume(name: string, sizeBytes: number): Promise<FlashMember> {
+    return await this.#changes.run(async () => {
+      this.#writable(name);
+      const member = this.#volume(name);
+      await this.#flash.resize(member, sizeBytes);
+      this.#options.onChange();
+      return member;
+    });
+  }
+
+  async labelVolume(name: string, label: string): Promise<void> {
+    await this.#changes.run(async () => {
+      this.#writable(name);
+      await this.#flash.setLabel(this.#volume(name), label);
+    });
+  }
+
+  /** The name that the device of an entry in the UUID table is served under with the cache. */
+  #nameOf(inode: number): string | undefined {
+    const cached = this.cached.find(({ dev }) => dev.attached && dev.inode === inode);
+    return cached?.dev.name ?? this.#flash.list.find((member) => member.inode === inode)?.name;
+  }
+
+  uuids(): Promise<UuidStatus[]> {
+    return listUuids(this.#options.engine, (inode) => this.#nameOf(inode));
+  }
+
+  async forget(uuid: string, options: { force: boolean }): Promise<void> {
+    await this.#changes.run(async () => {
+      this.#writable(uuid);
+      const nameOf = (inode: number) => this.#nameOf(inode);
+      await forget(this.#options.engine, uuid, { ...options, nameOf });
+    });
+  }
+
+  /** Gives up a volume and all that is in it. Refuses one with data, unless by force. */
+  async destroyVolume(name: string, options: { force: boolean }): Promise<void> {
+    await this.#changes.run(async () => {
+      this.#writable(name);
+      const member = this.#volume(name);
+      const usedBytes = this.#flash.usedSectors(member) * 512;
+      if (usedBytes > 0 && !options.force) {
+        throw new BcacheError(
+          "Exists",
+          `${name}: holds ${usedBytes} bytes that are nowhere else; --force gives them up`,
+        );
+      }
+      await this.#flash.destroy(member, () => this.#options.onChange());
+    });
   }
 
   /** Refuses while the set is stopped, failed, or read-only. */
@@ -210,6 +312,28 @@ export class Members {
     this.cached.splice(this.cached.indexOf(member), 1);
     engine.world.log("info", `${dev.name} (${dev.path}) was stopped`);
     await member.source.release?.();
+  }
+
+  /** Takes every device out of the set, as `detach` does, and stops the volumes. */
+  async unregister(): Promise<void> {
+    const attached = this.cached.filter(({ dev }) => dev.attached);
+    await Promise.all(attached.map(({ dev }) => this.detach(dev.name)));
+    await this.#changes.run(() => this.#stopVolumes());
+  }
+
+  /** Stops serving everything; dirty data stays in the cache. */
+  async stopAll(): Promise<void> {
+    for (const name of this.cached.map(({ dev }) => dev.name)) {
+      await this.stop(name, { force: false });
+    }
+    await this.#changes.run(() => this.#stopVolumes());
+  }
+
+  async #stopVolumes(): Promise<void> {
+    for (const member of [...this.#flash.list]) {
+      await this.#flush(member.volume, false);
+      await this.#flash.stop(member, () => this.#options.onChange());
+    }
   }
 
   async #flush(volume: Volume, force: boolean): Promise<void> {

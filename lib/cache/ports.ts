@@ -111,6 +111,35 @@ export interface SetStatus {
   ioErrors: number;
   uptimeSeconds: number;
   devices: DeviceStatus[];
+  /** The volumes that live on the cache alone. */
+  volumes: VolumeStatus[];
+}
+
+/** A volume that lives on the cache alone: a flash-only volume, as the kernel calls it. */
+export interface VolumeStatus {
+  /** `bcache0`, ...: cached devices and volumes share their names. */
+  name: string;
+  uuid: string;
+  label: string;
+  sizeBytes: number;
+  blockSizeBytes: number;
+  /** What was written of it: it takes that much of the cache. */
+  usedBytes: number;
+}
+
+/** One device of the UUID table. */
+export interface UuidStatus {
+  uuid: string;
+  label: string;
+  kind: "cached" | "volume";
+  /** Its name while it is served with the cache; null: it is not here. */
+  device: string | null;
+  dirtyBytes: number;
+  /** What the index has of it, clean and dirty. */
+  cachedBytes: number;
+  /** Since 1970. */
+  firstRegisteredSeconds: number;
+  lastRegisteredSeconds: number;
 }
 
 /** One attribute as `get` and `set` show it, named as in the kernel's sysfs. */
@@ -163,4 +192,17 @@ export interface CacheControl {
    * attached again. Rejects with Busy while somebody has the file open, unless `force`.
    */
   stop(device: string, options?: { force?: boolean }): Promise<void>;
+  /** Makes a volume that lives on the cache alone. Space is taken as it is written. */
+  createVolume(options: { sizeBytes: number; label?: string }): Promise<VolumeStatus>;
+  /** What lies behind the end of a smaller one is given up; a larger one gains zeroes. */
+  resizeVolume(name: string, sizeBytes: number): Promise<VolumeStatus>;
+  /** Gives up a volume and its data. Rejects when it has data or is open, unless `force`. */
+  destroyVolume(name: string, options?: { force?: boolean }): Promise<void>;
+  /** Whose data the cache has. Looks at the whole index. */
+  uuids(): Promise<UuidStatus[]>;
+  /**
+   * Gives up all that is cached of a device that is not here. Rejects when some of it is dirty,
+   * unless `force`.
+   */
+  forget(uuid: string, options?: { force?: boolean }): Promise<void>;
 }

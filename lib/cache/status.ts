@@ -4,7 +4,9 @@ import { formatUuid } from "../ondisk/uuid.ts";
 import type { CachedDevice } from "./cached_device.ts";
 import type { Engine } from "./engine.ts";
 import type { FailedService } from "./failed_service.ts";
-import type { DeviceStatus, SetStatus } from "./ports.ts";
+import { uuidEntryLabel } from "../ondisk/uuid_entry.ts";
+import type { FlashMember } from "./flash_volumes.ts";
+import type { DeviceStatus, SetStatus, VolumeStatus } from "./ports.ts";
 import type { Writeback } from "./writeback.ts";
 
 const SECTOR = 512;
@@ -38,9 +40,21 @@ export function deviceStatus({ dev, writeback, failedService }: Member): DeviceS
   };
 }
 
+export function volumeStatus(engine: Engine, { name, inode, volume }: FlashMember): VolumeStatus {
+  const entry = engine.uuids.entry(inode);
+  return {
+    name,
+    uuid: formatUuid(entry.uuid),
+    label: uuidEntryLabel(entry),
+    sizeBytes: volume.sizeBytes,
+    blockSizeBytes: volume.blockSizeBytes,
+    usedBytes: engine.dirty.of(inode) * SECTOR,
+  };
+}
+
 export function setStatus(
   engine: Engine,
-  members: readonly Member[],
+  members: { readonly cached: readonly Member[]; readonly flash: readonly FlashMember[] },
   own: { uptimeSeconds: number; ioErrors: number },
 ): SetStatus {
   const { geometry, btree, buckets, journal } = engine;
@@ -71,6 +85,7 @@ export function setStatus(
     metadataWrittenBytes: written.metadata,
     ioErrors: own.ioErrors,
     uptimeSeconds: own.uptimeSeconds,
-    devices: members.map(deviceStatus),
+    devices: members.cached.map(deviceStatus),
+    volumes: members.flash.map((member) => volumeStatus(engine, member)),
   };
 }

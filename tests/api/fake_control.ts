@@ -7,6 +7,8 @@ import {
   type CacheMode,
   type DeviceStatus,
   type SetStatus,
+  type UuidStatus,
+  type VolumeStatus,
 } from "../../lib/cache/ports.ts";
 
 export class FakeControl implements CacheControl {
@@ -21,6 +23,11 @@ export class FakeControl implements CacheControl {
   /** Set, a flush waits for it. */
   flushGate: Promise<void> | undefined;
   devices: DeviceStatus[];
+  volumes: VolumeStatus[] = [];
+  known: UuidStatus[] = [uuidStatus("11111111-2222-3333-4444-555555555555", "bcache0"), {
+    ...uuidStatus("99999999-2222-3333-4444-555555555555", null),
+    label: "away\u001b",
+  }];
   #setValues = new Map([["journal_delay_ms", "100"], ["tree_depth", "1"]]);
 
   constructor(count = 1) {
@@ -29,7 +36,11 @@ export class FakeControl implements CacheControl {
 
   status(): Promise<SetStatus> {
     if (this.failure) return Promise.reject(this.failure);
-    return Promise.resolve({ ...setStatus(this.failed), devices: structuredClone(this.devices) });
+    return Promise.resolve({
+      ...setStatus(this.failed),
+      devices: structuredClone(this.devices),
+      volumes: structuredClone(this.volumes),
+    });
   }
 
   attributes(device: string | undefined, name?: string): Promise<AttributeInfo[]> {
@@ -91,6 +102,44 @@ export class FakeControl implements CacheControl {
       return Promise.reject(new BcacheError("Busy", `/mnt/${name}: in use by cat (process 7)`));
     }
     this.devices.splice(this.devices.indexOf(this.#device(name)), 1);
+    return Promise.resolve();
+  }
+
+  createVolume(options: { sizeBytes: number; label?: string }): Promise<VolumeStatus> {
+    if (this.failure) return Promise.reject(this.failure);
+    const name = `bcache${this.devices.length + this.volumes.length}`;
+    const volume = volumeStatus(name, options.sizeBytes, options.label ?? "");
+    this.volumes.push(volume);
+    return Promise.resolve(volume);
+  }
+
+  resizeVolume(name: string, sizeBytes: number): Promise<VolumeStatus> {
+    const volume = this.volumes.find((each) => each.name === name);
+    if (volume === undefined) return Promise.reject(new BcacheError("NotFound", name));
+    return Promise.resolve(Object.assign(volume, { sizeBytes }));
+  }
+
+  destroyVolume(name: string, options: { force?: boolean } = {}): Promise<void> {
+    this.calls.push(`destroy ${name}${options.force ? " by force" : ""}`);
+    const at = this.volumes.findIndex((each) => each.name === name);
+    if (!options.force && this.volumes[at]!.usedBytes > 0) {
+      return Promise.reject(new BcacheError("Exists", `${name}: holds data; --force gives it up`));
+    }
+    this.volumes.splice(at, 1);
+    return Promise.resolve();
+  }
+
+  uuids(): Promise<UuidStatus[]> {
+    return Promise.resolve(structuredClone(this.known));
+  }
+
+  forget(uuid: string, options: { force?: boolean } = {}): Promise<void> {
+    this.calls.push(`forget ${uuid}${options.force ? " by force" : ""}`);
+    const at = this.known.findIndex((each) => each.uuid === uuid);
+    if (!options.force && this.known[at]!.dirtyBytes > 0) {
+      return Promise.reject(new BcacheError("Exists", `${uuid}: 4096 bytes are nowhere else`));
+    }
+    this.known.splice(at, 1);
     return Promise.resolve();
   }
 
@@ -167,6 +216,24 @@ export function deviceStatus(name: string): DeviceStatus {
   };
 }
 
+export function volumeStatus(name: string, sizeBytes: number, label = ""): VolumeStatus {
+  const uuid = "77777777-2222-3333-4444-555555555555";
+  return { name, uuid, label, sizeBytes, blockSizeBytes: 4096, usedBytes: 0 };
+}
+
+function uuidStatus(uuid: string, device: string | null): UuidStatus {
+  return {
+    uuid,
+    label: "",
+    kind: "cached",
+    device,
+    dirtyBytes: 4096,
+    cachedBytes: 3 * 1024 ** 2,
+    firstRegisteredSeconds: 1_600_000_000,
+    lastRegisteredSeconds: 1_700_000_000,
+  };
+}
+
 function setStatus(failed: string | undefined): SetStatus {
   return {
     setUuid: "aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee",
@@ -187,5 +254,6 @@ function setStatus(failed: string | undefined): SetStatus {
     ioErrors: 0,
     uptimeSeconds: 12.5,
     devices: [],
+    volumes: [],
   };
 }

@@ -1,7 +1,15 @@
 /** Volumes that come and go while they are mounted: in the session, and under real programs. */
 import { afterEach, describe, test } from "bun:test";
 import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
-import { closeSync, existsSync, openSync, readdirSync, readFileSync, readSync } from "node:fs";
+import {
+  closeSync,
+  existsSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readSync,
+  statSync,
+} from "node:fs";
 import { join } from "node:path";
 import { BcacheError, ERRNO } from "../../lib/base/errors.ts";
 import { FILE_ERRNO, Filesystem } from "../../fuse/filesystem.ts";
@@ -85,6 +93,18 @@ describe("a mounted directory", () => {
     assertEquals(readdirSync(mountPoint), ["bcache0"]);
     await handle.control.attach("/elsewhere/bcache1");
     assertEquals(readFileSync(path).length, 65536);
+  });
+
+  test("shows the new size of a volume at once", async () => {
+    const { handle, mountPoint } = await mounts.mount();
+    const path = join(mountPoint, "bcache0");
+    const before = statSync(path).size;
+    assertEquals(readFileSync(path).length, before);
+    await handle.control.resizeVolume("bcache0", 2 * before);
+    assertEquals(statSync(path).size, 2 * before);
+    assertEquals(readFileSync(path).length, 2 * before);
+    await handle.control.resizeVolume("bcache0", 4096);
+    assertEquals([statSync(path).size, readFileSync(path).length], [4096, 4096]);
   });
 
   test("keeps a file that is open, naming by whom, unless it is taken away by force", async () => {

@@ -74,6 +74,28 @@ export async function writeAttribute<Target>(
   return describe(attribute, target);
 }
 
+/** A table of attributes and what they are attributes of. */
+export interface BoundAttributes {
+  /** All, or the one of that name. @throws BcacheError NotFound */
+  describe(name?: string): AttributeInfo[];
+  write(name: string, text: string): Promise<AttributeInfo>;
+}
+
+/** @param of whose they are, for messages */
+export function bound<Target>(
+  table: readonly Attribute<Target>[],
+  target: Target,
+  of: string,
+): BoundAttributes {
+  return {
+    describe: (name) => {
+      const chosen = name === undefined ? table : [findAttribute(table, name, of)];
+      return chosen.map((attribute) => describe(attribute, target));
+    },
+    write: (name, text) => writeAttribute(findAttribute(table, name, of), target, text),
+  };
+}
+
 interface NumberField<Target> {
   readonly name: string;
   readonly help: string;

@@ -11,6 +11,7 @@ import {
   triggerAttribute,
 } from "./attribute.ts";
 import { DEVICE_FAILURE_ATTRIBUTES } from "./failure.ts";
+import { DEVICE_MEMBERSHIP_ATTRIBUTES } from "./membership.ts";
 import { statistics } from "./statistics.ts";
 import type { DeviceTarget } from "./targets.ts";
 import { WRITEBACK_ATTRIBUTES } from "./writeback.ts";
@@ -32,6 +33,7 @@ export const DEVICE_ATTRIBUTES: readonly Attribute<DeviceTarget>[] = [
   }),
   shown("state", "state in the superblock", (target) => target.dev.state),
   shown("dirty_data", "bytes that only the cache has", (target) => target.dev.dirtySectors * 512),
+  ...DEVICE_MEMBERSHIP_ATTRIBUTES,
   ...WRITEBACK_ATTRIBUTES,
   numberAttribute({
     name: "sequential_cutoff",
@@ -55,9 +57,13 @@ export const DEVICE_ATTRIBUTES: readonly Attribute<DeviceTarget>[] = [
     read: (target) => decodeLabel(target.dev.superblock.label),
     write: async (target, text) => {
       const label = encodeLabel(text);
-      const { uuids, allocator } = target.engine;
-      uuids.set(target.dev.inode, { ...uuids.entry(target.dev.inode), label });
-      await uuids.write(allocator, () => target.engine.commitMetadata());
+      const { dev, engine } = target;
+      // A device without a cache has no entry there any more.
+      if (dev.attached) {
+        const entry = { ...engine.uuids.entry(dev.inode), label };
+        const commit = () => engine.commitMetadata();
+        await engine.uuids.update([[dev.inode, entry]], engine.allocator, commit);
+      }
       await target.dev.setLabel(label);
     },
   },

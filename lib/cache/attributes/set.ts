@@ -18,6 +18,7 @@ import {
 import { COLLECTION_ATTRIBUTES } from "./collection.ts";
 import { INDEX_AND_JOURNAL_ATTRIBUTES } from "./index_and_journal.ts";
 import { SET_FAILURE_ATTRIBUTES } from "./failure.ts";
+import { SET_MEMBERSHIP_ATTRIBUTES } from "./membership.ts";
 import { statistics } from "./statistics.ts";
 import type { SetTarget } from "./targets.ts";
 import { SET_WRITEBACK_ATTRIBUTES } from "./writeback.ts";
@@ -100,6 +101,7 @@ export const SET_ATTRIBUTES: readonly Attribute<SetTarget>[] = [
   ...INDEX_AND_JOURNAL_ATTRIBUTES,
   ...COLLECTION_ATTRIBUTES,
   ...SET_WRITEBACK_ATTRIBUTES,
+  ...SET_MEMBERSHIP_ATTRIBUTES,
   triggerAttribute<SetTarget>(
     "clear_stats",
     "sets the total statistics back to zero",

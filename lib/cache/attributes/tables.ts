@@ -4,10 +4,11 @@
  */
 import { BcacheError } from "../../base/errors.ts";
 import { DEVICE_ATTRIBUTES } from "./device.ts";
+import { VOLUME_ATTRIBUTES } from "./membership.ts";
 import { SET_ATTRIBUTES } from "./set.ts";
 import { DEFAULT_TUNABLES, type DeviceTarget, type SetTarget } from "./targets.ts";
 
-export { DEFAULT_TUNABLES, DEVICE_ATTRIBUTES, SET_ATTRIBUTES };
+export { DEFAULT_TUNABLES, DEVICE_ATTRIBUTES, SET_ATTRIBUTES, VOLUME_ATTRIBUTES };
 export type { DeviceTarget, SetTarget };
 
 /**

@@ -2,6 +2,7 @@
 import type { CachedDevice } from "../cached_device.ts";
 import type { Engine } from "../engine.ts";
 import type { FailurePolicy } from "../failure_policy.ts";
+import type { VolumeStatus } from "../ports.ts";
 import type { RequestTunables } from "../request_parts.ts";
 import type { RequestStats } from "../stats.ts";
 import type { Writeback } from "../writeback.ts";
@@ -12,6 +13,16 @@ export interface DeviceTarget {
   readonly writeback: Writeback;
   readonly engine: Engine;
   readonly tunables: RequestTunables;
+  readonly detach: () => Promise<void>;
+  readonly stop: () => Promise<void>;
+}
+
+/** A volume that lives on the cache alone. */
+export interface VolumeTarget {
+  readonly status: () => VolumeStatus;
+  readonly setLabel: (text: string) => Promise<void>;
+  readonly resize: (sizeBytes: number) => Promise<void>;
+  readonly destroy: () => Promise<void>;
 }
 
 export interface SetTarget {
@@ -20,6 +31,9 @@ export interface SetTarget {
   readonly tunables: RequestTunables;
   readonly writebacks: WritebackGroup;
   readonly failure: FailurePolicy;
+  readonly createVolume: (sizeBytes: number) => Promise<void>;
+  readonly unregister: () => Promise<void>;
+  readonly stop: () => Promise<void>;
 }
 
 /** The kernel's thresholds. */

@@ -54,3 +54,49 @@ describe("attach, detach and stop", () => {
     }
   });
 });
+
+describe("volume", () => {
+  test("creates, resizes and destroys, in sizes people write", async () => {
+    const { control, mountPoint } = bench;
+    const made = await bench.run("volume", "create", mountPoint, "16M", "--label", "scratch");
+    assertEquals([made.status, made.out], [0, "bcache2: 16.0 MiB on the cache alone\n"]);
+    assertEquals(control.volumes[0]!.label, "scratch");
+    const shown = await bench.run("status", mountPoint);
+    assertMatch(shown.out, /bcache2 +16\.0 MiB +volume +on the cache alone +0 B used +scratch/);
+    const resized = await bench.run("volume", "resize", mountPoint, "bcache2", "1G");
+    assertEquals(resized.out, "bcache2: 1.0 GiB\n");
+    control.volumes[0]!.usedBytes = 4096;
+    const kept = await bench.run("volume", "destroy", mountPoint, "bcache2");
+    assertEquals([kept.status, control.volumes.length], [1, 1]);
+    assertMatch(kept.err, /holds data; --force/);
+    const gone = await bench.run("volume", "destroy", mountPoint, "bcache2", "--force");
+    assertEquals([gone.out, control.volumes.length], ["destroyed bcache2\n", 0]);
+  });
+
+  test("refuses sizes that are none, before anything is asked", async () => {
+    const result = await bench.run("volume", "create", bench.mountPoint, "12q");
+    assertEquals(result.status, 1);
+    assertMatch(result.err, /^bcache-fuse: size "12q"[^\n]*\n$/);
+    assertEquals((await bench.run("volume", "create", bench.mountPoint)).status, 2);
+    assertEquals((await bench.run("volume", "explode", bench.mountPoint)).status, 2);
+  });
+});
+
+describe("uuids and forget", () => {
+  test("lists whose data the cache has, safe for a terminal, or as JSON", async () => {
+    const { out } = await bench.run("uuids", bench.mountPoint);
+    const lines = out.split("\n");
+    assertMatch(lines[0]!, /^11111111-\S+ +bcache0 +4\.0 KiB dirty +3\.0 MiB cached +first 2020-/);
+    assertMatch(lines[1]!, /^99999999-\S+ +not here .* last 2023-11-14 22:13 +away\?$/);
+    const json = await bench.run("uuids", bench.mountPoint, "--json");
+    assertEquals(JSON.parse(json.out)[1].device, null);
+  });
+
+  test("forgets what is dirty only by force", async () => {
+    const uuid = bench.control.known[1]!.uuid;
+    const kept = await bench.run("forget", bench.mountPoint, uuid);
+    assertEquals([kept.status, bench.control.known.length], [1, 2]);
+    const gone = await bench.run("forget", bench.mountPoint, uuid, "--force");
+    assertEquals([gone.out, bench.control.known.length], [`forgot ${uuid}\n`, 1]);
+  });
+});

@@ -15,6 +15,11 @@ export async function openEngine(world: EngineWorld): Promise<Engine> {
     attach: (path, options) => control.attach(path, options),
     detach: (device) => control.detach(device),
     stop: (device, options) => control.stop(device, options),
+    createVolume: (options) => control.createVolume(options),
+    resizeVolume: (name, sizeBytes) => control.resizeVolume(name, sizeBytes),
+    destroyVolume: (name, options) => control.destroyVolume(name, options),
+    uuids: () => control.uuids(),
+    forget: (uuid, options) => control.forget(uuid, options),
     close: () => memory.close(),
   };
 }

@@ -351,12 +351,16 @@ describe("the document", () => {
       `${Object.keys(methods).sort().join(",")} ${path}`
     ).sort();
     assertEquals(found, [
+      "delete /v1/uuids/{uuid}",
+      "delete,get /v1/volumes/{name}",
       "get /health",
       "get /v1/attributes",
       "get /v1/devices/{name}",
       "get /v1/devices/{name}/attributes",
       "get /v1/stats",
+      "get /v1/uuids",
       "get,post /v1/devices",
+      "get,post /v1/volumes",
       "get,put /v1/attributes/{attribute}",
       "get,put /v1/devices/{name}/attributes/{attribute}",
       "get,put /v1/devices/{name}/writeback",
@@ -365,6 +369,7 @@ describe("the document", () => {
       "post /v1/devices/{name}/writeback/flush",
       "post /v1/writeback/flush",
       "put /v1/devices/{name}/cache-mode",
+      "put /v1/volumes/{name}/size",
     ]);
     assertStringIncludes(JSON.stringify(answer.body["info"]), "1.2.3");
   });

@@ -25,6 +25,51 @@ async function call(
   return { status: response.status, body: await response.json() as Record<string, unknown> };
 }
 
+describe("volumes on the cache alone", () => {
+  test("are made, shown, resized and destroyed", async () => {
+    const control = new FakeControl();
+    const sizeBytes = 1024 ** 2;
+    const made = await call(control, "POST", "/v1/volumes", { sizeBytes, label: "x" });
+    assertEquals([made.status, made.body["name"], made.body["label"]], [201, "bcache1", "x"]);
+    assertEquals((await call(control, "GET", "/v1/volumes/bcache1")).body["sizeBytes"], sizeBytes);
+    const resized = await call(control, "PUT", "/v1/volumes/bcache1/size", { sizeBytes: 4096 });
+    assertEquals([resized.status, resized.body["sizeBytes"]], [200, 4096]);
+    control.volumes[0]!.usedBytes = 1;
+    const kept = await call(control, "DELETE", "/v1/volumes/bcache1");
+    assertEquals([kept.status, kept.body["code"]], [409, "Exists"]);
+    const destroyed = await call(control, "DELETE", "/v1/volumes/bcache1?force=true");
+    assertEquals([destroyed.status, destroyed.body["volumes"]], [200, []]);
+    assertEquals((await call(control, "GET", "/v1/volumes")).body, { volumes: [] });
+  });
+
+  test("what is not one is a problem", async () => {
+    const control = new FakeControl();
+    for (const body of [{}, { sizeBytes: -1 }, { sizeBytes: "1M" }, { sizeBytes: 1, x: 1 }]) {
+      assertEquals((await call(control, "POST", "/v1/volumes", body)).status, 400);
+    }
+    for (const [method, path] of [["GET", ""], ["DELETE", ""], ["PUT", "/size"]] as const) {
+      const body = method === "PUT" ? { sizeBytes: 4096 } : undefined;
+      const missing = await call(control, method, `/v1/volumes/bcache0${path}`, body);
+      assertEquals(missing.status, 404);
+      assertMatch(String(missing.body["detail"]), /no volume "bcache0"; there is: none/);
+    }
+  });
+});
+
+describe("whose data the cache has", () => {
+  test("is listed, and forgotten only by force while it is dirty", async () => {
+    const control = new FakeControl();
+    const { body } = await call(control, "GET", "/v1/uuids");
+    const uuids = body["uuids"] as { uuid: string; device: string | null }[];
+    assertEquals(uuids.map(({ device }) => device), ["bcache0", null]);
+    const path = `/v1/uuids/${uuids[1]!.uuid}`;
+    assertEquals((await call(control, "DELETE", path)).status, 409);
+    const forgotten = await call(control, "DELETE", `${path}?force=true`);
+    assertEquals((forgotten.body["uuids"] as unknown[]).length, 1);
+    assertEquals(control.calls.at(-1), `forget ${uuids[1]!.uuid} by force`);
+  });
+});
+
 describe("devices come and go", () => {
   test("attach answers 201 with the new device", async () => {
     const control = new FakeControl();

@@ -11,15 +11,17 @@ import type {
   CacheControl,
   DeviceStatus,
   SetStatus,
+  UuidStatus,
+  VolumeStatus,
 } from "../../../lib/cache/ports.ts";
-import { deviceStatus } from "../../api/fake_control.ts";
+import { deviceStatus, volumeStatus } from "../../api/fake_control.ts";
 import type { Engine, EngineWorld } from "../../../fuse/engine.ts";
 
 export class MemoryVolume implements BlockVolume {
   readonly name: string;
   readonly blockSizeBytes = 512;
   readonly readOnly: boolean;
-  readonly bytes: Uint8Array;
+  bytes: Uint8Array;
   flushes = 0;
   /** Nothing at once: every read and write takes `delay`. */
   delay: (() => Promise<void>) | undefined;
@@ -125,6 +127,30 @@ class MemoryEngine implements Engine, CacheControl {
   stop(device: string): Promise<void> {
     this.volumes = this.volumes.filter((volume) => volume.name !== device);
     this.#world.onVolumesChanged();
+    return Promise.resolve();
+  }
+
+  createVolume(): Promise<VolumeStatus> {
+    return Promise.reject(new BcacheError("NotSupported", "memory has no cache"));
+  }
+
+  /** Its bytes are what `sizeBytes` follows. */
+  resizeVolume(name: string, sizeBytes: number): Promise<VolumeStatus> {
+    const found = this.volumes.find((volume) => volume.name === name)!;
+    found.bytes = new Uint8Array(sizeBytes);
+    this.#world.onVolumesChanged();
+    return Promise.resolve(volumeStatus(name, sizeBytes));
+  }
+
+  destroyVolume(name: string): Promise<void> {
+    return this.stop(name);
+  }
+
+  uuids(): Promise<UuidStatus[]> {
+    return Promise.resolve([]);
+  }
+
+  forget(): Promise<void> {
     return Promise.resolve();
   }
 
