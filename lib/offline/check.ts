@@ -93,6 +93,7 @@ export async function checkCache(options: CheckOptions): Promise<CheckReport> {
   const known = image === undefined || !started ? undefined : {
     image,
     uuids: index?.uuids,
+    index,
     devices: tally?.devices,
   };
   for (const finding of options.refused ?? []) report(finding);

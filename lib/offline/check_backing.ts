@@ -9,7 +9,9 @@ import { equalUuids, formatUuid, isZeroUuid } from "../ondisk/uuid.ts";
 import { readSuperblockOf } from "./cache_image.ts";
 import type { CacheImage } from "./cache_image.ts";
 import type { DeviceTally } from "./check_extents.ts";
+import { sectorsNotWrittenBack } from "./check_written_back.ts";
 import type { Finding, Report } from "./findings.ts";
+import type { IndexView } from "./index_view.ts";
 import { slotKind, type UuidScan } from "./uuid_scan.ts";
 
 export interface CheckedBacking {
@@ -24,6 +26,7 @@ export interface CheckedBacking {
 export interface KnownToCache {
   readonly image: CacheImage;
   readonly uuids: UuidScan | undefined;
+  readonly index: IndexView | undefined;
   readonly devices: ReadonlyMap<number, DeviceTally> | undefined;
 }
 
@@ -63,19 +66,19 @@ export async function checkBackings(
       const what = `is the same device as ${twin.name} (UUID ${uuid})`;
       fault("error", { what, advice: "use one of them; the other is a copy" });
     }
-    const inode = known === undefined ? undefined : compare(device, superblock, known, fault);
+    const inode = known === undefined ? undefined : await compare(device, superblock, known, fault);
     checked.push({ name: device.name, uuid, state: backingState(superblock), inode });
   }
   return checked;
 }
 
 /** Compares one device with its slot; returns the slot. */
-function compare(
+async function compare(
   device: Device,
   superblock: Superblock,
   known: KnownToCache,
   fault: Fault,
-): number | undefined {
+): Promise<number | undefined> {
   const { image, uuids } = known;
   const set = image.superblock.setUuid;
   const state = backingState(superblock);
@@ -103,7 +106,11 @@ function compare(
   }
   if (slot === undefined) return undefined;
   const tally = known.devices?.get(slot);
-  if (tally !== undefined) reportExtents(device, superblock, tally, fault);
+  if (tally === undefined) return slot;
+  reportExtents(device, superblock, tally, fault);
+  if (state === "clean" && tally.dirtySectors > 0) {
+    await reportHidden({ device, index: known.index!, inode: slot }, tally, fault);
+  }
   return slot;
 }
 
@@ -127,15 +134,6 @@ function reportExtents(
   fault: Fault,
 ): void {
   const state = backingState(superblock);
-  const dirtySectors = tally.dirtySectors - tally.replayedSectors;
-  if (dirtySectors > 0 && state === "clean") {
-    fault("error", {
-      what: `its superblock says clean, but ${dirtySectors} sectors are dirty in the cache`,
-      found: `${formatSize(dirtySectors * 512)} dirty`,
-      expected: "state dirty",
-      advice: "use it only with its cache; `writeback` brings both together",
-    });
-  }
   if (state === "none" || state === "stale") {
     const was = state === "stale" ? "was used without its cache" : "was detached";
     fault("warning", {
@@ -159,5 +157,25 @@ function reportExtents(
     found: `up to sector ${isDirty ? tally.dirtyEnd : tally.end}`,
     expected: `at most ${device.sizeSectors}`,
     advice: "it was cut short; restore its length",
+  });
+}
+
+/**
+ * Dirty keys behind a superblock that says clean. A power cut leaves such: keys are not journaled
+ * as they become clean, so replay brings the dirty ones back, although their data was written
+ * back. It must be on the device then.
+ */
+async function reportHidden(
+  at: { device: Device; index: IndexView; inode: number },
+  tally: DeviceTally,
+  fault: Fault,
+): Promise<void> {
+  const sectors = await sectorsNotWrittenBack(at.index, at.inode, at.device);
+  if (sectors === 0) return;
+  fault("error", {
+    what: `its superblock says clean, but ${tally.dirtySectors} sectors are dirty in the cache`,
+    found: `${sectors} of them differ from what is on the device (${formatSize(sectors * 512)})`,
+    expected: "state dirty",
+    advice: "use it only with its cache; `writeback` brings both together",
   });
 }

@@ -9,7 +9,6 @@ import {
   keyDirty,
   keyInode,
   keyOffset,
-  keyPointers,
   keySizeSectors,
   keyStart,
   keyText,
@@ -36,8 +35,6 @@ export interface DeviceTally {
   extents: number;
   cachedSectors: number;
   dirtySectors: number;
-  /** Of these: dirty only because the journal says so, while the leaf has them as clean. */
-  replayedSectors: number;
   /** Where its data in the cache begins, and ends; dirty data ends. */
   start: number;
   end: number;
@@ -133,15 +130,14 @@ class ExtentChecker implements ExtentTally {
     this.extents += count;
     for (let at = 0; at < count * SLOT_WORDS; at += SLOT_WORDS) {
       const state = pointerState(this.#index, words, at);
-      if (state === "good") this.#good(leaf, at);
+      if (state === "good") this.#good(words, at);
       else if (state === "stale") this.#stale(leaf, at);
       else if (state === "elsewhere" && keyDirty(words, at)) this.#elsewhere(words, at);
     }
   }
 
-  #good({ keys, onDisk, replayed }: EffectiveLeaf, at: number): void {
+  #good(words: Uint32Array, at: number): void {
     const { buckets, image } = this.#index;
-    const { words } = keys;
     const size = keySizeSectors(words, at);
     const sector = pointerSector(words, at);
     const bucket = bucketOf(image, sector);
@@ -163,7 +159,6 @@ class ExtentChecker implements ExtentTally {
     if (!keyDirty(words, at)) return;
     tally.dirtySectors += size;
     tally.dirtyEnd = Math.max(tally.dirtyEnd, end);
-    if (replayed.count > 0) tally.replayedSectors += sectorsClean(onDisk, words, at);
   }
 
   #tallyOf(inode: number): DeviceTally {
@@ -173,7 +168,6 @@ class ExtentChecker implements ExtentTally {
         extents: 0,
         cachedSectors: 0,
         dirtySectors: 0,
-        replayedSectors: 0,
         start: Infinity,
         end: 0,
         dirtyEnd: 0,
@@ -229,26 +223,4 @@ class ExtentChecker implements ExtentTally {
       });
     }
   }
-}
-
-/**
- * Sectors of the dirty extent in the slot that `onDisk` has, in the same place, as clean. Keys
- * are not journaled as they become clean, so replay brings the dirty ones back, although their
- * data is on the backing device.
- */
-function sectorsClean(onDisk: KeySet, words: Uint32Array, at: number): number {
-  const inode = keyInode(words, at);
-  const [start, end] = [keyStart(words, at), keyOffset(words, at)];
-  let sectors = 0;
-  for (let index = onDisk.upperBound(inode, start); index < onDisk.count; index++) {
-    const slot = index * SLOT_WORDS;
-    const from = keyStart(onDisk.words, slot);
-    if (keyInode(onDisk.words, slot) !== inode || from >= end) break;
-    if (keyDirty(onDisk.words, slot) || keyPointers(onDisk.words, slot) === 0) continue;
-    if (pointerGen(onDisk.words, slot) !== pointerGen(words, at)) continue;
-    const here = pointerSector(onDisk.words, slot) - from;
-    if (here !== pointerSector(words, at) - start) continue;
-    sectors += Math.min(end, keyOffset(onDisk.words, slot)) - Math.max(start, from);
-  }
-  return sectors;
 }

@@ -12,8 +12,8 @@ import { type Finding, findingText } from "../../lib/offline/findings.ts";
 import { type IndexView, openIndex } from "../../lib/offline/index_view.ts";
 import { magicsOf } from "../../lib/ondisk/magic.ts";
 import { sealSuperblock } from "../../lib/ondisk/superblock.ts";
-import { RealClock } from "../../lib/runtime/clock.ts";
 import { SimRandom } from "../simulation/sim_random.ts";
+import { drainMicrotasks, ManualClock } from "../support/manual_clock.ts";
 
 export const VOLUME_BYTES = 16 << 20;
 export const BUCKET_SECTORS = 16;
@@ -37,17 +37,25 @@ export interface SmallSetOptions {
   readonly blockSectors?: number;
 }
 
+/** What is dirty stays dirty, and nothing goes past the cache. */
+const CACHE_ALL = [["writeback_running", "0"], ["sequential_cutoff", "0"]] as const;
+
+/**
+ * Opens a set. Every life of one needs a seed of its own: nodes are told from the remains of older
+ * ones by a random number.
+ */
 export async function openSet(
   { cache, backing }: { cache: Device; backing: Device },
-  settings: ReadonlyArray<readonly [string, string]> = [["writeback_running", "0"]],
+  life: { seed: number; clock?: ManualClock },
 ): Promise<CacheSet> {
   return await CacheSet.open({
     cache,
     backings: [{ device: backing, path: backing.name }],
-    clock: new RealClock(),
-    random: new SimRandom(4),
+    // Time stands still: nothing is slow, and every run makes the same bytes.
+    clock: life.clock ?? new ManualClock(),
+    random: new SimRandom(life.seed),
     log: () => {},
-    settings,
+    settings: CACHE_ALL,
   });
 }
 
@@ -62,7 +70,8 @@ export async function smallSet(options: SmallSetOptions = {}): Promise<SmallSet>
   await makeBacking(backing, { ...common, uuid: new Uint8Array(16).fill(2), cacheMode: mode });
   const model = new Uint8Array(VOLUME_BYTES);
   const random = new SimRandom(seed);
-  const set = await openSet({ cache, backing });
+  const clock = new ManualClock();
+  const set = await openSet({ cache, backing }, { seed: 4, clock });
   const volume = set.volumes[0]!;
   const blockBytes = blockSectors * 512;
   const place = () => random.below(VOLUME_BYTES / blockBytes - 16) * blockBytes;
@@ -71,11 +80,22 @@ export async function smallSet(options: SmallSetOptions = {}): Promise<SmallSet>
     const bytes = new Uint8Array((1 + random.below(8)) * blockBytes).fill(1 + random.below(255));
     await volume.write(at, bytes);
     model.set(bytes, at);
+    // The allocator gets its turns: a write that finds no bucket would go past the cache.
+    await drainMicrotasks();
   }
   for (let step = 0; step < reads; step++) await volume.read(place(), new Uint8Array(4096));
   await volume.flush();
-  if (end === "close") await set.close();
-  else await set.abandon();
+  if (end === "cut") {
+    await set.abandon();
+    return { cache, backing, model };
+  }
+  // Leaves are written when they have been dirty long enough; then the journal lets go of them.
+  for (let round = 0; round < 2; round++) {
+    await clock.advance(60_000);
+    await volume.write(0, model.slice(0, blockBytes));
+    await volume.flush();
+  }
+  await set.close();
   return { cache, backing, model };
 }
 
