@@ -19,6 +19,7 @@ import type { WritebackGroup } from "./writeback_group.ts";
 import { WritebackOutput } from "./writeback_output.ts";
 import { RateController } from "./writeback_rate.ts";
 import { DirtyScan } from "./writeback_refill.ts";
+import { StarvationWatch } from "./writeback_starvation.ts";
 
 /** With so many failures in a row the rest of a scan would fail as well. */
 const FAILURES_MAX = 16;
@@ -44,6 +45,7 @@ export class Writeback {
   /** Pause between two scans of the whole device, seconds. */
   delaySeconds = 30;
   readonly backingSectors: number;
+  readonly starvation: StarvationWatch;
   #dev: CachedDevice;
   #parts: RequestParts;
   #group: WritebackGroup;
@@ -75,6 +77,7 @@ export class Writeback {
     this.#group = options.group;
     this.#guard = options.guard;
     this.backingSectors = dev.device.sizeSectors;
+    this.starvation = new StarvationWatch(parts.clock.nowMs());
     this.#scan = new DirtyScan(this.#keys, parts.btree, dev.inode);
     this.#output = new WritebackOutput(dev, parts, this.#keys, options.group);
     dev.onDirty = () => this.wake();
@@ -367,6 +370,11 @@ export class Writeback {
     while (this.#mayRun(signal)) {
       await clock.sleep(tunables.updateSeconds * 1000, signal);
       if (!this.#mayRun(signal)) return;
+      this.starvation.tick(clock.nowMs(), {
+        dirtySectors: this.#dev.dirtySectors,
+        targetSectors: this.#group.targetSectors(this, tunables.percent),
+        keysDone: this.#output.keysDone,
+      });
       if (!this.#dev.needsWriteback || tunables.percent === 0) continue;
       if (this.#group.noteControllerRun(!buckets.gcMarksValid)) {
         this.rate.boost();

@@ -90,6 +90,8 @@ export class WritebackOutput {
   #failure: unknown;
   /** Runs that failed since the last one that did not. */
   failuresInARow = 0;
+  /** Extents of this device that were written back since start. */
+  keysDone = 0;
 
   constructor(dev: CachedDevice, parts: RequestParts, keys: KeyBuffer, group: WritebackGroup) {
     this.#dev = dev;
@@ -148,8 +150,10 @@ export class WritebackOutput {
 
   #finish(keys: readonly BufferedKey[], clean: boolean): void {
     for (const key of keys) this.#keys.finish(key);
-    if (clean) this.#group.keysDone += keys.length;
-    else this.#group.keysFailed += keys.length;
+    if (clean) {
+      this.keysDone += keys.length;
+      this.#group.keysDone += keys.length;
+    } else this.#group.keysFailed += keys.length;
   }
 
   /** Waits until a run or a settling has ended, having begun a settling if nothing else goes on. */

@@ -242,6 +242,11 @@ export const WRITEBACK_ATTRIBUTES: readonly Attribute<DeviceTarget>[] = [
       target.writeback.wake();
     },
   }),
+  shown(
+    "writeback_starved_seconds",
+    "for how long there has been more dirty data than the target, and none was written back",
+    (target) => target.writeback.starvation.seconds,
+  ),
 ];
 
 /** Attributes of the cache set about writeback. */
