@@ -15,16 +15,18 @@ import { BucketTable, MARK } from "../buckets/table.ts";
 import type { Device } from "../device/device.ts";
 import type { JournalPlace } from "../journal/parse.ts";
 import { Journal, type JournalStart } from "../journal/writer.ts";
-import { SLOT_WORDS } from "../ondisk/bkey.ts";
+import { keyDirty, keyInode, keySizeSectors, keyStart, SLOT_WORDS } from "../ondisk/bkey.ts";
 import type { Geometry } from "../ondisk/geometry.ts";
 import { JSET } from "../ondisk/jset.ts";
 import { magicsOf, type SetMagics } from "../ondisk/magic.ts";
 import { discardsBuckets, replacementPolicy, type Superblock } from "../ondisk/superblock.ts";
 import { KeyCommitter } from "./commit.ts";
+import { DeadInodes } from "./dead_inodes.ts";
 import { DirtySectors } from "./dirty_sectors.ts";
 import { FaultLatch } from "./faults.ts";
 import { GatheringDevice } from "./gathering_device.ts";
 import { Collector } from "./gc.ts";
+import { MovingCollector } from "./moving_gc.ts";
 import { OpenBuckets } from "./open_buckets.ts";
 import { OrderedDevice } from "./ordered_device.ts";
 import { Fills } from "./ranges.ts";
@@ -116,6 +118,8 @@ export class Engine extends Foundations {
   readonly open: OpenBuckets;
   readonly fills: Fills = new Fills();
   readonly collector: Collector;
+  readonly dead: DeadInodes;
+  readonly moving: MovingCollector;
   /** False while a new set is being made: nothing refers to the journal yet. */
   journaling = true;
 
@@ -125,7 +129,7 @@ export class Engine extends Foundations {
   ) {
     super(from.device, from.superblock, from.geometry, from.world);
     const { cache, geometry, faults, tasks, buckets } = this;
-    const { clock, random, log } = from.world;
+    const { clock, random } = from.world;
     this.journal = new Journal({
       place: this.journalPlace(),
       start,
@@ -167,19 +171,50 @@ export class Engine extends Foundations {
       allocator: this.allocator,
       blockSectors: geometry.blockSectors,
     });
-    this.collector = new Collector({
-      btree: this.btree,
-      allocator: this.allocator,
-      writer: this.nodes,
-      replacer: this.replacer,
-      clock,
-      faults,
-      log,
-      markMetadata: () => this.markMetadata(),
-    });
+    this.dead = new DeadInodes(this.uuids);
+    this.collector = this.#newCollector();
+    this.moving = this.#newMoving();
+    this.collector.moving = this.moving;
+    this.collector.guard(this.moving.buffer);
     faults.onFailure((error) => {
       this.allocator.setFailed();
       this.journal.abandon(error);
+    });
+  }
+
+  #newCollector(): Collector {
+    const { btree, allocator, nodes, replacer, faults, dead, world } = this;
+    replacer.isDead = (words, at) => dead.isDead(words, at);
+    replacer.onDeadDropped = (words, at) => {
+      if (!keyDirty(words, at)) return;
+      const size = keySizeSectors(words, at);
+      this.dirty.add(keyInode(words, at), keyStart(words, at), -size);
+    };
+    return new Collector({
+      btree,
+      allocator,
+      writer: nodes,
+      replacer,
+      clock: world.clock,
+      faults,
+      log: world.log,
+      markMetadata: () => this.markMetadata(),
+      dead,
+    });
+  }
+
+  #newMoving(): MovingCollector {
+    const { btree, allocator, cache, committer, geometry, collector, faults, world } = this;
+    return new MovingCollector({
+      btree,
+      allocator,
+      cache,
+      committer,
+      blockSectors: geometry.blockSectors,
+      slices: collector.slices,
+      faults,
+      log: world.log,
+      noteCached: (sectors) => collector.noteCached(sectors),
     });
   }
 

@@ -44,7 +44,9 @@ import {
   pointerSector,
   SLOT_WORDS,
 } from "../ondisk/bkey.ts";
+import type { DeadInodes } from "./dead_inodes.ts";
 import type { KeyBuffer, Position } from "./key_buffer.ts";
+import type { MovingCollector } from "./moving_gc.ts";
 import { Slices } from "./slices.ts";
 
 /** A node with a pointer staler than this is written anew. */
@@ -132,6 +134,9 @@ export class Collector {
   #faults: Faults;
   #log: Log;
   #markMetadata: MarkMetadata;
+  #dead: DeadInodes;
+  /** Runs after each collection; set by who builds both. */
+  moving: MovingCollector | undefined;
   #wake = new Signal();
   #wanted = false;
   #sectorsToGc: number;
@@ -169,6 +174,7 @@ export class Collector {
     faults: Faults;
     log: Log;
     markMetadata: MarkMetadata;
+    dead: DeadInodes;
   }) {
     this.#btree = options.btree;
     this.#buckets = options.btree.buckets;
@@ -179,6 +185,7 @@ export class Collector {
     this.#faults = options.faults;
     this.#log = options.log;
     this.#markMetadata = options.markMetadata;
+    this.#dead = options.dead;
     this.slices = new Slices(options.clock, SLICE_BUDGET);
     const { bucketCount, bucketSectors } = options.btree.geometry;
     this.#sectorsPerGc = Math.floor((bucketCount * bucketSectors) / COLLECT_SHARE);
@@ -294,6 +301,10 @@ export class Collector {
     this.lastDurationMs = ended - began;
     this.times.record(began, ended);
     this.#allocator.gcFinished();
+    if (!this.moving) return;
+    slices.begin();
+    await this.moving.run(signal);
+    slices.end();
   }
 
   #stopping(signal: AbortSignal): boolean {
@@ -461,6 +472,10 @@ export class Collector {
     for (let at = 0; at < set.count * SLOT_WORDS; at += SLOT_WORDS) {
       const size = keySizeSectors(set.words, at);
       if (size === 0) continue;
+      if (level === 0 && this.#dead.isDead(set.words, at)) {
+        this.#passDead(set.words, at);
+        continue;
+      }
       const stale = this.markKey(set.words, at, level);
       if (stale > census.stalest) census.stalest = stale;
       census.keys++;
@@ -472,6 +487,18 @@ export class Collector {
       counting.extents++;
       counting.dataSectors += size;
     }
+  }
+
+  /**
+   * What a dead key points to is free, but the key is on disk still: until the node is written anew
+   * the bucket's generation must not go round to it.
+   */
+  #passDead(words: Uint32Array, at: number): void {
+    this.#census.keys++;
+    this.#census.deadKeys++;
+    if (keyPointers(words, at) === 0 || pointerDevice(words, at) !== 0) return;
+    const bucket = Math.floor(pointerSector(words, at) / this.#buckets.bucketSectors);
+    this.#buckets.noteOldestGen(bucket, pointerGen(words, at));
   }
 
   /**

@@ -38,6 +38,10 @@ export class UuidTable {
   #metaBytes: number;
   #bucket = 0;
   #writing = new Mutex();
+  /** Changes whenever an entry does, in memory or on disk. */
+  version = 0;
+  /** The table as it is valid on disk; undefined: there is none yet. */
+  #onDisk: Uint8Array | undefined;
   /** Times the table was written since start. */
   writes = 0;
 
@@ -73,8 +77,16 @@ export class UuidTable {
     return this.#entries.findIndex((entry) => isZeroUuid(entry.uuid));
   }
 
+  /** What memory and disk agree on about a slot; "used" while they do not. */
+  slotState(index: number): "unused" | "invalidated" | "used" {
+    if (this.#onDisk === undefined) return "used";
+    const state = stateOf(this.entry(index));
+    return stateOf(readUuidEntry(this.#onDisk, index)) === state ? state : "used";
+  }
+
   set(index: number, entry: UuidEntry): void {
     this.#entries[index] = entry;
+    this.version++;
   }
 
   /** Reads the table that the journal names. @param old it has 64-byte entries */
@@ -95,6 +107,8 @@ export class UuidTable {
     for (let index = 0; index < this.capacity; index++) {
       this.#entries[index] = readUuidEntry(bytes, index);
     }
+    this.#onDisk = bytes;
+    this.version++;
   }
 
   /** Marks the table's bucket as metadata; for the collector and registration. */
@@ -162,9 +176,16 @@ export class UuidTable {
     setPointer(this.key, 0, sector, this.#buckets.gen[bucket]!);
     this.#bucket = bucket;
     await commit();
+    this.#onDisk = bytes;
+    this.version++;
     this.#buckets.unpin(bucket);
     if (old === 0) return;
     allocator.release(old);
     this.#buckets.unpin(old);
   }
+}
+
+function stateOf(entry: UuidEntry): "unused" | "invalidated" | "used" {
+  if (isZeroUuid(entry.uuid)) return "unused";
+  return isInvalidated(entry) ? "invalidated" : "used";
 }

@@ -20,6 +20,7 @@ import { pointerGen, pointerSector } from "../../lib/ondisk/bkey.ts";
 import { geometryOf } from "../../lib/ondisk/geometry.ts";
 import { isSynchronous } from "../../lib/ondisk/superblock.ts";
 import { forEachExtent } from "../../lib/cache/key_buffer.ts";
+import { registerInodes } from "../support/bare_engine.ts";
 import { SimClock } from "../simulation/sim_clock.ts";
 import { SimRandom } from "../simulation/sim_random.ts";
 
@@ -89,9 +90,11 @@ export class EngineWorld {
         log: (level: string, message: string) => void this.log.push(`${level}: ${message}`),
       },
     };
-    const starting = isSynchronous(superblock) ? startExisting(source) : startNew(source);
-    this.#engine = await this.run(starting);
-    return this.#engine;
+    const isNew = !isSynchronous(superblock);
+    const engine = await this.run(isNew ? startNew(source) : startExisting(source));
+    if (isNew) await this.run(registerInodes(engine, 8));
+    this.#engine = engine;
+    return engine;
   }
 
   /** As a power cut, but for what is in memory only: nothing more is written. */

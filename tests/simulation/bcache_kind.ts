@@ -21,10 +21,12 @@ export interface BcacheOptions {
   readonly replacement?: ReplacementPolicy;
   /** After a recovery, dirty keys behind a superblock that says clean are a failure. */
   readonly checkState?: boolean;
-  /** What `disturb` does: drains, or anything a person may do. */
-  readonly disturbance?: "drain" | "any";
+  /** What `disturb` does: drains, collects, or anything a person may do. */
+  readonly disturbance?: "drain" | "collect" | "any";
   /** Attributes of the device, set at every start. */
   readonly settings?: ReadonlyArray<readonly [string, string]>;
+  /** The same of the set. */
+  readonly setSettings?: ReadonlyArray<readonly [string, string]>;
 }
 
 const DATA_OFFSET = 16;
@@ -91,6 +93,9 @@ async function openBcache(parts: EngineParts, options: BcacheOptions): Promise<E
   for (const [name, value] of options.settings ?? []) {
     await set.setAttribute(volume.name, name, value);
   }
+  for (const [name, value] of options.setSettings ?? []) {
+    await set.setAttribute(undefined, name, value);
+  }
   return {
     volume,
     drain: async () => {
@@ -98,10 +103,12 @@ async function openBcache(parts: EngineParts, options: BcacheOptions): Promise<E
       await set.flushDirty(volume.name);
     },
     close: () => set.close(),
-    disturb: (random: SimRandom) =>
-      options.disturbance === "drain"
-        ? set.flushDirty(volume.name)
-        : disturb(set, volume.name, random),
+    disturb: async (random: SimRandom) => {
+      if (options.disturbance === "drain") await set.flushDirty(volume.name);
+      else if (options.disturbance === "collect") {
+        await set.setAttribute(undefined, "trigger_gc", "1");
+      } else await disturb(set, volume.name, random);
+    },
   };
 }
 

@@ -20,7 +20,8 @@ interface Recipe {
   readonly blockSectors?: number;
   readonly bucketSectors?: number;
   readonly settings?: ReadonlyArray<readonly [string, string]>;
-  readonly disturbance?: "drain" | "any";
+  readonly setSettings?: ReadonlyArray<readonly [string, string]>;
+  readonly disturbance?: "drain" | "collect" | "any";
   readonly checkState?: boolean;
   /** See Scenario.steadfast. Only what never writes past the cache can promise it. */
   readonly steadfast?: boolean;
@@ -188,6 +189,24 @@ export const RECIPES = {
     checkState: true,
     cutOneIn: 50,
   },
+  // Collections copy what is left in sparse buckets together and write every node anew, while it
+  // is overwritten; clean and dirty.
+  "move-and-coalesce": {
+    mode: "writeback",
+    workload: {
+      steps: 400,
+      lanes: 5,
+      spanBytes: 1 << 20,
+      writeBytesMax: 4096,
+      weights: { write: 55, read: 8, flush: 12, zero: 5, sleep: 8, disturb: 12 },
+      sleepMsMax: 300,
+    },
+    setSettings: [["copy_gc_enabled", "1"], ["gc_always_rewrite", "1"]],
+    settings: [["writeback_delay", "1"]],
+    disturbance: "collect",
+    cutOneIn: 100,
+    nestedOneIn: 400,
+  },
   "change-settings": {
     mode: "writeback",
     workload: {
@@ -226,6 +245,7 @@ export function scenarioOf(
       volumeSectors: recipe.volumeSectors ?? 16384,
       replacement,
       settings: recipe.settings ?? [],
+      setSettings: recipe.setSettings ?? [],
       disturbance: recipe.disturbance ?? "any",
       checkState: recipe.checkState ?? false,
     }),

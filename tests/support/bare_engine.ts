@@ -47,7 +47,19 @@ export async function startBare(device: Device, options: BareOptions): Promise<E
       onProgress: options.onProgress,
     },
   };
-  return isSynchronous(superblock) ? await startExisting(source) : await startNew(source);
+  if (isSynchronous(superblock)) return await startExisting(source);
+  const engine = await startNew(source);
+  await registerInodes(engine, 8);
+  return engine;
+}
+
+/** Gives the first device numbers to somebody: keys of nobody are dropped by collections. */
+export async function registerInodes(engine: Engine, count: number): Promise<void> {
+  const { uuids, allocator } = engine;
+  for (let inode = 0; inode < count; inode++) {
+    uuids.set(inode, { ...uuids.entry(inode), uuid: new Uint8Array(16).fill(0x20 + inode) });
+  }
+  await uuids.write(allocator, () => engine.commitMetadata());
 }
 
 /** Stops in good order: everything in memory is durable afterwards. */

@@ -35,6 +35,25 @@ export const COLLECTION_ATTRIBUTES: readonly Attribute<SetTarget>[] = [
     },
   }),
   booleanAttribute({
+    name: "copy_gc_enabled",
+    help: "whether a collection copies together what is left in sparsely used buckets",
+    initial: false,
+    get: ({ engine }) => engine.moving.enabled,
+    set: ({ engine }, value) => {
+      engine.moving.enabled = value;
+    },
+  }),
+  shown(
+    "copy_gc_keys",
+    "extents copied together since start",
+    ({ engine }) => engine.moving.keysMoved,
+  ),
+  shown(
+    "copy_gc_collisions",
+    "extents that were overwritten while they were copied, since start",
+    ({ engine }) => engine.moving.collisions,
+  ),
+  booleanAttribute({
     name: "gc_after_writeback",
     help:
       "whether a collection follows when everything is written back, with half the cache in use",
