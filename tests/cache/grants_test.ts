@@ -13,7 +13,8 @@ function world(): Promise<EngineWorld> {
 function grant(of: EngineWorld, sectors: number, dirty = false) {
   const { open } = of.engine;
   assert(open.tryAllocate(sectors, dirty), "there is a bucket");
-  return { ...open.grant };
+  const { bucket, gen, sector, sectors: granted } = open.grant;
+  return { bucket, gen, sector, sectors: granted };
 }
 
 describe("space for data", () => {
