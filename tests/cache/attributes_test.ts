@@ -46,7 +46,7 @@ async function numbers(one: OneDevice): Promise<Array<[string | undefined, Attri
 }
 
 describe("attributes that are numbers", () => {
-  test("refuse what is no number or out of range, name the range, and stay as they were", async () => {
+  test("refuse what is no number or out of range, name the range, and stay", async () => {
     const one = await oneDevice();
     let ranges = 0;
     for (const [device, { name, range }] of await numbers(one)) {

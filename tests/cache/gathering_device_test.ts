@@ -1,4 +1,4 @@
-/** Small writes to consecutive sectors gathered into one; nobody above can tell, but by counting. */
+/** Small writes to consecutive sectors gathered into one: nobody can tell but by counting. */
 import { describe, test } from "bun:test";
 import { assertEquals, assertThrows } from "@std/assert";
 import { GatheringDevice } from "../../lib/cache/gathering_device.ts";

@@ -53,7 +53,7 @@ describe("the cache device with its backing devices", () => {
     assertEquals([done, backing.flushes], [["flush", "write fua"], 1]);
   });
 
-  test("what a backing device cannot make stable fails the flush, and the write is not begun", async () => {
+  test("what a backing device cannot flush fails the flush, and no write is begun", async () => {
     const { device, backing, done } = setUp();
     backing.unflushed = true;
     backing.failure = new BcacheError("DeviceIo", "backing: cannot flush");

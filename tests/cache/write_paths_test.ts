@@ -6,7 +6,7 @@ import { keyOffset, keyPointers, keySizeSectors, SLOT_WORDS } from "../../lib/on
 import { oneDevice } from "./one_device.ts";
 
 describe("a flush", () => {
-  test("commits the journal for writes to the cache, and leaves the other device alone", async () => {
+  test("commits the journal for writes to the cache, and spares the other device", async () => {
     const one = await oneDevice({ mode: "writeback" });
     await one.write(0, 8, 1);
     await one.run(one.volume.flush());
@@ -69,6 +69,22 @@ describe("a write past the cache", () => {
       ends.push(keyOffset(words, at) - keySizeSectors(words, at), keyOffset(words, at));
     }
     assertEquals(ends, [100, 32868, 32868, 65636, 65636, 98404, 98404, 100_100]);
+  });
+});
+
+describe("what goes past the cache", () => {
+  test("brings no collection nearer; what goes into it does", async () => {
+    for (const [mode, collections] of [["none", 0], ["writethrough", 1]] as const) {
+      const one = await oneDevice({ mode });
+      const runs = async () =>
+        Number((await one.run(one.set.attributes(undefined, "gc_runs")))[0]!.value);
+      const before = await runs();
+      // A sixteenth of the cache is 600 sectors.
+      for (let at = 0; at < 720; at += 16) await one.write(at, 16, 1);
+      await one.settle(1000);
+      assertEquals(await runs() - before, collections, mode);
+      await one.close();
+    }
   });
 });
 
