@@ -134,6 +134,18 @@ describe("attributes that are words", () => {
   });
 });
 
+test("trigger_gc has a collection run, whatever is written to it", async () => {
+  const one = await oneDevice();
+  const runs = async () => Number(await valueOf(one, undefined, "gc_runs"));
+  const before = await runs();
+  await one.settle(1000);
+  assertEquals(await runs(), before);
+  await set(one, undefined, "trigger_gc", "1");
+  await one.settle(1000);
+  assertEquals(await runs(), before + 1);
+  await one.close();
+});
+
 describe("attributes that are only read", () => {
   test("cannot be written, and unknown ones are answered with those there are", async () => {
     const one = await oneDevice();

@@ -72,6 +72,38 @@ describe("a write past the cache", () => {
   });
 });
 
+describe("clean data that cannot be written to the cache", () => {
+  for (const sync of [true, false]) {
+    test(`is hidden there, and served from the backing device (sync: ${sync})`, async () => {
+      const one = await oneDevice({ mode: "writethrough", sync });
+      await one.write(0, 32, 1);
+      await one.run(one.volume.flush());
+      one.cacheDisk.faults.add({ operation: "write" });
+      await one.write(8, 16, 2);
+      one.trace.length = 0;
+      const expected = new Uint8Array(32 * 512).fill(1).fill(2, 8 * 512, 24 * 512);
+      assertEquals(await one.read(0, 32), expected);
+      assertEquals(one.backingReads(), [[8, 16]]);
+      // Gathered with others it is only written, and fails, when somebody wants it.
+      assertEquals(one.cacheDisk.faults.injected, 1);
+      await one.close();
+    });
+
+    test(`after a miss is not cached, and nobody notices (sync: ${sync})`, async () => {
+      const one = await oneDevice({ mode: "writethrough", sync });
+      await one.write(4096, 8, 1);
+      one.cacheDisk.faults.add({ operation: "write" });
+      await one.read(0, 16);
+      await one.settle();
+      assertEquals(one.cacheDisk.faults.injected, 1);
+      one.trace.length = 0;
+      await one.read(0, 16);
+      assertEquals(one.backingReads(), [[0, 16]]);
+      await one.close();
+    });
+  }
+});
+
 describe("what goes past the cache", () => {
   test("brings no collection nearer; what goes into it does", async () => {
     for (const [mode, collections] of [["none", 0], ["writethrough", 1]] as const) {
