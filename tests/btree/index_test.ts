@@ -26,6 +26,10 @@ async function life(model: IndexModel, shape: Shape): Promise<void> {
       () => model.randomPiece(),
     );
     await model.insert(pieces);
+    // The collector goes over all nodes, rewrites some, and drives others out of memory.
+    if (batch % 300 === 299) {
+      await model.engine.collector.collect(new AbortController().signal);
+    }
     // Requests come in bursts; in between, others have a turn.
     if (batch % 8 === 0) await model.clock.turn();
     if (batch % 16 !== 0) continue;

@@ -2,6 +2,8 @@
 import { describe, test } from "bun:test";
 import { assert, assertEquals, assertGreater, assertRejects } from "@std/assert";
 import { BcacheError } from "../../lib/base/errors.ts";
+import { Inserter } from "../../lib/btree/insert.ts";
+import { BucketTable, MARK } from "../../lib/buckets/table.ts";
 import type { Device, WriteOptions } from "../../lib/device/device.ts";
 import { setKey, SLOT_WORDS } from "../../lib/ondisk/bkey.ts";
 import { SmallIndex } from "../btree/small_index.ts";
@@ -100,6 +102,20 @@ describe("a full journal", () => {
   });
 });
 
+/** Has `note` told of every call of a method, until what is returned is called. */
+function before(
+  prototype: object,
+  method: string,
+  note: (parameters: unknown[]) => void,
+): () => void {
+  const original = Reflect.get(prototype, method) as (...parameters: unknown[]) => unknown;
+  Reflect.set(prototype, method, function (this: unknown, ...parameters: unknown[]) {
+    note(parameters);
+    return original.apply(this, parameters);
+  });
+  return () => void Reflect.set(prototype, method, original);
+}
+
 describe("replay", () => {
   test("holds each entry until its keys are in leaves that were written", async () => {
     const index = await SmallIndex.make();
@@ -121,6 +137,36 @@ describe("replay", () => {
     assertEquals(await index.run(index.count(0, 100)), 100);
     await index.run(index.engine.settleKeys());
     assert(index.engine.journal.counters.activeEntries <= 2, "written, it lets go of them");
+    await index.close();
+  });
+
+  test("pins and marks the buckets of its keys before the first goes into a leaf", async () => {
+    const index = await SmallIndex.make();
+    await index.run(index.putAll(0, 10));
+    await index.run(index.engine.journal.commit());
+    const { bucket } = index;
+    await index.cut();
+    index.bucket = -1; // Nobody but the replay itself is to pin it.
+    const events: string[] = [];
+    const restore = [
+      before(BucketTable.prototype, "pin", ([which]) => {
+        if (which === bucket) events.push("pinned");
+      }),
+      before(BucketTable.prototype, "markPointer", ([which]) => {
+        if (which === bucket && events.length === 0) events.push("marked");
+      }),
+      before(Inserter.prototype, "insert", () => {
+        if (events.at(-1) !== "inserted") events.push("inserted");
+      }),
+    ];
+    try {
+      await index.start();
+    } finally {
+      for (const each of restore) each();
+    }
+    assertEquals(events, ["marked", "pinned", "inserted"]);
+    const { buckets } = index.engine;
+    assertEquals([buckets.pins[bucket], buckets.mark[bucket]], [0, MARK.dirty]);
     await index.close();
   });
 
