@@ -25,7 +25,7 @@ describe("a lookup", () => {
     for (let leaf = first!; at < end;) {
       btree.lookup(leaf, 0, at, end, segment);
       assertEquals(segment.cached, at % step < EXTENT_SECTORS, `sector ${at}`);
-      assert(segment.end <= leaf.endOffset || leaf === second, "never past the leaf's end");
+      assert(segment.end <= leaf.endOffset || leaf === second, "not past its leaf");
       kinds += segment.cached ? "d" : "h";
       at = segment.end;
       leaf = btree.findLeaf(0, at)!;
@@ -34,7 +34,7 @@ describe("a lookup", () => {
     await index.close();
   });
 
-  test("passes over keys without pointer, of another device, of size 0, and stale ones", async () => {
+  test("passes over keys without pointer, of another device, of size 0, and stale", async () => {
     const index = await SmallIndex.make();
     const { btree, buckets } = index.engine;
     const { bucket } = index;
