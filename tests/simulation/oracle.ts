@@ -67,7 +67,12 @@ export class Oracle {
     return this.#time;
   }
 
-  /** The sectors that were ever written, in order. */
+  /** Counts sectors that were only read among those to be looked at after a power cut. */
+  noteRead(fromBytes: number, lengthBytes: number): void {
+    eachSector(fromBytes, lengthBytes, (sector) => this.#versions(sector));
+  }
+
+  /** The sectors that were ever written, or noted as read, in order. */
   touchedSectors(): number[] {
     return [...this.#history.keys()].sort((a, b) => a - b);
   }

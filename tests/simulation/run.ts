@@ -2,12 +2,13 @@
  * Crash exploration for as long as one likes:
  *
  *   bun tests/simulation/run.ts [--scenario NAME] [--seed N] [--count M] [--every K]
- *       [--cut C | --fault DISK:OPERATION[:NUMBER] [--sticky]] [--verbose]
+ *       [--cut C | --fault DISK:OPERATION[:NUMBER] [--sticky]] [--first] [--verbose]
  *
  * Runs seeds N to N+M-1 of one scenario, or of all, and cuts the power at one moment in K (1: at
  * every one), or at moment C only. With `--fault cache:write`, say, operations of that kind fail
  * instead, each in a run of its own (or only the one with that number), once or for good. A
- * failure prints the line that shows it again; the exit status is 1 then.
+ * failure prints the line that shows it again; the exit status is 1 then. With `--first` the first
+ * one ends the run.
  */
 // deno-lint-ignore-file no-console
 import { parseArgs } from "node:util";
@@ -26,6 +27,7 @@ const { values } = parseArgs({
     cut: { type: "string" },
     fault: { type: "string" },
     sticky: { type: "boolean", default: false },
+    first: { type: "boolean", default: false },
     verbose: { type: "boolean", default: false },
   },
 });
@@ -81,7 +83,9 @@ let failures = 0;
 const first = Number(values.seed);
 for (let seed = first; seed < first + Number(values.count); seed++) {
   for (const name of names) {
-    if (!await runOne(name, seed)) failures++;
+    if (await runOne(name, seed)) continue;
+    failures++;
+    if (values.first) process.exit(1);
   }
 }
 if (failures > 0) {

@@ -174,6 +174,22 @@ export const RECIPES = {
     nestedOneIn: 500,
     settings: PROMPT,
   },
+  // Buckets of clean data are used again and again, and hardly anything comes into the journal.
+  "refill": {
+    mode: "writethrough",
+    workload: {
+      steps: 450,
+      lanes: 4,
+      spanBytes: 6 << 20,
+      writeBytesMax: 16 << 10,
+      weights: { write: 2, read: 96, flush: 0, zero: 0, sleep: 2 },
+      sleepMsMax: 100,
+      remembersReads: true,
+    },
+    cutOneIn: 40,
+    nestedOneIn: 1000,
+    settings: [["sequential_cutoff", "0"]],
+  },
   // Clean and dirty in quick turns: the state in the superblock, and keys that change meanwhile.
   "drain-often": {
     mode: "writeback",

@@ -1,0 +1,96 @@
+/**
+ * A mutant: a copy of the sources in a temporary folder with one mutation applied, and the hunt
+ * for it with the simulator's own command.
+ */
+import { spawn } from "node:child_process";
+import {
+  cpSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import type { Hunt, Mutation } from "./mutations.ts";
+
+const TOP = join(import.meta.dirname!, "../../..");
+/** Everything that the simulator's command runs from. */
+const COPIED = ["lib", "tests/simulation", "tests/support", "package.json", "tsconfig.json"];
+COPIED.push("deno.json");
+
+export interface Outcome {
+  /** Where it showed; undefined when it never did. */
+  readonly scenario?: string;
+  /** Seeds that were run, in all hunts. */
+  readonly seeds: number;
+  /** Cuts that were looked into in seeds that did not show it. */
+  readonly cuts: number;
+  /** What the simulator said of it. */
+  readonly message: string;
+}
+
+/** @throws when the text of a mutation is not in its file exactly once. */
+export function mutatedText(mutation: Mutation): string {
+  const source = readFileSync(join(TOP, mutation.file), "utf8");
+  const found = source.split(mutation.text).length - 1;
+  if (found === 1) return source.replace(mutation.text, () => mutation.becomes);
+  throw new Error(
+    `mutation "${mutation.name}": its text is ${found} times in ${mutation.file}, expected once; ` +
+      `bring tests/simulation/mutations/mutations.ts up to date with the code`,
+  );
+}
+
+/** Applies the mutation to a copy and hunts for it; the copy is removed afterwards. */
+export async function huntFor(mutation: Mutation): Promise<Outcome> {
+  const text = mutatedText(mutation);
+  const copy = mkdtempSync(join(tmpdir(), "bcache-fuse-mutant-"));
+  try {
+    for (const name of COPIED) {
+      mkdirSync(join(copy, name, ".."), { recursive: true });
+      cpSync(join(TOP, name), join(copy, name), { recursive: true });
+    }
+    symlinkSync(join(TOP, "node_modules"), join(copy, "node_modules"));
+    writeFileSync(join(copy, mutation.file), text);
+    let seeds = 0;
+    let cuts = 0;
+    for (const hunt of mutation.hunts) {
+      const found = await run(copy, hunt);
+      seeds += found.seeds;
+      cuts += found.cuts;
+      if (found.message !== "") {
+        return { scenario: hunt.scenario, seeds, cuts, message: found.message };
+      }
+    }
+    return { seeds, cuts, message: "" };
+  } finally {
+    rmSync(copy, { recursive: true, force: true });
+  }
+}
+
+/** Runs one hunt; `message` is empty when nothing was found. */
+async function run(copy: string, hunt: Hunt) {
+  const args = ["tests/simulation/run.ts", "--first", "--scenario", hunt.scenario];
+  args.push("--count", `${hunt.seeds}`, "--every", `${hunt.every}`);
+  const deno = process.versions["bun"] === undefined ? ["run", "-A", "--no-check"] : [];
+  const child = spawn(process.execPath, [...deno, ...args], {
+    cwd: copy,
+    stdio: ["ignore", "pipe", "pipe"],
+  });
+  let out = "";
+  let message = "";
+  child.stdout.on("data", (chunk) => out += String(chunk));
+  child.stderr.on("data", (chunk) => message += String(chunk));
+  const code = await new Promise<number | null>((resolve, reject) => {
+    child.once("error", reject);
+    child.once("close", resolve);
+  });
+  if (code !== 0 && !message.includes("replay: ")) {
+    throw new Error(`the simulator itself failed (${code}): ${message}`);
+  }
+  const cuts = [...out.matchAll(/, (\d+) cuts/g)].reduce((sum, [, some]) => sum + Number(some), 0);
+  const seeds = out.split("\n").filter((line) => line.includes(" seed ")).length;
+  return { seeds: seeds + (code === 0 ? 0 : 1), cuts, message: code === 0 ? "" : message };
+}

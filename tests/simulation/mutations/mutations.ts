@@ -1,0 +1,238 @@
+/**
+ * Deliberate breakages of the engine, each of which the simulator must catch: a test of the tests.
+ * A mutation replaces one piece of source text; the text must be there exactly once, so a change
+ * of the code that it breaks has to say here what breaks it now.
+ *
+ * `hunts` says where it is looked for: a scenario, how many seeds, one cut in how many.
+ */
+import type { RecipeName } from "../scenarios.ts";
+
+export interface Hunt {
+  readonly scenario: RecipeName;
+  /** Seeds 1 to so many; ends at the first that shows the breakage. */
+  readonly seeds: number;
+  /** Cuts the power at one moment in so many. */
+  readonly every: number;
+}
+
+export interface Mutation {
+  /** What is broken, in words. */
+  readonly name: string;
+  readonly file: string;
+  readonly text: string;
+  readonly becomes: string;
+  readonly hunts: readonly Hunt[];
+  /** Among those that every run of the suite tries. */
+  readonly quick?: boolean;
+}
+
+const hunt = (scenario: RecipeName, seeds: number, every: number): Hunt => ({
+  scenario,
+  seeds,
+  every,
+});
+
+/** What goes wrong when something is not durable before something else. */
+const ORDER: readonly Mutation[] = [
+  {
+    name: "no flush before a journal entry is written",
+    file: "lib/journal/writer.ts",
+    text: "    await device.flush();\n    for (const { entry, bytes, sector, spot } of batch) {",
+    becomes: "    for (const { entry, bytes, sector, spot } of batch) {",
+    hunts: [hunt("writeback", 5, 2)],
+    quick: true,
+  },
+  {
+    name: "a journal entry counts as durable before it is",
+    file: "lib/journal/writer.ts",
+    text: "await device.write(sector, bytes, { fua: true });\n      this.#newest",
+    becomes: "await device.write(sector, bytes);\n      this.#newest",
+    hunts: [hunt("writeback", 5, 2)],
+  },
+  {
+    name: "a flush is acknowledged before the journal has the keys",
+    file: "lib/cache/commit.ts",
+    text: "      await this.#journal.commit();",
+    becomes: "      void this.#journal.commit().catch(() => undefined);\n" +
+      "      await Promise.resolve();",
+    hunts: [hunt("writeback", 5, 2)],
+    quick: true,
+  },
+  {
+    name: "keys become durable before the backing writes they speak of",
+    file: "lib/cache/ordered_device.ts",
+    text: "      if (dependent.unflushed) flushes.push(dependent.flushWrites());",
+    becomes: "      void dependent;",
+    hunts: [hunt("writeback", 5, 2), hunt("change-settings", 5, 20)],
+  },
+  {
+    name: "extents are marked clean before the backing device is flushed",
+    file: "lib/cache/writeback.ts",
+    text: "      await this.#dev.flushWrites();\n      for (const piece of written)",
+    becomes: "      for (const piece of written)",
+    hunts: [hunt("writeback", 10, 2), hunt("drain-often", 10, 5)],
+    quick: true,
+  },
+  {
+    name: "the superblock says clean before the clean keys are durable",
+    file: "lib/cache/cached_device.ts",
+    text: "      await settle();\n",
+    becomes: "      void settle;\n",
+    hunts: [hunt("drain-often", 10, 5)],
+  },
+  {
+    name: "the superblock says dirty only after the first dirty write",
+    file: "lib/cache/write.ts",
+    text: "      if (!this.#dev.hasDirty) await this.#dev.ensureDirty();\n" +
+      "      else if (committer.tryCommit(batch)) break;",
+    becomes: "      if (committer.tryCommit(batch)) {\n" +
+      "        void this.#dev.ensureDirty();\n        break;\n      }",
+    hunts: [hunt("drain-often", 10, 5)],
+    quick: true,
+  },
+  {
+    name: "a node's set is written with its header, at once",
+    file: "lib/btree/node_write.ts",
+    text: "await this.#device.write(atSector, bytes.subarray(0, SECTOR_BYTES), {",
+    becomes: "await this.#device.write(atSector, bytes, {",
+    hunts: [hunt("split-nodes", 2, 100), hunt("small-blocks", 10, 2)],
+  },
+  {
+    name: "a node's set is written without a flush of what its keys point to",
+    file: "lib/btree/node_write.ts",
+    text: "      preflush: true,\n      fua: true,",
+    becomes: "      fua: true,",
+    hunts: [hunt("small-blocks", 10, 2), hunt("split-nodes", 2, 100)],
+  },
+  {
+    name: "journal entries are let go before the leaf with their keys is durable",
+    file: "lib/btree/node_write.ts",
+    text: "      fua: true,\n    });\n  }",
+    becomes: "    });\n  }",
+    hunts: [hunt("wrap-journal", 3, 30), hunt("split-nodes", 2, 100)],
+  },
+  {
+    name: "a parent names nodes that are not durable",
+    file: "lib/btree/replace.ts",
+    text: "await Promise.all([...copies, ...root].map((copy) => this.#writer.write(copy)));",
+    becomes: "void Promise.all([...copies, ...root].map((copy) => this.#writer.write(copy)))\n" +
+      "        .catch(() => undefined);",
+    hunts: [hunt("split-nodes", 2, 100)],
+  },
+  {
+    name: "the old root is let go before the journal names the new one",
+    file: "lib/btree/replace.ts",
+    text: "    const commit = this.#commitRoot();",
+    becomes: "    void this.#commitRoot();\n    const commit = Promise.resolve();",
+    hunts: [hunt("split-nodes", 2, 100)],
+  },
+  {
+    name: "a replaced node is let go before its parent is durable",
+    file: "lib/btree/replace.ts",
+    text: "    try {\n      await durable;\n    } finally {",
+    becomes: "    try {\n      durable.catch(() => undefined);\n    } finally {",
+    hunts: [hunt("split-nodes", 2, 100), hunt("reuse-buckets", 3, 50)],
+  },
+  {
+    name: "priorities are written but not journaled",
+    file: "lib/cache/engine.ts",
+    text: "        this.prioBucket = firstBucket;\n        await this.commitMetadata();",
+    becomes: "        this.prioBucket = firstBucket;\n        await Promise.resolve();",
+    hunts: [hunt("refill", 5, 40)],
+    quick: true,
+  },
+  {
+    name: "priorities are not written at all",
+    file: "lib/cache/engine.ts",
+    text: "persistPrios: () => this.prios.write(),",
+    becomes: "persistPrios: () => Promise.resolve(true),",
+    hunts: [hunt("refill", 5, 40)],
+  },
+  {
+    name: "buckets are used again before their generations are durable",
+    file: "lib/buckets/allocator.ts",
+    text: "if (await this.#invalidate(signal)) await this.#persist(signal);",
+    becomes: "if (await this.#invalidate(signal)) {\n        this.#distribute();\n" +
+      "        await this.#persist(signal);\n      }",
+    hunts: [hunt("refill", 3, 5)],
+  },
+];
+
+/** What goes wrong when something is forgotten. */
+const FORGOTTEN: readonly Mutation[] = [
+  {
+    name: "the pins of journaled keys are forgotten",
+    file: "lib/btree/node_write.ts",
+    text: "if (seq > 0 && node.pinSeq === 0) {",
+    becomes: "if (seq > 0 && node.pinSeq < 0) {",
+    hunts: [hunt("writeback", 5, 2), hunt("wrap-journal", 3, 30)],
+    quick: true,
+  },
+  {
+    name: "the checksum of journal entries is ignored",
+    file: "lib/ondisk/jset.ts",
+    text: '    return { reason: "bad checksum", detail };',
+    becomes: "    void detail;",
+    hunts: [hunt("writeback", 10, 1), hunt("wrap-journal", 3, 10), hunt("small-blocks", 10, 1)],
+  },
+  {
+    name: "what lies behind the newest journal entry is not erased after a recovery",
+    file: "lib/journal/writer.ts",
+    text: "    if (tail === undefined) return;",
+    becomes: "    if (tail !== undefined || this.#eraseTail === undefined) return;",
+    hunts: [hunt("wrap-journal", 3, 10), hunt("writeback", 5, 1)],
+  },
+  {
+    name: "the range lock of writeback is dropped",
+    file: "lib/cache/writeback.ts",
+    text: "const range = await locks.acquire(extent.start, end, true);",
+    becomes: "const range = await locks.acquire(extent.start, extent.start, true);",
+    hunts: [hunt("writeback", 10, 5), hunt("change-settings", 10, 50)],
+  },
+  {
+    name: "a fill is not cancelled by a write",
+    file: "lib/cache/ranges.ts",
+    text: "        fill.valid = false;\n        cancelled = true;",
+    becomes: "        cancelled = true;",
+    hunts: [hunt("writethrough", 10, 10), hunt("fill-and-reuse", 3, 500)],
+    quick: true,
+  },
+  {
+    name: "a bypassed write leaves its old key in the index",
+    file: "lib/cache/write.ts",
+    text: "    await this.#writeBacking(start, from);\n" +
+      "    await this.commitHoles(start, start + from.length / 512);",
+    becomes: "    await this.#writeBacking(start, from);",
+    hunts: [hunt("change-settings", 5, 100)],
+  },
+  {
+    name: "a write-through key does not wait for the backing device",
+    file: "lib/cache/write.ts",
+    text: "      await writing;\n      let at = start;",
+    becomes: "      let at = start;",
+    hunts: [hunt("writethrough", 10, 2)],
+  },
+  {
+    name: "buckets of journaled keys are not pinned while these are replayed",
+    file: "lib/cache/recovery.ts",
+    text: "    pinned.add(bucket);\n    buckets.pin(bucket);",
+    becomes: "",
+    hunts: [hunt("reuse-buckets", 2, 100)],
+  },
+  {
+    name: "keys of the journal are not replayed",
+    file: "lib/cache/recovery.ts",
+    text: "    inserter.insert(batch, seq);",
+    becomes: "    void seq;",
+    hunts: [hunt("writeback", 5, 5)],
+  },
+  {
+    name: "the newest data does not win when a node's sets are merged",
+    file: "lib/btree/node_read.ts",
+    text: "mergeAll(sets, (a, b) => mergeExtents(a, b, { bucketSectors }))",
+    becomes: "mergeAll(sets, (a, b) => mergeExtents(b, a, { bucketSectors }))",
+    hunts: [hunt("small-blocks", 5, 5), hunt("split-nodes", 3, 50)],
+  },
+];
+
+export const MUTATIONS: readonly Mutation[] = [...ORDER, ...FORGOTTEN];
