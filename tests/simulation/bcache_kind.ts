@@ -72,7 +72,16 @@ export function bcacheKind(options: BcacheOptions): EngineKind {
   };
 }
 
-async function openBcache(parts: EngineParts, options: BcacheOptions): Promise<Engine> {
+/** The engine with all that steers it. */
+export interface BcacheEngine extends Engine {
+  readonly set: CacheSet;
+}
+
+/** Opens what is on the disks; with `checkState` it throws when their state cannot be. */
+export async function openBcache(
+  parts: EngineParts,
+  options: BcacheOptions,
+): Promise<BcacheEngine> {
   const { cache, backing, clock, random, log } = parts;
   const { [8 * 512 + FLAGS_HIGH]: found } = await firstSectors(backing);
   const set = await CacheSet.open({
@@ -97,6 +106,7 @@ async function openBcache(parts: EngineParts, options: BcacheOptions): Promise<E
     await set.setAttribute(undefined, name, value);
   }
   return {
+    set,
     volume,
     drain: async () => {
       await volume.flush(); // What went past the cache is not dirty, but may not be stable yet.
