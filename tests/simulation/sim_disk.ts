@@ -3,7 +3,7 @@
  * contract and no further:
  * - a write is stable after a flush that was asked for after it completed, or at once with `fua`;
  * - operations under way at the same time complete in any order; a read that runs beside a write
- *   returns, sector by sector, the old bytes or the new;
+ *   returns, sector by sector, the old bytes or the new, also when the write completes first;
  * - a buffer belongs to the disk while its operation runs: changed bytes are a violation.
  *
  * Violations are collected, not thrown, because the code under test may swallow what is thrown.
@@ -168,12 +168,14 @@ export class SimDisk implements Device {
     const sectors = this.#check("read", atSector, into.length);
     this.counts.reads++;
     this.counts.sectorsRead += sectors;
+    // The bytes are taken at either end of the time it takes: a write may complete in between.
+    const early = this.#random.chance(0.5);
+    if (early) this.#readNow(atSector, into);
     const running = this.#begin("read", atSector, into);
     await this.#pass(this.#latency.read);
     const error = this.faults.take("read", atSector, sectors);
     this.#end(running);
-    this.#current.read(atSector, into);
-    this.#mixWithRunningWrites(atSector, into);
+    if (!early) this.#readNow(atSector, into);
     if (error) {
       into.fill(0xee, into.length >> 1); // Half of it came, and nobody may trust it.
       throw error;
@@ -228,8 +230,7 @@ export class SimDisk implements Device {
         this.counts.reads++;
         this.counts.sectorsRead += sectors;
         const error = this.faults.take("read", atSector, sectors);
-        this.#current.read(atSector, into);
-        this.#mixWithRunningWrites(atSector, into);
+        this.#readNow(atSector, into);
         if (error) throw error;
       },
       write: (atSector, from) => {
@@ -297,6 +298,11 @@ export class SimDisk implements Device {
     // Older unflushed versions of these sectors are gone: they must not come back at a cut.
     const end = atSector + bytes.length / SECTOR_BYTES;
     this.#pending = this.#pending.flatMap((write) => without(write, atSector, end));
+  }
+
+  #readNow(atSector: number, into: Uint8Array): void {
+    this.#current.read(atSector, into);
+    this.#mixWithRunningWrites(atSector, into);
   }
 
   #mixWithRunningWrites(atSector: number, into: Uint8Array): void {
