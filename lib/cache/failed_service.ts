@@ -9,6 +9,9 @@
  * | unreg. | auto                       | some       | clean ranges only | refused      |
  * | unreg. | auto                       | none       | backing device    | backing dev. |
  *
+ * There is dirty data as long as the superblock says so: what writeback has just marked clean in
+ * memory may be dirty in the index on the device, and would come back over newer data.
+ *
  * Nothing that the cache alone has is ever answered from the backing device: what is dirty there
  * is old. Which ranges those are the index in memory says; where it does not have the node, the
  * range counts as dirty. The device keeps belonging to its set, and the next start finds its dirty
@@ -44,7 +47,8 @@ export class FailedService {
   get manner(): FailedManner {
     const { tunables } = this.#parts;
     if (tunables.errors === "panic" || this.#dev.stopWhenFailed === "always") return "refused";
-    return this.#dev.dirtySectors > 0 ? "clean ranges only" : "pass through";
+    const mayBeDirty = this.#dev.dirtySectors > 0 || this.#dev.state === "dirty";
+    return mayBeDirty ? "clean ranges only" : "pass through";
   }
 
   /** Says in the log what becomes of the device. Called once, when the set fails. */
@@ -57,10 +61,9 @@ export class FailedService {
       case "clean ranges only":
         return log(
           "error",
-          `${name}: ${
-            dirtySectors * 512
-          } bytes are only in the cache: they, and every write, fail ` +
-            "until the set is started again; what is clean is read from the backing device",
+          `${name}: ${dirtySectors * 512} bytes are only in the cache, and on the cache device ` +
+            "more may be called so: they, and every write, fail until the set is started again; " +
+            "what is clean is read from the backing device",
         );
       case "refused":
         return log("error", `${name}: every request is refused until the set is started again`);

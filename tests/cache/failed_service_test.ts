@@ -118,6 +118,31 @@ describe("a set that fails with dirty data", () => {
     await world.close();
   });
 
+  test("what is clean in memory only takes no writes either: it would come back dirty", async () => {
+    const world = await SetWorld.make({ mode: "writeback", settings: QUIET });
+    await world.write(0, 4096, 1);
+    await world.run(world.volume.flush());
+    // Written back and marked clean, but that can no longer be stored.
+    let isWrittenBack = false;
+    world.backing.failing = (operation) => {
+      isWrittenBack ||= operation.kind === "flush";
+      return false;
+    };
+    world.cache.failing = (operation) => isWrittenBack && operation.kind === "write";
+    await assertRejects(() => world.run(world.set.flushDirty(undefined)), BcacheError);
+    const [device] = (await world.set.status()).devices;
+    assertEquals([device!.dirtyBytes, device!.service], [0, "clean ranges only"]);
+    assertEquals(await world.read(0, 4096), filled(4096, 1));
+    await assertRejects(() => world.write(0, 4096, 2), BcacheError, "failed");
+    assertEquals(await world.stateOnDisk(), "dirty");
+    await world.close();
+    world.cache.failing = undefined;
+    await world.start();
+    assertEquals(await world.read(0, 4096), filled(4096, 1));
+    await world.run(world.set.flushDirty(undefined));
+    await world.close();
+  });
+
   test("flushes name the cause", async () => {
     const world = await dirtyWorld();
     await assertRejects(() => world.run(world.volume.flush()), BcacheError, "no space left");
