@@ -118,7 +118,7 @@ describe("a set that fails with dirty data", () => {
     await world.close();
   });
 
-  test("what is clean in memory only takes no writes either: it would come back dirty", async () => {
+  test("what is clean in memory only takes no writes: it would come back dirty", async () => {
     const world = await SetWorld.make({ mode: "writeback", settings: QUIET });
     await world.write(0, 4096, 1);
     await world.run(world.volume.flush());
