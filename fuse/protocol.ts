@@ -299,11 +299,13 @@ export const OPEN_REPLY = {
   PARALLEL_DIRECT_WRITES: 1 << 6,
 } as const;
 
-/** Bits of `OPEN_IN.flags`, as in open(2). */
+/** Bits of `OPEN_IN.flags` and `WRITE_IN.flags`, as in open(2). */
 export const OPEN_FLAG = {
   ACCESS_MODE: 0o3,
   TRUNCATE: 0o1000,
   DIRECT: 0o40000,
+  /** O_DSYNC, and what O_SYNC has beyond it. */
+  SYNC: 0o4010000,
 } as const;
 
 /** Modes of fallocate(2). */

@@ -9,7 +9,7 @@
  */
 import { ERRNO, errnoOf, messageOf } from "../lib/base/errors.ts";
 import type { Log } from "../lib/base/runtime.ts";
-import type { BlockVolume } from "../lib/cache/ports.ts";
+import { type BlockVolume, REQUEST_SYNC } from "../lib/cache/ports.ts";
 import type { Channel } from "./channel.ts";
 import { FILE_ERRNO, type Filesystem } from "./filesystem.ts";
 import * as meta from "./session_metadata.ts";
@@ -22,6 +22,7 @@ import {
   INIT_IN_SHORT_BYTES,
   MAX_TRANSFER_BYTES,
   OPCODE,
+  OPEN_FLAG,
   OPEN_IN,
   OUT_HEADER,
   READ_IN,
@@ -54,6 +55,7 @@ const WORD = 4;
 const HEADER_WORD = REQUEST_OFFSET / WORD;
 const OPCODE_WORD = HEADER_WORD + IN_HEADER.opcode / WORD;
 const UNIQUE_WORD = HEADER_WORD + IN_HEADER.unique / WORD;
+const PID_WORD = HEADER_WORD + IN_HEADER.pid / WORD;
 const NODE_WORD = HEADER_WORD + IN_HEADER.nodeid / WORD;
 const ARGUMENT_WORD = ARGUMENT_OFFSET / WORD;
 const DATA_WORD = DATA_OFFSET / WORD;
@@ -61,6 +63,7 @@ const REPLY_WORD = REPLY_OFFSET / WORD;
 /** READ, WRITE, FALLOCATE and all that has a handle begin with it, then an offset. */
 const HANDLE_WORD = ARGUMENT_WORD + READ_IN.fh / WORD;
 const OFFSET_WORD = ARGUMENT_WORD + READ_IN.offset / WORD;
+const WRITE_FLAGS_WORD = ARGUMENT_WORD + WRITE_IN.flags / WORD;
 const SIZE_WORD = ARGUMENT_WORD + READ_IN.size / WORD;
 
 /** Answers a request whose arguments are `argumentBytes` long and lie at ARGUMENT_OFFSET. */
@@ -268,6 +271,8 @@ function read(session: FuseSession, slot: Slot, node: number): number {
   if (!(offset >= 0) || asked > MAX_TRANSFER_BYTES) return -ERRNO.EINVAL;
   const length = filesystem.readable(volume, offset, asked);
   if (length === 0) return 0;
+  // Of read-ahead the kernel says nothing.
+  volume.describeNext?.(words[PID_WORD]!, 0);
   if (volume.tryRead(offset, slot.data(length))) return length;
   return session.readLater(slot, volume, offset, length);
 }
@@ -286,6 +291,8 @@ function write(session: FuseSession, slot: Slot, node: number, argumentBytes: nu
   if (length < 0) return length;
   if (length > 0) {
     filesystem.touch(node);
+    const isSync = (words[WRITE_FLAGS_WORD]! & OPEN_FLAG.SYNC) !== 0;
+    volume.describeNext?.(words[PID_WORD]!, isSync ? REQUEST_SYNC : 0);
     if (!volume.tryWrite(offset, slot.data(length))) {
       return session.writeLater(slot, volume, offset, length);
     }

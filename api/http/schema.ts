@@ -37,6 +37,7 @@ export const DeviceSchema = z.object({
     rateBytesPerSecond: z.number(),
   }),
   ioErrors: count,
+  bypassReasons: z.record(z.string(), count).optional(),
   service: z.enum(["pass through", "clean ranges only", "refused"]).optional(),
   stats: CacheStatsSchema,
 }).openapi("Device");

@@ -17,6 +17,7 @@ import {
 import { decodeSuperblock } from "../ondisk/superblock_verify.ts";
 import { equalUuids, formatUuid, isZeroUuid } from "../ondisk/uuid.ts";
 import { emptyUuidEntry, type UuidEntry } from "../ondisk/uuid_entry.ts";
+import { Bypass } from "./bypass.ts";
 import { CachedDevice } from "./cached_device.ts";
 import type { Engine } from "./engine.ts";
 import { freeSlot, invalidated } from "./slots.ts";
@@ -224,7 +225,12 @@ export async function attach(
     clock: engine.world.clock,
     log: engine.world.log,
     dirty: engine.dirty,
-    blockSectors: engine.geometry.blockSectors,
+    bypass: new Bypass({
+      clock: engine.world.clock,
+      random: engine.world.random,
+      congestion: engine.congestion,
+      blockSectors: engine.geometry.blockSectors,
+    }),
   });
   if (isNew) {
     superblock.setUuid = engine.superblock.setUuid.slice();

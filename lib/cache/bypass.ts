@@ -1,85 +1,61 @@
 /**
- * Which requests go past the cache. Answers to `check_should_bypass` of request.c and the
- * recent-I/O list beside it. No allocation: it runs for every request.
+ * Which requests go past the cache. Answers to `check_should_bypass` of request.c. No allocation:
+ * it runs for every request.
  */
-import type { Clock } from "../base/runtime.ts";
-import type { CacheMode } from "./ports.ts";
+import type { Clock, Random } from "../base/runtime.ts";
+import type { Congestion } from "./congestion.ts";
+import { type CacheMode, REQUEST_METADATA, REQUEST_READAHEAD } from "./ports.ts";
+import { RecentStreams } from "./recent_streams.ts";
 
-/** Streams remembered, as in the kernel. */
-const RECENT_STREAMS = 128;
-/** A stream that paused longer than this has ended. */
-const STREAM_IDLE_MS = 5000;
-/** Above this many percent of buckets in use nothing new is cached. */
+/** Above this many percent in use nothing new is cached. */
 const CUTOFF_CACHE_ADD = 95;
+const SEQUENTIAL_CUTOFF_BYTES = 4 * 1024 * 1024;
 
-/** Why a request went past the cache, for the counters. */
+/** Why a request went past the cache, for the counters; in the order in which they are asked. */
 export const BYPASS_REASONS = [
   "none",
   "detaching",
+  "discard",
   "full",
   "mode",
+  "readahead",
   "unaligned",
+  "torture",
   "sequential",
+  "congested",
 ] as const;
 export type BypassReason = (typeof BYPASS_REASONS)[number];
 
-export class SequentialTracker {
-  #ends = new Float64Array(RECENT_STREAMS).fill(-1);
-  #bytes = new Float64Array(RECENT_STREAMS);
-  #lastMs = new Float64Array(RECENT_STREAMS);
-  #lastUsed = new Uint32Array(RECENT_STREAMS);
-  #tick = 0;
-  #lastStart = -1;
-  #lastSectors = 0;
-  #lastSlot = 0;
-
-  /** Notes the request; returns how many bytes its stream has come to, this one included. */
-  note(start: number, sectors: number, nowMs: number): number {
-    // The same request again: it was tried without waiting first.
-    if (start === this.#lastStart && sectors === this.#lastSectors) {
-      return this.#bytes[this.#lastSlot]!;
-    }
-    let found = -1;
-    let oldest = 0;
-    for (let index = 0; index < RECENT_STREAMS; index++) {
-      if (this.#ends[index] === start && nowMs - this.#lastMs[index]! <= STREAM_IDLE_MS) {
-        found = index;
-        break;
-      }
-      if (this.#lastUsed[index]! < this.#lastUsed[oldest]!) oldest = index;
-    }
-    const slot = found >= 0 ? found : oldest;
-    if (found < 0) this.#bytes[slot] = 0;
-    this.#bytes[slot]! += sectors * 512;
-    this.#ends[slot] = start + sectors;
-    this.#lastMs[slot] = nowMs;
-    this.#lastUsed[slot] = ++this.#tick;
-    this.#lastStart = start;
-    this.#lastSectors = sectors;
-    this.#lastSlot = slot;
-    return this.#bytes[slot]!;
-  }
-}
+/** Whether what is read ahead is cached: all of it, or only what is metadata of a file system. */
+export const READAHEAD_POLICIES = ["all", "meta-only"] as const;
+export type ReadaheadPolicy = (typeof READAHEAD_POLICIES)[number];
 
 /** Decides for one device. */
 export class Bypass {
-  #tracker = new SequentialTracker();
+  #streams = new RecentStreams();
   #clock: Clock;
+  #random: Random;
+  #congestion: Congestion;
   #blockSectors: number;
   /** Bytes after which a stream goes past the cache; 0: never. */
-  sequentialCutoffBytes = 4 * 1024 * 1024;
-  readonly counts: Record<BypassReason, number> = {
-    none: 0,
-    detaching: 0,
-    full: 0,
-    mode: 0,
-    unaligned: 0,
-    sequential: 0,
-  };
+  sequentialCutoffBytes: number = SEQUENTIAL_CUTOFF_BYTES;
+  readaheadPolicy: ReadaheadPolicy = "all";
+  /** Every fourth request goes past the cache, by chance, and no stream counts. For tests. */
+  torture = false;
+  /** Who asks next, and how; see BlockVolume.describeNext. */
+  task = 0;
+  flags = 0;
+  readonly counts: Record<BypassReason, number>;
 
-  constructor(clock: Clock, blockSectors: number) {
-    this.#clock = clock;
-    this.#blockSectors = blockSectors;
+  constructor(
+    parts: { clock: Clock; random: Random; congestion: Congestion; blockSectors: number },
+  ) {
+    this.#clock = parts.clock;
+    this.#random = parts.random;
+    this.#congestion = parts.congestion;
+    this.#blockSectors = parts.blockSectors;
+    const zeroes = BYPASS_REASONS.map((reason) => [reason, 0]);
+    this.counts = Object.fromEntries(zeroes) as Record<BypassReason, number>;
   }
 
   /**
@@ -95,10 +71,18 @@ export class Bypass {
     if (set.detaching) return "detaching";
     if (set.inUsePercent > CUTOFF_CACHE_ADD) return "full";
     if (set.mode === "none" || (set.mode === "writearound" && isWrite)) return "mode";
+    const isAhead = (this.flags & (REQUEST_READAHEAD | REQUEST_METADATA)) === REQUEST_READAHEAD;
+    if (isAhead && this.readaheadPolicy !== "all") return "readahead";
     if (start % this.#blockSectors !== 0 || sectors % this.#blockSectors !== 0) return "unaligned";
-    if (this.sequentialCutoffBytes === 0) return "none";
-    const streamBytes = this.#tracker.note(start, sectors, this.#clock.nowMs());
-    return streamBytes >= this.sequentialCutoffBytes ? "sequential" : "none";
+    if (this.torture) return (this.#random.nextU32() & 3) === 3 ? "torture" : "none";
+    const nowMs = this.#clock.nowMs();
+    const limitSectors = this.#congestion.limitSectors(nowMs);
+    const cutoff = this.sequentialCutoffBytes;
+    if (limitSectors === 0 && cutoff === 0) return "none";
+    const bytes = this.#streams.note(start, sectors, nowMs, this.task);
+    const streamSectors = Math.floor(bytes / 512);
+    if (cutoff !== 0 && streamSectors >= Math.floor(cutoff / 512)) return "sequential";
+    return limitSectors !== 0 && streamSectors >= limitSectors ? "congested" : "none";
   }
 
   /** Counts a request that was carried out as `reason` said. */

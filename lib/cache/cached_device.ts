@@ -22,7 +22,7 @@ import {
   type Superblock,
   SUPERBLOCK_SECTOR,
 } from "../ondisk/superblock.ts";
-import { Bypass } from "./bypass.ts";
+import type { Bypass } from "./bypass.ts";
 import { DirtyMap } from "./dirty_map.ts";
 import type { DirtySectors } from "./dirty_sectors.ts";
 import { BACKING_ERROR_LIMIT, IoErrors, isDeviceError } from "./io_errors.ts";
@@ -85,7 +85,7 @@ export class CachedDevice implements Dependent {
     log: Log;
     dirty: DirtySectors;
     setStats: RequestStats;
-    blockSectors: number;
+    bypass: Bypass;
   }) {
     this.name = options.name;
     this.path = options.path;
@@ -101,7 +101,7 @@ export class CachedDevice implements Dependent {
     this.#dirty = options.dirty;
     this.dataOffset = options.superblock.dataOffsetSectors;
     this.sizeSectors = options.device.sizeSectors - this.dataOffset;
-    this.bypass = new Bypass(options.clock, options.blockSectors);
+    this.bypass = options.bypass;
     this.stats = new RequestStats(options.setStats);
     this.map = new DirtyMap(options.device, options.clock);
     this.hasDirty = backingState(options.superblock) === "dirty";

@@ -24,6 +24,9 @@ import { KeyCommitter } from "./commit.ts";
 import { DeadInodes } from "./dead_inodes.ts";
 import { DirtySectors } from "./dirty_sectors.ts";
 import { FaultLatch } from "./faults.ts";
+import { Congestion } from "./congestion.ts";
+import { CACHE_ERROR_LIMIT, IoErrors } from "./io_errors.ts";
+import { type DeviceMeter, MeasuredDevice } from "./measured_device.ts";
 import { GatheringDevice } from "./gathering_device.ts";
 import { Collector } from "./gc.ts";
 import { MovingCollector } from "./moving_gc.ts";
@@ -51,6 +54,10 @@ export class Foundations {
   readonly geometry: Geometry;
   readonly magics: SetMagics;
   readonly cache: OrderedDevice;
+  /** How far the cache device is behind. */
+  readonly congestion: Congestion;
+  /** Of the cache device. */
+  readonly errors: IoErrors;
   readonly faults: FaultLatch;
   /** Everything that runs by itself, but for the journal. */
   readonly tasks: TaskGroup;
@@ -68,7 +75,16 @@ export class Foundations {
     this.superblock = superblock;
     this.geometry = geometry;
     this.magics = magicsOf(superblock.setUuid);
-    this.cache = new OrderedDevice(new GatheringDevice(device));
+    this.congestion = new Congestion(world.random);
+    this.errors = new IoErrors(CACHE_ERROR_LIMIT);
+    const meter: DeviceMeter = {
+      note: (isWrite, beganMs, endedMs) => {
+        this.congestion.note(isWrite, beganMs, endedMs);
+        this.errors.noteOperation();
+      },
+    };
+    const measured = new MeasuredDevice(device, world.clock, meter);
+    this.cache = new OrderedDevice(new GatheringDevice(measured));
     this.faults = new FaultLatch(world.log);
     this.#onTaskFailure = (error: unknown): void => {
       // Whoever waited while the set was stopped was told so; nothing is wrong.

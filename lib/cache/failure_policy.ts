@@ -9,7 +9,7 @@
 import { BcacheError, messageOf } from "../base/errors.ts";
 import type { Engine } from "./engine.ts";
 import { setFailed } from "./faults.ts";
-import { CACHE_ERROR_LIMIT, IoErrors, isDeviceError, tooManyErrors } from "./io_errors.ts";
+import { type IoErrors, isDeviceError, tooManyErrors } from "./io_errors.ts";
 import type { CachedMember } from "./members.ts";
 import type { RequestTunables } from "./request_parts.ts";
 
@@ -22,7 +22,7 @@ export interface FailurePolicyOptions {
 
 export class FailurePolicy {
   /** Of the cache device. */
-  readonly errors: IoErrors = new IoErrors(CACHE_ERROR_LIMIT);
+  readonly errors: IoErrors;
   /** Reads of clean data that the backing device did after an error of the cache device. */
   readRetries = 0;
   #options: FailurePolicyOptions;
@@ -30,6 +30,7 @@ export class FailurePolicy {
 
   constructor(options: FailurePolicyOptions) {
     this.#options = options;
+    this.errors = options.engine.errors;
     options.engine.faults.onFailure(() => this.#onFailure());
   }
 

@@ -3,6 +3,13 @@
  * the command line. Both planes speak only these.
  */
 
+/** Somebody waits for the write, more than for others (O_SYNC). */
+export const REQUEST_SYNC = 1;
+/** Nobody has asked for it yet. */
+export const REQUEST_READAHEAD = 2;
+/** It is metadata of a file system. */
+export const REQUEST_METADATA = 4;
+
 /** One cached device (or flash-only volume), as a range of bytes. */
 export interface BlockVolume {
   /** The name of its file: `bcache0`, ... */
@@ -11,6 +18,14 @@ export interface BlockVolume {
   /** The block size of the device: 512 to 4096. Any offset and length is accepted all the same. */
   readonly blockSizeBytes: number;
   readonly readOnly: boolean;
+
+  /**
+   * Says who asks for the next read or write, and how; where nobody says, it is nobody, and
+   * nothing special. The hit path.
+   * @param task a number that is the same for the same task: streams are told apart by it
+   * @param flags REQUEST_SYNC and others below
+   */
+  describeNext?(task: number, flags: number): void;
 
   /**
    * Fills `into` if that needs no waiting. False: nothing happened (the bytes of `into` are then
@@ -83,6 +98,8 @@ export interface DeviceStatus {
     rateBytesPerSecond: number;
   };
   ioErrors: number;
+  /** How many requests went past the cache, by why they did; only reasons there were. */
+  bypassReasons?: Record<string, number>;
   /** What is still done for the device, once its set has failed. */
   service?: FailedManner;
   stats: CacheStats;

@@ -17,8 +17,8 @@ export interface SectorStore {
   readonly failure: Error | undefined;
   /** Nothing is done without waiting just now. The hit path. */
   readonly obstructed: boolean;
-  /** A request came. */
-  noteRequest(): void;
+  /** A request came and is asked for next; see BlockVolume.describeNext. */
+  noteRequest(task: number, flags: number): void;
   /** Fills `into` without waiting, or returns false with nothing done. The hit path. */
   tryRead(start: number, into: Uint8Array): boolean;
   read(start: number, into: Uint8Array): Promise<void>;
@@ -80,7 +80,9 @@ export class CachedStore implements SectorStore {
     await without();
   }
 
-  noteRequest(): void {
+  noteRequest(task: number, flags: number): void {
+    this.#dev.bypass.task = task;
+    this.#dev.bypass.flags = flags;
     this.#parts.noteRequest();
   }
 

@@ -1,6 +1,7 @@
 /** The state of a cache set as plain data, for the API and the command line. */
 import { decodeLabel } from "../ondisk/label.ts";
 import { formatUuid } from "../ondisk/uuid.ts";
+import type { Bypass } from "./bypass.ts";
 import type { CachedDevice } from "./cached_device.ts";
 import type { Engine } from "./engine.ts";
 import type { FailedService } from "./failed_service.ts";
@@ -15,6 +16,11 @@ interface Member {
   readonly dev: CachedDevice;
   readonly writeback: Writeback;
   readonly failedService: FailedService;
+}
+
+function reasonsOf(bypass: Bypass): Record<string, number> {
+  const counted = Object.entries(bypass.counts);
+  return Object.fromEntries(counted.filter(([reason, count]) => reason !== "none" && count > 0));
 }
 
 export function deviceStatus({ dev, writeback, failedService }: Member): DeviceStatus {
@@ -35,6 +41,7 @@ export function deviceStatus({ dev, writeback, failedService }: Member): DeviceS
       rateBytesPerSecond: writeback.rate.rate * SECTOR,
     },
     ioErrors: dev.errors.count,
+    bypassReasons: reasonsOf(dev.bypass),
     ...(dev.attached && failedService.needed ? { service: failedService.manner } : {}),
     stats: dev.stats.snapshot("total"),
   };

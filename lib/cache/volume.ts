@@ -54,6 +54,9 @@ export class Volume implements BlockVolume {
   #locks: RangeLocks;
   #users: Users;
   #stopped = false;
+  /** Of the next request; see BlockVolume.describeNext. */
+  #task = 0;
+  #flags = 0;
   #flush: Shared;
 
   constructor(options: VolumeOptions) {
@@ -136,12 +139,17 @@ export class Volume implements BlockVolume {
     if (this.readOnly) throw new BcacheError("ReadOnly", `${this.name} is read-only`);
   }
 
+  describeNext(task: number, flags: number): void {
+    this.#task = task;
+    this.#flags = flags;
+  }
+
   tryRead(offsetBytes: number, into: Uint8Array): boolean {
     const { store } = this.#users;
     if (this.#stopped || store.obstructed) return false;
     if (((offsetBytes | into.length) & (SECTOR - 1)) !== 0 || into.length === 0) return false;
     if (offsetBytes + into.length > this.#sizeBytes) return false;
-    store.noteRequest();
+    store.noteRequest(this.#task, this.#flags);
     return store.tryRead(this.#offset + offsetBytes / SECTOR, into);
   }
 
@@ -151,7 +159,7 @@ export class Volume implements BlockVolume {
 
   async #read(store: SectorStore, offsetBytes: number, into: Uint8Array): Promise<void> {
     this.#inside(offsetBytes, into.length);
-    store.noteRequest();
+    store.noteRequest(this.#task, this.#flags);
     this.#serving(store);
     if (into.length === 0) return;
     // Whole blocks: only these can be cached, so a reader of smaller ones gets its neighbours too.
@@ -170,7 +178,7 @@ export class Volume implements BlockVolume {
     const block = this.blockSizeBytes - 1;
     if (((offsetBytes | from.length) & block) !== 0 || from.length === 0) return false;
     if (offsetBytes + from.length > this.#sizeBytes) return false;
-    store.noteRequest();
+    store.noteRequest(this.#task, this.#flags);
     return store.tryWrite(this.#offset + offsetBytes / SECTOR, from);
   }
 
@@ -185,8 +193,10 @@ export class Volume implements BlockVolume {
     const { start, end } = this.#blocks(offsetBytes, from.length);
     const bytes = (end - start) * SECTOR;
     const at = this.#offset + start;
+    // await: the range may have to be waited for, and others ask meanwhile.
+    const [task, flags] = [this.#task, this.#flags];
     await this.#holding(at, bytes / SECTOR, async (store) => {
-      store.noteRequest();
+      store.noteRequest(task, flags);
       if (bytes === from.length) return await store.writeLocked(at, from);
       const whole = new Uint8Array(bytes);
       const skip = offsetBytes - start * SECTOR;
@@ -272,7 +282,7 @@ export class Volume implements BlockVolume {
       const step = Math.min(ZERO_STEP_BYTES, wholeEnd - at);
       const start = this.#offset + at / SECTOR;
       await this.#holding(start, step / SECTOR, async (store) => {
-        store.noteRequest();
+        store.noteRequest(this.#task, this.#flags);
         await store.zeroLocked(start, step / SECTOR);
       });
       at += step;

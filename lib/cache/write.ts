@@ -14,6 +14,7 @@ import { BcacheError } from "../base/errors.ts";
 import { BATCH_KEYS_MAX } from "../btree/insert.ts";
 import { RESERVE } from "../buckets/reserves.ts";
 import type { BypassReason } from "./bypass.ts";
+import { REQUEST_METADATA, REQUEST_SYNC } from "./ports.ts";
 import type { CachedDevice } from "./cached_device.ts";
 import { BatchBuilder, type RequestParts } from "./request_parts.ts";
 
@@ -62,8 +63,13 @@ export class WritePath {
 
   /** Whether a write that is not bypassed may leave dirty data. Answers to `should_writeback`. */
   #mayBeDirty(): boolean {
-    return this.#dev.mode === "writeback" && !this.#dev.detaching &&
-      this.#parts.buckets.inUsePercent() <= this.#parts.tunables.cutoffWriteback;
+    if (this.#dev.mode !== "writeback" || this.#dev.detaching) return false;
+    const { tunables, buckets } = this.#parts;
+    const inUsePercent = buckets.inUsePercent();
+    if (inUsePercent > tunables.cutoffWritebackSync) return false;
+    // Somebody waits for it: the cache is quicker.
+    const isUrgent = (this.#dev.bypass.flags & (REQUEST_SYNC | REQUEST_METADATA)) !== 0;
+    return isUrgent || inUsePercent <= tunables.cutoffWriteback;
   }
 
   /**
@@ -303,6 +309,8 @@ export class WritePath {
    * holds the range.
    */
   async zeroLocked(start: number, sectors: number): Promise<void> {
+    this.#dev.bypass.count(this.#dev.detaching ? "detaching" : "discard");
+    this.#dev.stats.bypassed(sectors);
     await this.#dev.zeroBacking(start, sectors);
     await this.commitHoles(start, start + sectors);
   }

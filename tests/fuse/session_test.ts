@@ -3,6 +3,7 @@ import { describe, test } from "bun:test";
 import { assert, assertEquals, assertGreaterOrEqual, assertLess } from "@std/assert";
 import fc from "fast-check";
 import { BcacheError, ERRNO } from "../../lib/base/errors.ts";
+import { type BlockVolume, REQUEST_SYNC } from "../../lib/cache/ports.ts";
 import { FILE_ERRNO } from "../../fuse/filesystem.ts";
 import * as protocol from "../../fuse/protocol.ts";
 import { Bench, concat, initRequest, request, struct, text, u32, u64 } from "./support/wire.ts";
@@ -312,6 +313,30 @@ describe("data", () => {
     assertEquals(odd.error, -ERRNO.EIO);
     assertEquals(bench.logged, ["READ: sector 8: broken", "full", "odd"]);
     assertEquals(bench.pool.taken, 1);
+  });
+
+  test("a volume is told whose request it is, and whether somebody waits for a write", () => {
+    const { bench, volume } = open();
+    const told: Array<[task: number, flags: number]> = [];
+    const describing: BlockVolume = volume;
+    describing.describeNext = (task, flags) => void told.push([task, flags]);
+    const from = (pid: number, bytes: Uint8Array): Uint8Array => {
+      new DataView(bytes.buffer).setUint32(protocol.IN_HEADER.pid, pid, true);
+      return bytes;
+    };
+    const data = new Uint8Array(512);
+    bench.ask(from(4_000_000_000, readRequest({ offset: 0, size: 512 })));
+    bench.ask(from(12, writeRequest(0, data)));
+    for (const flags of [0o10000, 0o4010000, 0o40001]) {
+      bench.ask(from(13, writeRequest(0, data, { flags })));
+    }
+    assertEquals(told, [
+      [4_000_000_000, 0],
+      [12, 0],
+      [13, REQUEST_SYNC],
+      [13, REQUEST_SYNC],
+      [13, 0],
+    ]);
   });
 
   test("many requests wait at once, each for its own answer", async () => {

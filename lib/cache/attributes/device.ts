@@ -3,20 +3,13 @@ import { LOAD_PERIODS_MINUTES } from "../../base/load.ts";
 import { decodeLabel, encodeLabel } from "../../ondisk/label.ts";
 import { formatUuid } from "../../ondisk/uuid.ts";
 import { CACHE_MODES } from "../ports.ts";
-import {
-  type Attribute,
-  choiceAttribute,
-  numberAttribute,
-  shown,
-  triggerAttribute,
-} from "./attribute.ts";
+import { type Attribute, choiceAttribute, shown, triggerAttribute } from "./attribute.ts";
 import { DEVICE_FAILURE_ATTRIBUTES } from "./failure.ts";
 import { DEVICE_MEMBERSHIP_ATTRIBUTES } from "./membership.ts";
+import { DEVICE_REQUEST_ATTRIBUTES } from "./requests.ts";
 import { statistics } from "./statistics.ts";
 import type { DeviceTarget } from "./targets.ts";
 import { WRITEBACK_ATTRIBUTES } from "./writeback.ts";
-
-const U32 = 2 ** 32 - 1;
 
 export const DEVICE_ATTRIBUTES: readonly Attribute<DeviceTarget>[] = [
   choiceAttribute({
@@ -35,19 +28,7 @@ export const DEVICE_ATTRIBUTES: readonly Attribute<DeviceTarget>[] = [
   shown("dirty_data", "bytes that only the cache has", (target) => target.dev.dirtySectors * 512),
   ...DEVICE_MEMBERSHIP_ATTRIBUTES,
   ...WRITEBACK_ATTRIBUTES,
-  numberAttribute({
-    name: "sequential_cutoff",
-    unit: "bytes",
-    help: "a sequential stream longer than this goes past the cache; 0: never",
-    min: 0,
-    max: U32,
-    initial: 4 * 1024 * 1024,
-    size: true,
-    get: (target) => target.dev.bypass.sequentialCutoffBytes,
-    set: (target, value) => {
-      target.dev.bypass.sequentialCutoffBytes = value;
-    },
-  }),
+  ...DEVICE_REQUEST_ATTRIBUTES,
   {
     name: "label",
     help: "name of the device",

@@ -1,5 +1,4 @@
 /** Attributes of the cache set and of its cache device. */
-import { BcacheError } from "../../base/errors.ts";
 import { formatSize } from "../../base/units.ts";
 import {
   incompatibleFeatures,
@@ -19,6 +18,7 @@ import { COLLECTION_ATTRIBUTES } from "./collection.ts";
 import { INDEX_AND_JOURNAL_ATTRIBUTES } from "./index_and_journal.ts";
 import { SET_FAILURE_ATTRIBUTES } from "./failure.ts";
 import { SET_MEMBERSHIP_ATTRIBUTES } from "./membership.ts";
+import { SET_REQUEST_ATTRIBUTES } from "./requests.ts";
 import { statistics } from "./statistics.ts";
 import type { SetTarget } from "./targets.ts";
 import { SET_WRITEBACK_ATTRIBUTES } from "./writeback.ts";
@@ -37,25 +37,7 @@ export const SET_ATTRIBUTES: readonly Attribute<SetTarget>[] = [
       await writeCacheSuperblock(target.engine);
     },
   }),
-  numberAttribute({
-    name: "cutoff_writeback",
-    unit: "percent of buckets",
-    help: "with more than this in use, writes go through to the backing device",
-    min: 1,
-    max: 70,
-    initial: 40,
-    get: (target) => target.tunables.cutoffWriteback,
-    set: (target, value) => {
-      if (value > target.tunables.cutoffWritebackSync) {
-        throw new BcacheError(
-          "OutOfRange",
-          `cutoff_writeback: found ${value}, expected at most cutoff_writeback_sync ` +
-            `(${target.tunables.cutoffWritebackSync})`,
-        );
-      }
-      target.tunables.cutoffWriteback = value;
-    },
-  }),
+  ...SET_REQUEST_ATTRIBUTES,
   numberAttribute<SetTarget>({
     name: "open_data_buckets",
     unit: "buckets",
