@@ -3,7 +3,7 @@ import { checkCache, type CheckReport } from "../../lib/offline/check.ts";
 import { type Finding, findingText } from "../../lib/offline/findings.ts";
 import type { Device } from "../../lib/device/device.ts";
 import { counted, formatBytes, oneLine, printable } from "./format.ts";
-import { isDamage, OfflineDevices } from "./offline_devices.ts";
+import { isDamage, OfflineDevices, refuseBackingDevice } from "./offline_devices.ts";
 import { withProgress } from "./offline_progress.ts";
 import { DamageError, type Program } from "./program.ts";
 
@@ -18,6 +18,7 @@ export async function runCheck(program: Program, command: CheckCommand): Promise
   const devices = new OfflineDevices();
   try {
     const cache = await devices.file(command.cachePath, { alone: true });
+    await refuseBackingDevice(cache);
     const { backings, refused } = await openBackings(devices, command.backingPaths);
     const report = await withProgress(program, (progress) =>
       checkCache({

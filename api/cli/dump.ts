@@ -1,7 +1,7 @@
 /** `dump`: prints a structure of a cache device, item by item; also of one that is in use. */
 import { dump, type DumpItem, type DumpPart } from "../../lib/offline/dump.ts";
 import { counted, printable } from "./format.ts";
-import { OfflineDevices } from "./offline_devices.ts";
+import { OfflineDevices, refuseBackingDevice } from "./offline_devices.ts";
 import { DamageError, type Program } from "./program.ts";
 
 export interface DumpCommand {
@@ -30,6 +30,7 @@ export async function runDump(program: Program, command: DumpCommand): Promise<v
   };
   try {
     const device = await devices.file(command.path, { alone: false });
+    if (command.part !== "superblock") await refuseBackingDevice(device);
     await dump(device, command.part, emit);
   } finally {
     program.out(text);

@@ -1,6 +1,7 @@
 /** Devices for the commands that work without a mount: opened to be read, alone, and closed. */
 import { existsSync } from "node:fs";
 import { BcacheError } from "../../lib/base/errors.ts";
+import { readSuperblock } from "../../lib/cache/attach.ts";
 import { openBacking, sidecarPath } from "../../lib/cache/open_backing.ts";
 import type { Device } from "../../lib/device/device.ts";
 import { type FileDevice, openFileDevice } from "../../lib/device/file.ts";
@@ -40,6 +41,17 @@ export class OfflineDevices {
   async close(): Promise<void> {
     await Promise.all(this.#open.splice(0).map((device) => device.close()));
   }
+}
+
+/** Refuses a backing device where a cache device is wanted; damage is not looked for here. */
+export async function refuseBackingDevice(device: Device): Promise<void> {
+  const isBacking = await readSuperblock(device).then(
+    (found) => found.kind === "backing",
+    () => false,
+  );
+  if (!isBacking) return;
+  const what = `${device.name}: this is a backing device, not a cache device`;
+  throw new BcacheError("InvalidArgument", `${what}; give it with --backing`);
 }
 
 /** What is wrong with the bytes of a device, not with reaching it. */

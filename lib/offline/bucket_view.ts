@@ -1,7 +1,7 @@
 /**
  * What is known of every bucket when a cache is looked at offline: its generation, who uses it,
- * and which of its sectors the index points to. 12 bytes a bucket at most, and a bounded number
- * of sector maps. Answers to `struct bucket` of bcache.h and the marks of `bch_btree_gc`.
+ * and which of its sectors the index points to. Eleven bytes a bucket, and a bounded number of
+ * sector maps. Answers to `struct bucket` of bcache.h and the marks of `bch_btree_gc`.
  */
 import { genAfter } from "../buckets/table.ts";
 

@@ -15,7 +15,7 @@ import {
 import { decodeSuperblock } from "../ondisk/superblock_verify.ts";
 import type { Report } from "./findings.ts";
 
-/** Ten bytes are kept per bucket: this many need 640 MiB. */
+/** Eleven bytes are kept per bucket: this many need 704 MiB. */
 const BUCKETS_MAX = 2 ** 26;
 
 export interface CacheImage {

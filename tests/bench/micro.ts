@@ -14,6 +14,7 @@ import { insertExtent, InsertScratch } from "../../lib/bset/extents.ts";
 import { KeySet } from "../../lib/bset/key_set.ts";
 import { mergeDelta, mergeExtents } from "../../lib/bset/merge.ts";
 import { MemoryDevice } from "../../lib/device/memory.ts";
+import { checkCache } from "../../lib/offline/check.ts";
 import { setKey, SLOT_WORDS } from "../../lib/ondisk/bkey.ts";
 import { RealClock } from "../../lib/runtime/clock.ts";
 import { SimRandom } from "../simulation/sim_random.ts";
@@ -225,6 +226,13 @@ async function million(sizes: MicroSizes): Promise<MicroResult[]> {
     wanted: "under 2,000 ms",
   });
   results.push(await journalAppends(again, sizes.loopMs));
+  const checkBegan = performance.now();
+  const { btree } = await checkCache({ cache: device });
+  results.push({
+    what: `offline check of a cache with ${count(btree?.extents ?? 0)} extents`,
+    value: `${(performance.now() - checkBegan).toFixed(0)} ms`,
+    wanted: "",
+  });
   await again.stopTasks();
   return results;
 }
@@ -245,6 +253,9 @@ async function sparse(sizes: MicroSizes): Promise<MicroResult[]> {
   const tookMs = performance.now() - began;
   const bytes = stateBytes(engine);
   await engine.stopTasks();
+  const checkBegan = performance.now();
+  await checkCache({ cache: device });
+  const checkMs = performance.now() - checkBegan;
   const what = `sparse cache of ${count(sizes.sparseBytes / 2 ** 30)} GiB, 512 KiB buckets`;
   return [
     { what: `start of a ${what}`, value: `${tookMs.toFixed(0)} ms`, wanted: "under 3,000 ms" },
@@ -253,6 +264,7 @@ async function sparse(sizes: MicroSizes): Promise<MicroResult[]> {
       value: `${(bytes / 2 ** 20).toFixed(0)} MiB`,
       wanted: "under 150 MiB",
     },
+    { what: `offline check of a ${what}`, value: `${checkMs.toFixed(0)} ms`, wanted: "" },
   ];
 }
 

@@ -6,6 +6,7 @@ import { beforeAll, describe, test } from "bun:test";
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import fc from "fast-check";
 import { crc64Seeded } from "../../lib/base/crc64.ts";
+import { BcacheError } from "../../lib/base/errors.ts";
 import type { KeySet } from "../../lib/bset/key_set.ts";
 import type { Device } from "../../lib/device/device.ts";
 import { openFileDevice } from "../../lib/device/file.ts";
@@ -37,6 +38,7 @@ import {
 import { JSET, JSET_HEADER_BYTES, readJsetHeader, sealJset } from "../../lib/ondisk/jset.ts";
 import { viewOf, writeU64 } from "../../lib/ondisk/layout.ts";
 import { PRIO_SET, readPrioSetHeader, sealPrioSet } from "../../lib/ondisk/prio_set.ts";
+import { sealSuperblock, SUPERBLOCK } from "../../lib/ondisk/superblock.ts";
 import { unpackFixture } from "../support/fixtures.ts";
 import {
   BUCKET_SECTORS,
@@ -422,6 +424,37 @@ describe("damage under right checksums", () => {
     );
   }, LIMIT_MS);
 });
+
+test("any superblocks, sealed rightly, end with a report and a rescue", async () => {
+  const sound = await smallSet({ end: "cut", writes: 200, seed: 43 });
+  const { from, to } = { from: SUPERBLOCK.version, to: SUPERBLOCK.d + 8 * 12 };
+  const change = fc.record({
+    ofBacking: fc.boolean(),
+    at: fc.integer({ min: from, max: to }),
+    byte: fc.oneof(fc.nat(7).map((bit) => 1 << bit), fc.nat(255)),
+    flip: fc.boolean(),
+  });
+  await fc.assert(
+    fc.asyncProperty(fc.array(change, { minLength: 1, maxLength: 3 }), async (changes) => {
+      const cache = await copyOf(sound.cache);
+      const backing = await copyOf(sound.backing);
+      for (const { ofBacking, at, byte, flip } of changes) {
+        await patch(ofBacking ? backing : cache, 8, 8, (page) => {
+          page[at] = flip ? page[at]! ^ byte : byte;
+          if (viewOf(page).getUint16(SUPERBLOCK.keys, true) <= 256) sealSuperblock(page);
+        });
+      }
+      await checkCache({ cache, backings: [backing] });
+      try {
+        const plan = await planExtract({ cache, of: { backing }, rescue: true });
+        await plan.copyTo(new MemoryDevice(plan.sizeSectors));
+      } catch (error) {
+        assert(error instanceof BcacheError, String(error));
+      }
+    }),
+    { numRuns: 150, seed: 14 },
+  );
+}, LIMIT_MS);
 
 /** A set of many prio_sets, in memory. */
 async function manyPrioSets(): Promise<{ cache: MemoryDevice; chain: number[] }> {

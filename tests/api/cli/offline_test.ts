@@ -13,6 +13,8 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import process from "node:process";
+import { setImmediate } from "node:timers";
 import { main } from "../../../api/cli/main.ts";
 import { openFileDevice } from "../../../lib/device/file.ts";
 import { openLibc } from "../../../lib/runtime/libc.ts";
@@ -78,6 +80,19 @@ async function whileInUse(path: string, body: () => Promise<void>): Promise<void
   }
 }
 
+/** Runs a command, and sends this process SIGINT as soon as somebody listens for it. */
+async function interrupted(...words: string[]): Promise<Ran> {
+  const before = process.listenerCount("SIGINT");
+  const running = run(...words);
+  let isOver = false;
+  void running.finally(() => isOver = true);
+  while (!isOver && process.listenerCount("SIGINT") === before) {
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+  if (!isOver) process.emit("SIGINT");
+  return await running;
+}
+
 describe("check", () => {
   test("prints what is in a sound set, exit status 0, and changes nothing", async () => {
     const { pathOf } = fixture("two-backings");
@@ -115,6 +130,9 @@ describe("check", () => {
     await refused(1, /no such file/, "check", "-C", join(folder, "none"));
     await refused(2, /no cache device was given/, "check");
     await refused(2, /is named twice/, "check", "-C", cache, "-B", cache);
+    const backing = pathOf("backing1.img");
+    await refused(1, /this is a backing device.*--backing/, "check", "-C", backing);
+    await refused(1, /this is a backing device/, "dump", backing, "extents");
     await whileInUse(cache, () => refused(1, /in use by/, "check", "-C", cache));
   });
 });
@@ -162,6 +180,20 @@ describe("writeback", () => {
     const check = await run("check", "-C", pathOf("cache.img"), ...backings, "--json");
     assertEquals(check.status, 0, check.out);
     assertEquals(JSON.parse(check.out).devices[0].dirtyBytes, 0);
+  }, LIMIT_MS);
+
+  test("stops in good order when it is interrupted: the rest stays dirty", async () => {
+    const { pathOf } = fixture("multilevel-powercut");
+    const devices = ["-C", pathOf("cache.img"), "-B", pathOf("backing1.img")];
+    const { status, err } = await interrupted("writeback", ...devices);
+    // It may have been done already.
+    if (status !== 0) {
+      assertEquals(status, 1);
+      assertMatch(err, /interrupted: what is left stays dirty in the cache; run it again\n$/);
+    }
+    const check = await run("check", ...devices);
+    assertEquals([check.status, check.err], [0, ""], check.out);
+    assertEquals((await run("writeback", ...devices)).status, 0);
   }, LIMIT_MS);
 
   test("refuses devices in use, and such that are not attached", async () => {
@@ -248,6 +280,15 @@ describe("extract", () => {
     },
     LIMIT_MS,
   );
+
+  test("leaves nothing when it is interrupted", async () => {
+    const { pathOf } = fixture("multilevel-powercut");
+    const image = join(folder, "interrupted");
+    const from = ["-C", pathOf("cache.img"), "-B", pathOf("backing1.img"), "-o", image];
+    const { status, err } = await interrupted("extract", ...from);
+    assertEquals([status, err], [1, "bcache-fuse: interrupted; nothing was kept\n"]);
+    assert(readdirSync(folder).every((name) => !name.startsWith("interrupted")));
+  }, LIMIT_MS);
 
   test("joins a plain image with its sidecar", async () => {
     const { pathOf, entry } = fixture("dirty-clean-shutdown");
