@@ -48,9 +48,8 @@ export abstract class SectorCounts {
     for (let unit = this.unitOf(at); at < end && unit < counts.length; unit++) {
       const unitEnd = Math.min((unit + 1) * unitSectors, end);
       const before = counts[unit]!;
-      const after = before + sign * (unitEnd - at);
-      assert(after >= 0, "a unit has no fewer than no dirty sectors");
-      assert(after <= unitSectors, "a unit has no more dirty sectors than sectors");
+      // Extents of a damaged index may overlap. Counts only say what is worth doing first.
+      const after = Math.min(Math.max(before + sign * (unitEnd - at), 0), unitSectors);
       counts[unit] = after;
       this.changed(unit, before, after);
       at = unitEnd;

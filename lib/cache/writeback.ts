@@ -164,9 +164,9 @@ export class Writeback {
         }
         await this.#pass(signal);
       }
-      // What was written is not written again after the next start.
-      await this.#output.finish();
     } finally {
+      // What was written is not written again after the next start, and no device is in use.
+      await this.#output.finish();
       this.#stopped = true;
       this.#group.leave(this);
       this.#guard.unguard(this.#keys);

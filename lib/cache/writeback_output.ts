@@ -88,6 +88,11 @@ export class WritebackOutput {
   #settles = new Shared(() => this.#settleOnce());
   #settling: Promise<void> | undefined;
   #failure: unknown;
+  /** Used by one settling at a time. */
+  #builder = new BatchBuilder();
+  #cleanSegment = new Segment();
+  /** Used within one synchronous step. */
+  #dirtySegment = new Segment();
   /** Runs that failed since the last one that did not. */
   failuresInARow = 0;
   /** Extents of this device that were written back since start. */
@@ -207,7 +212,7 @@ export class WritebackOutput {
   #gather(at: number, end: number): { pieces: Piece[]; next: number } {
     const { btree, buckets } = this.#parts;
     const { inode } = this.#dev;
-    const segment = new Segment();
+    const segment = this.#dirtySegment;
     const pieces: Piece[] = [];
     let limit = end;
     for (; at < limit; at = segment.end) {
@@ -301,6 +306,8 @@ export class WritebackOutput {
     this.#writtenSectors = 0;
     let at = 0;
     try {
+      // The index of a failed set goes nowhere any more, and says what its journal says.
+      if (this.#parts.faults.failed !== undefined) throw this.#parts.faults.failed;
       // Before any key says clean: the data must be on the backing device to stay.
       await this.#dev.flushWrites();
       for (; at < written.length; at++) {
@@ -320,7 +327,7 @@ export class WritebackOutput {
    */
   async #markClean(pieces: readonly Piece[]): Promise<boolean> {
     const { committer, btree } = this.#parts;
-    const builder = new BatchBuilder();
+    const builder = this.#builder;
     let unchanged = pieces.length > 0;
     for (const piece of pieces) {
       const end = piece.start + piece.sectors;
@@ -346,7 +353,7 @@ export class WritebackOutput {
     const { btree } = this.#parts;
     const { inode } = this.#dev;
     const end = piece.start + piece.sectors;
-    const segment = new Segment();
+    const segment = this.#cleanSegment;
     let cleaned = 0;
     builder.clear();
     for (; at < end && builder.batch.count < BATCH_KEYS_MAX; at = segment.end) {

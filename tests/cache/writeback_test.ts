@@ -183,6 +183,35 @@ describe("durability", () => {
   });
 });
 
+describe("when the cache set fails", () => {
+  test("writeback ends with nothing under way, all stays dirty, and a drain says why", async () => {
+    const world = await writebackWorld();
+    for (let at = 0; at < 40; at++) await world.write(at * 64 * KIB, 4096);
+    world.backing.writeMs = 50;
+    const draining = world.set.flushDirty(undefined).catch((error: unknown) => error);
+    await world.pass(0.01);
+    assertGreater(world.backing.writesUnderWay, 0);
+    world.cache.failWrite = () => true;
+    world.cache.failFlush = true;
+    await world.run(world.volume.flush().catch(() => undefined));
+    const error = await world.run(draining);
+    assert(
+      error instanceof BcacheError && /set has failed.*cannot/.test(error.message),
+      String(error),
+    );
+    assertEquals(await world.dirtyBytes(), 40 * 4096);
+    world.cache.failWrite = () => false;
+    world.cache.failFlush = false;
+    await world.run(world.set.close().catch(() => undefined));
+    assertEquals(world.backing.writesUnderWay, 0, "the device may be closed");
+    await world.open(STILL);
+    assertEquals(await world.dirtyBytes(), 40 * 4096);
+    await world.drain();
+    assertEquals([await world.dirtyBytes(), await world.state()], [0, "clean"]);
+    await world.close();
+  });
+});
+
 describe("the statistics", () => {
   test("clearing them sets the totals back and stops nothing", async () => {
     const world = await writebackWorld();
