@@ -146,6 +146,26 @@ test("trigger_gc has a collection run, whatever is written to it", async () => {
   await one.close();
 });
 
+test("collections are timed, and their switches are off until they are set", async () => {
+  const one = await oneDevice();
+  assertEquals(await valueOf(one, undefined, "btree_gc_last_sec"), "-1");
+  await set(one, undefined, "trigger_gc", "1");
+  await one.settle(7000);
+  const last = Number(await valueOf(one, undefined, "btree_gc_last_sec"));
+  assert(last >= 5 && last <= 7, `${last} seconds ago`);
+  for (const name of ["gc_always_rewrite", "copy_gc_enabled", "gc_after_writeback"]) {
+    assertEquals(await valueOf(one, undefined, name), "0", name);
+    assertEquals(await set(one, undefined, name, "1"), "1", name);
+  }
+  const rewritten = Number(await valueOf(one, undefined, "gc_nodes_rewritten"));
+  await set(one, undefined, "trigger_gc", "1");
+  await one.settle(1000);
+  assertEquals(await valueOf(one, undefined, "gc_nodes_rewritten"), String(rewritten + 1));
+  const between = Number(await valueOf(one, undefined, "btree_gc_average_frequency_sec"));
+  assert(between >= 5 && between <= 7, `${between} seconds between the two`);
+  await one.close();
+});
+
 describe("attributes that are only read", () => {
   test("cannot be written, and unknown ones are answered with those there are", async () => {
     const one = await oneDevice();
@@ -193,6 +213,9 @@ describe("attributes that are only read", () => {
         );
       }
     }
+    await set(one, "bcache0", "clear_stats", "1");
+    assertEquals(await valueOf(one, "bcache0", "stats_total/cache_hits"), "0");
+    assertEquals(await valueOf(one, undefined, "stats_total/cache_hits"), "1");
     await set(one, undefined, "clear_stats", "1");
     assertEquals(await valueOf(one, undefined, "stats_total/cache_hits"), "0");
     assertEquals(await valueOf(one, undefined, "stats_day/cache_hits"), "1");

@@ -51,6 +51,35 @@ describe("a new cache set", () => {
   });
 });
 
+describe("a device that is attached for the first time", () => {
+  test("has its slot stable in the cache before its superblock names the set", async () => {
+    const one = new OneDevice({ sync: false });
+    await one.format();
+    await one.open();
+    const at = one.trace.findIndex(({ on, kind, atSector }) =>
+      on === "backing" && kind === "write" && atSector === 8
+    );
+    assertGreater(at, 0);
+    const before = one.trace.slice(0, at).filter(({ on }) => on === "cache");
+    const flush = before.findLastIndex(({ kind }) => kind === "flush");
+    assertEquals(before.slice(flush).filter((each) => each.kind === "write" && !each.fua), []);
+    const writes = before.filter(({ kind }) => kind === "write");
+    const { firstBucket, journalBucketCount } = superblockOf(one);
+    const journalEnd = (firstBucket + journalBucketCount) * 16;
+    assert(writes.at(-1)!.atSector < journalEnd, "an entry is the last to be written");
+    assert(writes.at(-2)!.atSector >= journalEnd, "it names the table, written before");
+    assertEquals(one.trace[at + 1]?.kind, "flush", "and the superblock is stable in turn");
+    const [known] = await one.run(one.set.uuids());
+    assertEquals(known?.uuid, "02020202-0202-0202-0202-020202020202");
+    assertEquals([known?.firstRegisteredSeconds, known?.lastRegisteredSeconds], [
+      1_700_000_000,
+      1_700_000_000,
+    ]);
+    assertEquals((await one.device()).state, "clean");
+    await one.close();
+  });
+});
+
 describe("superblocks of backing devices", () => {
   test("are stable before a state they announce is relied on", async () => {
     const one = await oneDevice({ mode: "writeback", sync: false });
