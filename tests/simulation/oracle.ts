@@ -54,6 +54,8 @@ export class Oracle {
   #nextId = 1;
   #initial: Write;
   #history = new Map<number, Version[]>();
+  /** When the reads that are under way began. */
+  #reads = new Set<number>();
   #unflushed: Write[] = [];
   #scratch = new Uint8Array(SECTOR_BYTES);
 
@@ -117,11 +119,19 @@ export class Oracle {
 
   /** Call before asking for a read; give the result to `checkRead`. */
   beginRead(): number {
-    return ++this.#time;
+    const begunAt = ++this.#time;
+    this.#reads.add(begunAt);
+    return begunAt;
+  }
+
+  /** A read that failed returns nothing that could be checked. */
+  endRead(begunAt: number): void {
+    this.#reads.delete(begunAt);
   }
 
   /** @throws OracleMismatch when a read that began at `begunAt` may not return this now. */
   checkRead(begunAt: number, fromBytes: number, bytes: Uint8Array): void {
+    this.#reads.delete(begunAt);
     eachSector(fromBytes, bytes.length, (sector, inSector, offset, length) => {
       const actual = bytes.subarray(offset, offset + length);
       const allowed = this.#allowed(sector, this.#time, (write) => write.settledAt <= begunAt);
@@ -150,12 +160,13 @@ export class Oracle {
     }
   }
 
-  /** Forgets what no crash point from now on can bring back. */
+  /** Forgets what no crash point from now on can bring back, and no read that is under way. */
   prune(): void {
+    const horizon = Math.min(this.#time, ...this.#reads);
     for (const [sector, versions] of this.#history) {
       if (versions.length === 1) continue;
       const now = this.#time;
-      this.#history.set(sector, this.#allowed(sector, now, (write) => write.durableAt <= now));
+      this.#history.set(sector, this.#allowed(sector, now, (write) => write.durableAt <= horizon));
     }
   }
 

@@ -110,6 +110,20 @@ test("pruning forgets only what no later cut can bring back", () => {
   assert(!recovers(oracle, content(0, 0)));
 });
 
+test("pruning keeps what a read that is under way may still return", () => {
+  const oracle = new Oracle(SEED);
+  const old = write(oracle, 0);
+  oracle.endFlush(oracle.beginFlush());
+  const begunAt = oracle.beginRead();
+  const fresh = write(oracle, 0);
+  oracle.endFlush(oracle.beginFlush());
+  oracle.prune();
+  assert(reads(oracle, old.bytes, begunAt), "it may have looked before the write");
+  oracle.prune();
+  assert(!reads(oracle, old.bytes));
+  assert(reads(oracle, fresh.bytes));
+});
+
 test("parts of sectors keep the bytes around them, and zeroing is a version too", () => {
   const oracle = new Oracle(SEED);
   const part = new Uint8Array(100);

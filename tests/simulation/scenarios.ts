@@ -210,12 +210,12 @@ export const RECIPES = {
   "move-and-coalesce": {
     mode: "writeback",
     workload: {
-      steps: 400,
-      lanes: 5,
-      spanBytes: 1 << 20,
+      steps: 600,
+      lanes: 8,
+      spanBytes: 192 << 10,
       writeBytesMax: 4096,
-      weights: { write: 55, read: 8, flush: 12, zero: 5, sleep: 8, disturb: 12 },
-      sleepMsMax: 300,
+      weights: { write: 55, read: 8, flush: 12, zero: 5, sleep: 8, disturb: 16 },
+      sleepMsMax: 120,
     },
     setSettings: [["copy_gc_enabled", "1"], ["gc_always_rewrite", "1"]],
     settings: [["writeback_delay", "1"]],

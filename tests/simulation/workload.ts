@@ -165,6 +165,7 @@ class Lanes {
     try {
       if (!volume.tryRead(from, buffer)) await volume.read(from, buffer);
     } catch (error) {
+      oracle.endRead(begunAt);
       if (!this.#mayFail(error)) throw error;
       return;
     }

@@ -1,9 +1,56 @@
 /** Attributes of garbage collection and of the buckets. */
 import { type Attribute, booleanAttribute, shown, triggerAttribute } from "./attribute.ts";
+import { discardsBuckets, setDiscardsBuckets } from "../../ondisk/superblock.ts";
+import { priorityStatsText } from "../priority_stats.ts";
+import { writeCacheSuperblock } from "../recovery.ts";
 import type { SetTarget } from "./targets.ts";
 import { timeStatistics } from "./time_statistics.ts";
 
+/** Kept in the superblock: a change that cannot be written there is none. */
+async function setDiscard({ engine }: SetTarget, on: boolean): Promise<void> {
+  const { superblock } = engine;
+  const before = discardsBuckets(superblock);
+  setDiscardsBuckets(superblock, on);
+  try {
+    await writeCacheSuperblock(engine);
+  } catch (error) {
+    setDiscardsBuckets(superblock, before);
+    throw error;
+  }
+}
+
+const DISCARD_WORDS = booleanAttribute<{ chosen: boolean }>({
+  name: "discard",
+  help: "whether the cache device is told of buckets before they are used again",
+  initial: false,
+  get: (target) => target.chosen,
+  set: (target, value) => {
+    target.chosen = value;
+  },
+});
+
+const DISCARD: Attribute<SetTarget> = {
+  name: DISCARD_WORDS.name,
+  help: DISCARD_WORDS.help,
+  range: "0 or 1",
+  initial: "0",
+  kept: "cache superblock",
+  read: ({ engine }) => (discardsBuckets(engine.superblock) ? "1" : "0"),
+  check: (_limits, text) => void DISCARD_WORDS.write!({ chosen: false }, text),
+  write: async (target, text) => {
+    const parsed = { chosen: false };
+    await DISCARD_WORDS.write!(parsed, text);
+    await setDiscard(target, parsed.chosen);
+  },
+};
+
 export const COLLECTION_ATTRIBUTES: readonly Attribute<SetTarget>[] = [
+  DISCARD,
+  shown(
+    "priority_stats",
+    "what the buckets hold in percent, how far data has aged, and 31 quantiles of that",
+    ({ engine }) => priorityStatsText(engine.buckets),
+  ),
   shown("gc_runs", "collections since start", ({ engine }) => engine.collector.collections),
   triggerAttribute<SetTarget>(
     "trigger_gc",
