@@ -58,6 +58,8 @@ export class CachedDevice implements Dependent {
   /** The superblock on disk says that there may be dirty data. */
   hasDirty: boolean;
   detaching = false;
+  /** Clean hits are compared with the backing device; slow. */
+  verify = false;
   /** False once it was detached: it has no slot in the UUID table any more. */
   attached = true;
   /** Of the backing device; at the limit it is disabled. */

@@ -13,6 +13,7 @@ import { BATCH_KEYS_MAX } from "../btree/insert.ts";
 import type { CachedDevice } from "./cached_device.ts";
 import type { Fill } from "./ranges.ts";
 import { BatchBuilder, type RequestParts } from "./request_parts.ts";
+import { verifyCleanHit } from "./verify.ts";
 
 /** Pieces one synchronous read may consist of. */
 const PIECES_MAX = 256;
@@ -55,7 +56,7 @@ export class ReadPath {
   tryRead(start: number, into: Uint8Array): boolean {
     const { btree, cache, buckets } = this.#parts;
     const sync = cache.sync;
-    if (sync === undefined) return false;
+    if (sync === undefined || this.#dev.verify) return false;
     const sectors = into.length / 512;
     const end = start + sectors;
     const { inode } = this.#dev;
@@ -147,7 +148,7 @@ export class ReadPath {
 
   async #readCached(at: number, segment: Segment, into: Uint8Array): Promise<void> {
     const { cache, buckets, log } = this.#parts;
-    const { bucket, sector, dirty } = segment;
+    const { bucket, sector, gen, dirty } = segment;
     buckets.pin(bucket);
     try {
       if (cache.sync) cache.sync.read(sector, into);
@@ -170,6 +171,9 @@ export class ReadPath {
       await this.#dev.readBacking(at, into);
     } finally {
       buckets.unpin(bucket);
+    }
+    if (this.#dev.verify && !dirty) {
+      await verifyCleanHit(this.#dev, this.#parts, { at, sector, gen, bytes: into });
     }
   }
 

@@ -3,7 +3,13 @@ import { LOAD_PERIODS_MINUTES } from "../../base/load.ts";
 import { decodeLabel, encodeLabel } from "../../ondisk/label.ts";
 import { formatUuid } from "../../ondisk/uuid.ts";
 import { CACHE_MODES } from "../ports.ts";
-import { type Attribute, choiceAttribute, shown, triggerAttribute } from "./attribute.ts";
+import {
+  type Attribute,
+  booleanAttribute,
+  choiceAttribute,
+  shown,
+  triggerAttribute,
+} from "./attribute.ts";
 import { DEVICE_FAILURE_ATTRIBUTES } from "./failure.ts";
 import { DEVICE_MEMBERSHIP_ATTRIBUTES } from "./membership.ts";
 import { DEVICE_REQUEST_ATTRIBUTES } from "./requests.ts";
@@ -54,6 +60,15 @@ export const DEVICE_ATTRIBUTES: readonly Attribute<DeviceTarget>[] = [
     "UUID of the backing device",
     (target) => formatUuid(target.dev.superblock.uuid),
   ),
+  booleanAttribute({
+    name: "verify",
+    help: "whether clean data from the cache is compared with the backing device's; slow",
+    initial: false,
+    get: (target) => target.dev.verify,
+    set: (target, value) => {
+      target.dev.verify = value;
+    },
+  }),
   ...LOAD_PERIODS_MINUTES.map((minutes) =>
     shown<DeviceTarget>(
       `backing_load_${minutes}m`,
