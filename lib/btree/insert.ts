@@ -25,6 +25,9 @@ import type { NodeWriter } from "./node_write.ts";
 /** Extents of one batch: what fits into the room that every split leaves, twice over. */
 export const BATCH_KEYS_MAX = 8;
 
+/** Prepared batches that keep their leaves; who gave up on one leaves it behind. */
+const PREPARED_MAX = 64;
+
 /** Makes room in a node that has none, by a split or a compaction. */
 export interface NodeReplacer {
   /** Afterwards it is worth looking for room again. Rejects when the set failed. */
@@ -36,6 +39,11 @@ export class Inserter {
   #writer: NodeWriter;
   #replacer: NodeReplacer;
   #ledger: DirtyLedger;
+  /**
+   * The leaves of batches that were prepared and are not inserted yet: without a hold, writers who
+   * want more leaves than memory has could drive each other's out for ever.
+   */
+  #prepared = new Map<KeySet, BtreeNode[]>();
   #scratch = new InsertScratch();
   #rest = new Uint32Array(SLOT_WORDS);
   #part = new Uint32Array(SLOT_WORDS);
@@ -77,6 +85,23 @@ export class Inserter {
     return undefined;
   }
 
+  /** The batch's leaves stay in memory until it is inserted, or many others were prepared. */
+  #keep(batch: KeySet, leaves: BtreeNode[]): void {
+    this.#letGo(batch);
+    for (const leaf of leaves) leaf.holds++;
+    this.#prepared.set(batch, leaves);
+    if (this.#prepared.size <= PREPARED_MAX) return;
+    const [oldest] = this.#prepared.keys();
+    this.#letGo(oldest!);
+  }
+
+  #letGo(batch: KeySet): void {
+    const leaves = this.#prepared.get(batch);
+    if (leaves === undefined) return;
+    for (const leaf of leaves) leaf.holds--;
+    this.#prepared.delete(batch);
+  }
+
   /** Whether `tryInsert` would succeed now. */
   canInsert(batch: KeySet): boolean {
     return this.#obstacle(batch) === undefined;
@@ -90,7 +115,7 @@ export class Inserter {
     for (;;) {
       const passed: BtreeNode[] = [];
       const obstacle = this.#obstacle(batch, passed);
-      if (obstacle === undefined) return;
+      if (obstacle === undefined) return this.#keep(batch, passed);
       const { leaf, inode, at } = obstacle;
       // Leaves of one batch must not drive each other out of memory.
       for (const other of passed) other.holds++;
@@ -109,6 +134,7 @@ export class Inserter {
    * that holds the keys, or 0 for clean keys that may be lost.
    */
   insert(batch: KeySet, seq: number): void {
+    if (this.#prepared.size > 0) this.#letGo(batch);
     const context = {
       ledger: this.#ledger,
       scratch: this.#scratch,

@@ -92,7 +92,10 @@ export class NodeCache {
   adopt(node: BtreeNode): void {
     const present = this.#nodes.get(node.bucket);
     if (present === node) return;
-    if (present !== undefined) this.drop(present);
+    if (present !== undefined) {
+      assert(!present.dirty, "a node whose keys are not written is not displaced");
+      this.drop(present);
+    }
     this.#nodes.set(node.bucket, node);
     node.cachedBytes = node.memoryBytes;
     this.#bytes += node.cachedBytes;
@@ -143,8 +146,13 @@ export class NodeCache {
     while (this.#excess() > 0 && this.#faults.failed === undefined) {
       const dirty = this.#reap();
       if (this.#excess() <= 0 || dirty.length === 0) return;
-      this.flushed += dirty.length;
-      const writes = dirty.map((node) => this.flusher!.write(node));
+      // What is being written is waited for, not written again: two who wait would take turns in
+      // keeping each other's nodes busy.
+      const writes = dirty.map((node) => {
+        if (node.writesPending > 0) return node.lastWrite;
+        this.flushed++;
+        return this.flusher!.write(node);
+      });
       // One is enough to go on with; what goes wrong with the others is known to the fault latch.
       for (const write of writes) write.catch(() => undefined);
       await Promise.race(writes);

@@ -86,9 +86,30 @@ describe("the index and a naive copy say the same of every sector", () => {
       bytesMax: 40 << 10,
     });
     const { cache, nodesRead } = model.engine.btree;
+    // Everything was just looked up: reading alone keeps to the bound as well.
+    assert(cache.size <= cache.reserveNodes + 8, `${cache.size} nodes are in memory`);
     assertGreater(cache.reaped, 100);
     assertGreater(cache.flushed, 10);
     assertGreater(nodesRead, 100);
+    await model.close();
+  }, 60_000);
+
+  test("with many writers at once, and memory for none of their leaves", async () => {
+    const shape = { bucketSectors: 8, blockSectors: 1, spanSectors: 150_000 };
+    const device = new MemoryDevice(4000 * shape.bucketSectors);
+    const model = new IndexModel({ ...shape, device, seed: 8 });
+    await model.make();
+    model.engine.btree.cache.bytesMax = 0;
+    const writer = async (): Promise<void> => {
+      for (let batch = 0; batch < 40; batch++) {
+        await model.insert(Array.from({ length: BATCH_KEYS_MAX }, () => model.randomPiece()));
+        await model.clock.turn();
+      }
+    };
+    await model.run(Promise.all(Array.from({ length: 200 }, writer)));
+    await model.run(model.checkAll());
+    const { cache } = model.engine.btree;
+    assert(cache.size <= cache.reserveNodes + 8, `${cache.size} nodes are in memory`);
     await model.close();
   }, 60_000);
 
