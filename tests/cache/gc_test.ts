@@ -79,6 +79,25 @@ describe("coalescing neighbours", () => {
   });
 });
 
+test("a collection ends though a full leaf waits for buckets that it may free", async () => {
+  const world = await freshWorld({ bucketCount: 1200 });
+  await putMany(world, 3000);
+  await dropRange(world, 0, 46_000);
+  const { allocator, btree, collector, replacer } = world.engine;
+  collector.alwaysRewrite = true;
+  const taken: number[] = [];
+  while (allocator.available(RESERVE.btree) > 0) taken.push(allocator.tryTake(RESERVE.btree));
+  const next = await world.run(btree.loadLeaf(0, 30_000));
+  next.hasRoom = () => false;
+  const starved = replacer.replaceSoon(next);
+  await world.collect();
+  assertEquals(next.freed, false, "it waits still");
+  for (const bucket of taken) allocator.giveBack(bucket, RESERVE.btree);
+  await world.run(starved);
+  assert(next.freed);
+  await world.stop();
+});
+
 describe("rewriting nodes", () => {
   test("a leaf with more bad keys than good ones is written anew without them", async () => {
     const world = await freshWorld();
