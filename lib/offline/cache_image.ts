@@ -100,6 +100,16 @@ export async function openCacheImage(
     });
     return undefined;
   }
+  if (superblock.cachesInSet !== 1 || superblock.cacheIndex !== 0) {
+    report({
+      ...finding,
+      what: "belongs to a set of several cache devices, which nobody can run",
+      found: `device ${superblock.cacheIndex} of ${superblock.cachesInSet}`,
+      expected: "device 0 of 1",
+      advice: "the superblock is damaged, or of an experimental program",
+    });
+    return undefined;
+  }
   if (superblock.bucketCount > BUCKETS_MAX) {
     report({
       ...finding,

@@ -39,6 +39,8 @@ import { JSET, JSET_HEADER_BYTES, readJsetHeader, sealJset } from "../../lib/ond
 import { viewOf, writeU64 } from "../../lib/ondisk/layout.ts";
 import { PRIO_SET, readPrioSetHeader, sealPrioSet } from "../../lib/ondisk/prio_set.ts";
 import { sealSuperblock, SUPERBLOCK } from "../../lib/ondisk/superblock.ts";
+import { USE } from "../../lib/offline/bucket_view.ts";
+import { drainMicrotasks } from "../support/manual_clock.ts";
 import { unpackFixture } from "../support/fixtures.ts";
 import {
   BUCKET_SECTORS,
@@ -46,7 +48,9 @@ import {
   imageOf,
   indexOf,
   MAGICS,
+  openSet,
   patch,
+  patchSuperblock,
   type SmallSet,
   smallSet,
 } from "./world.ts";
@@ -423,6 +427,43 @@ describe("damage under right checksums", () => {
       { numRuns: 40, seed: 13 },
     );
   }, LIMIT_MS);
+});
+
+test("stale copies of nodes, the UUID table and needed journal entries are found", async () => {
+  const set = await smallSet({ writes: 500, seed: 51 });
+  const earlier = await copyOf(set.cache);
+  const life = await openSet(set, { seed: 9 });
+  for (let step = 0; step < 900; step++) {
+    await life.volumes[0]!.write((step * 7919) % 30000 * 512, new Uint8Array(1024).fill(3));
+    await drainMicrotasks();
+  }
+  await life.volumes[0]!.flush();
+  await life.close();
+  const { buckets } = await indexOf(set.cache);
+  const [stale, now] = [new Uint8Array(NODE_BYTES), new Uint8Array(NODE_BYTES)];
+  let found = 0;
+  for (let bucket = 1; bucket < buckets.bucketCount; bucket++) {
+    const use = buckets.use[bucket]!;
+    if (use < USE.journal) continue;
+    await earlier.read(bucket * BUCKET_SECTORS, stale);
+    await set.cache.read(bucket * BUCKET_SECTORS, now);
+    if (Buffer.compare(stale, now) === 0) continue;
+    const cache = await copyOf(set.cache);
+    await cache.write(bucket * BUCKET_SECTORS, stale);
+    const report = await checkCache({ cache, backings: [set.backing] });
+    if (!report.clean) found++;
+    // Earlier priorities, and a journal that only ends earlier, are sound in themselves.
+    if (use !== USE.node && use !== USE.uuids) continue;
+    assertEquals(report.clean, false, `bucket ${bucket}`);
+  }
+  assert(found > 5);
+}, LIMIT_MS);
+
+test("a set of several cache devices is refused by name", async () => {
+  const { cache } = await smallSet({ writes: 1 });
+  await patchSuperblock(cache, (page) => viewOf(page).setUint16(SUPERBLOCK.nr_in_set, 2, true));
+  const { findings } = await checkCache({ cache });
+  assertMatch(findingText(findings[0]!), /several cache devices.*: found device 0 of 2, expected/);
 });
 
 test("any superblocks, sealed rightly, end with a report and a rescue", async () => {
