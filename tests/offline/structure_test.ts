@@ -5,7 +5,6 @@
 import { beforeAll, describe, test } from "bun:test";
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import fc from "fast-check";
-import { crc64Seeded } from "../../lib/base/crc64.ts";
 import { BcacheError } from "../../lib/base/errors.ts";
 import type { KeySet } from "../../lib/bset/key_set.ts";
 import type { Device } from "../../lib/device/device.ts";
@@ -29,12 +28,7 @@ import {
   setSize,
   SLOT_WORDS,
 } from "../../lib/ondisk/bkey.ts";
-import {
-  BSET_HEADER_BYTES,
-  bsetBlocks,
-  encodeBset,
-  readBsetHeader,
-} from "../../lib/ondisk/bset.ts";
+import { encodeBset } from "../../lib/ondisk/bset.ts";
 import { JSET, JSET_HEADER_BYTES, readJsetHeader, sealJset } from "../../lib/ondisk/jset.ts";
 import { viewOf, writeU64 } from "../../lib/ondisk/layout.ts";
 import { PRIO_SET, readPrioSetHeader, sealPrioSet } from "../../lib/ondisk/prio_set.ts";
@@ -51,6 +45,7 @@ import {
   openSet,
   patch,
   patchSuperblock,
+  resealNode,
   type SmallSet,
   smallSet,
 } from "./world.ts";
@@ -86,22 +81,6 @@ async function rewriteNode(
       count: keys.count,
     });
   });
-}
-
-/** Gives every set of a node a right checksum again, as far as its headers lead. */
-function resealNode(bytes: Uint8Array, key: Uint32Array, blockBytes: number): void {
-  const words = new Uint32Array(bytes.buffer, bytes.byteOffset, bytes.length / 4);
-  const sum = new Uint32Array(2);
-  for (let block = 0; block < bytes.length / blockBytes;) {
-    const at = block * blockBytes;
-    const header = readBsetHeader(words, at / 4);
-    if (header.seqLow !== words[4] || header.seqHigh !== words[5]) return;
-    const end = at + BSET_HEADER_BYTES + header.keyWords64 * 8;
-    if (end > bytes.length) return;
-    crc64Seeded(bytes, at + 8, end, key[4]!, key[5]!, sum);
-    words.set(sum, at / 4);
-    block += bsetBlocks(header.keyWords64, blockBytes);
-  }
 }
 
 const LAST = (keys: KeySet) => (keys.count - 1) * SLOT_WORDS;

@@ -2,6 +2,7 @@
  * Small cache sets in memory for the tests of the offline tools: made and filled by the engine,
  * then left as a shutdown or a power cut leaves them. And ways to plant damage in them.
  */
+import { crc64Seeded } from "../../lib/base/crc64.ts";
 import { CacheSet } from "../../lib/cache/cache_set.ts";
 import { makeBacking, makeCache } from "../../lib/cache/make.ts";
 import type { CacheMode } from "../../lib/cache/ports.ts";
@@ -10,6 +11,7 @@ import { MemoryDevice } from "../../lib/device/memory.ts";
 import { type CacheImage, openCacheImage } from "../../lib/offline/cache_image.ts";
 import { type Finding, findingText } from "../../lib/offline/findings.ts";
 import { type IndexView, openIndex } from "../../lib/offline/index_view.ts";
+import { BSET_HEADER_BYTES, bsetBlocks, readBsetHeader } from "../../lib/ondisk/bset.ts";
 import { magicsOf } from "../../lib/ondisk/magic.ts";
 import { sealSuperblock } from "../../lib/ondisk/superblock.ts";
 import { SimRandom } from "../simulation/sim_random.ts";
@@ -154,3 +156,19 @@ export async function patchSuperblock(
 }
 
 export const MAGICS = magicsOf(SET_UUID);
+
+/** Gives every set of a node a right checksum again, as far as its headers lead. */
+export function resealNode(bytes: Uint8Array, key: Uint32Array, blockBytes: number): void {
+  const words = new Uint32Array(bytes.buffer, bytes.byteOffset, bytes.length / 4);
+  const sum = new Uint32Array(2);
+  for (let block = 0; block < bytes.length / blockBytes;) {
+    const at = block * blockBytes;
+    const header = readBsetHeader(words, at / 4);
+    if (header.seqLow !== words[4] || header.seqHigh !== words[5]) return;
+    const end = at + BSET_HEADER_BYTES + header.keyWords64 * 8;
+    if (end > bytes.length) return;
+    crc64Seeded(bytes, at + 8, end, key[4]!, key[5]!, sum);
+    words.set(sum, at / 4);
+    block += bsetBlocks(header.keyWords64, blockBytes);
+  }
+}
