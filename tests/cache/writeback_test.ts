@@ -234,6 +234,47 @@ describe("the statistics", () => {
   });
 });
 
+describe("several devices", () => {
+  test("keys done and failed are counted for the whole set", async () => {
+    const world = await writebackWorld({ backingSectors: [65536, 65536] });
+    await world.write(0, 4096, 1, 0);
+    for (let at = 0; at < 3; at++) await world.write(at * 64 * KIB, 4096, 2, 1);
+    world.backings[1]!.failWrite = (atSector) => atSector === DATA_OFFSET;
+    await assertRejects(() => world.drain(), BcacheError, "cannot write");
+    await world.pass(1);
+    const counts = async () => [
+      await world.ofSet("writeback_keys_done"),
+      await world.ofSet("writeback_keys_failed"),
+    ];
+    assertEquals(await counts(), ["3", "1"]);
+    world.backings[1]!.failWrite = () => false;
+    await world.drain();
+    assertEquals(await counts(), ["4", "1"]);
+    await world.close();
+  });
+
+  test("one that is stopped leaves no timer behind, and its share to the others", async () => {
+    const world = await writebackWorld({ backingSectors: [65536, 65536] });
+    const target = async () => (await world.get("writeback_rate_debug")).split("\n")[2];
+    for (const name of ["bcache0", "bcache1"]) {
+      await world.change("writeback_percent", "10", name);
+      await world.change("writeback_rate_update_seconds", "60", name);
+    }
+    await world.changeSet("idle_max_writeback_rate", "0");
+    await world.write(0, 4096, 1, 0);
+    await world.write(0, 4096, 1, 1);
+    await world.pass(66);
+    assertEquals(await target(), "target:\t\t960.0k"); // Half of 10 % of 600 buckets of 32 KiB.
+    const began = world.clock.nowMs();
+    await world.run(world.set.stop("bcache1"));
+    assertLess(world.clock.nowMs() - began, 1000, "nobody waits for the controller's step");
+    await world.pass(61);
+    assertEquals(await target(), "target:\t\t1.8M");
+    assertEquals(await world.dirtyBytes(0), 4096);
+    await world.close();
+  });
+});
+
 describe("the task", () => {
   test("the first dirty write of a clean device wakes it", async () => {
     const world = await writebackWorld({ settings: PROMPT });
