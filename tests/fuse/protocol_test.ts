@@ -34,6 +34,8 @@ test("the structs have the sizes that the kernel's header gives them", () => {
     FLUSH_IN: 24,
     FALLOCATE_IN: 32,
     STATFS_OUT: 80,
+    NOTIFY_INODE_OUT: 24,
+    NOTIFY_ENTRY_OUT: 16,
     DIRENT: 24,
     ACCESS_IN: 8,
     BATCH_FORGET_IN: 8,
