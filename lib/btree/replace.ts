@@ -320,7 +320,7 @@ export class Replacer implements NodeReplacer {
     });
     this.#begun.raise();
     try {
-      await Promise.all(all.map((copy) => this.#writer.write(copy)));
+      await this.#writeCopies(all, nodes.length > 1);
       if (parent) await this.#commitToParent(nodes, parent, copies);
       else await this.#commitAsRoot(nodes, copies, root);
       // The keys of the old nodes are durable in nodes that are durably reachable.
@@ -337,6 +337,19 @@ export class Replacer implements NodeReplacer {
       this.#allocator.release(node.bucket);
       buckets.unpin(node.bucket);
     }
+  }
+
+  /** Writes new nodes. @param gently others have their turn in between: nobody waits for these */
+  async #writeCopies(copies: readonly BtreeNode[], gently: boolean): Promise<void> {
+    const writes: Array<Promise<void>> = [];
+    for (const copy of copies) {
+      if (gently) await this.#btree.clock.turn();
+      const write = this.#writer.write(copy);
+      // It is looked at below, when all have begun.
+      write.catch(() => undefined);
+      writes.push(write);
+    }
+    await Promise.all(writes);
   }
 
   /**

@@ -400,6 +400,7 @@ export class Collector {
     const nodes = siblings.map((each) => each.node);
     const done = await this.slices.waitFor(this.#replacer.coalesce(nodes));
     if (done) this.nodesCoalesced++;
+    await this.slices.turn();
     return done;
   }
 
@@ -421,8 +422,13 @@ export class Collector {
 
   /** A node was marked: it is written, anew if that is due, and others have their turn. */
   async #leave(node: BtreeNode, rewrite: boolean, signal: AbortSignal): Promise<void> {
-    if (node.level === 0) this.#writeLeaf(node);
-    if (rewrite && await this.slices.waitFor(this.#replacer.rewrite(node))) this.nodesRewritten++;
+    const wrote = node.level === 0 && this.#writeLeaf(node);
+    // A write puts keys in order and sums them up before it waits: that is a slice of its own.
+    if (wrote) await this.slices.turn();
+    if (rewrite) {
+      if (await this.slices.waitFor(this.#replacer.rewrite(node))) this.nodesRewritten++;
+      await this.slices.turn();
+    }
     if (this.slices.spend(node.base.count + node.delta.count)) await this.slices.turn();
     if (this.#leafWrites.length >= LEAF_WRITES_MAX) await this.#leavesWritten(LEAF_WRITES_MAX / 2);
     this.#nodesSincePause++;
@@ -436,15 +442,20 @@ export class Collector {
     else await this.slices.waitFor(this.#clock.sleep(PAUSE_MS, signal));
   }
 
-  /** The keys that a leaf has now will be durable once `#leavesWritten(0)` resolves. */
-  #writeLeaf(node: BtreeNode): void {
+  /**
+   * The keys that a leaf has now will be durable once `#leavesWritten(0)` resolves. True: a write
+   * was begun for that.
+   */
+  #writeLeaf(node: BtreeNode): boolean {
     const writes = this.#leafWrites;
-    if (node.dirty) writes.push(this.#writer.write(node));
+    const { dirty } = node;
+    if (dirty) writes.push(this.#writer.write(node));
     else if (node.writesPending > 0) writes.push(node.lastWrite);
     // It is being replaced, and the buckets for that are there already.
     if (node.writesHeldBy !== undefined) writes.push(node.writesHeldBy);
     // A write that fails fails the set, and that ends the collection.
     for (const write of writes) write.catch(() => undefined);
+    return dirty;
   }
 
   /** Resolves when at most `left` leaves that were passed are not durable. */
