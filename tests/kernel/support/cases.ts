@@ -19,6 +19,8 @@ export interface Case {
   /** The superblock in a file of its own, joined in front of a plain image for the kernel. */
   readonly sidecar?: boolean;
   readonly backings: 1 | 2;
+  /** Beside one backing device, a volume that lives on the cache alone. */
+  readonly flash?: boolean;
   /** How our runs end: closed, or killed with SIGKILL between two writes. */
   readonly ourEnd: "close" | "kill";
   /** How the kernel's first run ends: everything stopped, or a power cut. */
@@ -29,12 +31,17 @@ export interface Case {
 export const QUICK_CASES: readonly Case[] = [
   quick("q1", "ours", "writeback", 4096, "close", "stop"),
   quick("q2", "ours", "writeback", 512, "kill", "cut"),
-  quick("q3", "kernel", "writeback", 4096, "kill", "cut"),
+  { ...quick("q3", "kernel", "writeback", 4096, "kill", "cut"), flash: true, bucketKib: 128 },
   quick("q4", "kernel", "writethrough", 512, "close", "stop"),
   { ...quick("q5", "ours", "writethrough", 4096, "kill", "cut"), sidecar: true },
   { ...quick("q6", "ours", "writeback", 4096, "kill", "stop"), backings: 2 },
   { ...quick("q7", "kernel", "writearound", 4096, "close", "cut"), replacement: "fifo" },
-  { ...quick("q8", "ours", "none", 512, "close", "stop"), replacement: "random" },
+  {
+    ...quick("q8", "ours", "none", 512, "close", "stop"),
+    replacement: "random",
+    flash: true,
+    bucketKib: 128,
+  },
 ];
 
 function quick(
@@ -67,6 +74,7 @@ export function allCases(): Case[] {
               bucketKib: [32, 64, 128][number % 3]!,
               replacement: policies[Math.floor(number / 3) % 3]!,
               backings: number % 5 === 4 ? 2 : 1,
+              ...(number % 5 === 3 ? { flash: true, bucketKib: 128 } : {}),
               ...(maker === "ours" && number % 4 === 1 ? { sidecar: true } : {}),
               ourEnd,
               kernelEnd,

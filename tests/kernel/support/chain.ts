@@ -23,6 +23,8 @@ import {
 import { join } from "node:path";
 import { makeBacking, makeCache, prepareSidecar, writePrepared } from "../../../lib/cache/make.ts";
 import { sidecarPath } from "../../../lib/cache/open_backing.ts";
+import { checkCache } from "../../../lib/offline/check.ts";
+import { findingText } from "../../../lib/offline/findings.ts";
 import { openFileDevice } from "../../../lib/device/file.ts";
 import { SimRandom } from "../../simulation/sim_random.ts";
 import type { Case } from "./cases.ts";
@@ -54,10 +56,12 @@ class Chain {
   readonly case: Case;
   /** How the kernel's next run ends. */
   kernelEnd: Case["kernelEnd"];
+  /** One for each backing device; last the volume on the cache alone, if there is one. */
   readonly models: Model[] = [];
   /** The models as the kernel's run finds them. */
   before: Model[] = [];
   readonly cachePath: string;
+  #kernelRan = false;
   #folder: string;
   #random: SimRandom;
   #data: Uint8Array;
@@ -71,7 +75,8 @@ class Chain {
     this.#data = data;
     this.#dataPath = dataPath;
     this.cachePath = join(folder, `${one.id}-cache`);
-    for (let index = 0; index < one.backings; index++) this.models.push(new Model());
+    const volumes = one.backings + (one.flash ? 1 : 0);
+    for (let index = 0; index < volumes; index++) this.models.push(new Model());
   }
 
   backingPath(index: number): string {
@@ -79,7 +84,8 @@ class Chain {
   }
 
   get paths(): { cache: string; backings: string[] } {
-    return { cache: this.cachePath, backings: this.models.map((_, at) => this.backingPath(at)) };
+    const backings = Array.from({ length: this.case.backings }, (_, at) => this.backingPath(at));
+    return { cache: this.cachePath, backings };
   }
 
   /** The devices, empty, as the case's maker formats them. */
@@ -114,6 +120,10 @@ class Chain {
       } else await makeBacking(backing, options);
       await backing.close();
     }
+    if (!this.case.flash) return;
+    await withSet(this.paths, { readOnly: false }, async (set) => {
+      await set.createVolume({ sizeBytes: VOLUME_BYTES });
+    });
   }
 
   /** The next work of a run, noted in the models. What was left open is covered first. */
@@ -160,6 +170,17 @@ class Chain {
     await this.check(true);
   }
 
+  /** The offline check finds nothing, whoever wrote the devices last and however that ended. */
+  async checkOffline(): Promise<void> {
+    const cache = await openFileDevice(this.cachePath, { readOnly: true });
+    const report = await checkCache({ cache });
+    await cache.close();
+    if (report.clean) return;
+    const errors = report.findings.filter(({ severity }) => severity === "error");
+    const some = errors.slice(0, 5).map(findingText).join("; ");
+    throw new Error(`the offline check says: ${some}; ${describe(this.case)}`);
+  }
+
   /** Reads every byte through our engine. */
   async check(readOnly: boolean): Promise<void> {
     await withSet(this.paths, { readOnly }, (set) => this.#checkAll(set));
@@ -171,8 +192,9 @@ class Chain {
       await this.#checkAll(set);
       await set.flushDirty(undefined);
     });
-    for (const [index, model] of this.models.entries()) {
-      const bytes = new Uint8Array(readFileSync(this.backingPath(index)));
+    for (const [index, path] of this.paths.backings.entries()) {
+      const model = this.models[index]!;
+      const bytes = new Uint8Array(readFileSync(path));
       const alone = bytes.subarray(this.case.sidecar ? 0 : HEAD_BYTES);
       this.refuse(model.wrongSectors(alone), `backing device ${index} alone`);
     }
@@ -218,17 +240,24 @@ class Chain {
     const uncertain: string[] = [];
     for (const [index, one] of work.entries()) {
       const serial = `${id}-b${index}`;
-      lines.push(`register ${serial}`, `until_is 20 runs ${serial}`);
-      lines.push(`volume=$(volume_of ${serial})`);
-      if (maker === "kernel") lines.push(`setting ${serial} cache_mode ${mode}`);
+      const isFlash = index === this.case.backings;
+      const name = isFlash ? `volume=$(flash_of ${id}-c)` : `volume=$(volume_of ${serial})`;
+      if (isFlash) {
+        const create = `put "$(set_of ${id}-c)/flash_vol_create" ${VOLUME_BYTES}`;
+        if (maker === "kernel" && !this.#kernelRan) lines.push(create);
+        lines.push(`until_is 20 has_flash ${id}-c`);
+      } else lines.push(`register ${serial}`, `until_is 20 runs ${serial}`);
+      lines.push(name);
+      if (maker === "kernel" && !isFlash) lines.push(`setting ${serial} cache_mode ${mode}`);
       lines.push(expectLine(`${serial}-before`, this.before[index]!, slot + index));
       for (const piece of one.certain) lines.push(copyLine("$volume", piece));
       lines.push("durable $volume", `collect ${id}-c`);
-      uncertain.push(`volume=$(volume_of ${serial})`);
+      uncertain.push(name);
       for (const piece of one.uncertain) uncertain.push(copyLine("$volume", piece));
       if (kernelEnd === "cut") continue;
       lines.push(expectLine(`${serial}-after`, this.models[index]!, SLOTS + slot + index));
     }
+    this.#kernelRan = true;
     return { certain: lines.join("\n"), uncertain: uncertain.join("\n") };
   }
 
@@ -301,7 +330,10 @@ async function bootWith(chains: readonly Chain[], dataPath: string, cut: boolean
     ].join("\n"),
     ...(cut ? { cutAt: "cut" } : {}),
   });
-  for (const chain of chains) chain.afterGuest();
+  for (const chain of chains) {
+    chain.afterGuest();
+    await chain.checkOffline();
+  }
   checkWitness(lines, chains, witness);
 }
 
@@ -324,7 +356,10 @@ export async function runCases(
     const these = chains.filter((chain) => chain.case.kernelEnd === end);
     await bootWith(these, dataPath, end === "cut");
   }
-  for (const chain of chains) await chain.runOurs(true);
+  for (const chain of chains) {
+    await chain.runOurs(true);
+    await chain.checkOffline();
+  }
   // Cases that lost power before are stopped now, with all the others.
   for (const chain of chains) chain.kernelEnd = "stop";
   await bootWith(chains, dataPath, false);

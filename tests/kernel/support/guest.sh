@@ -38,6 +38,13 @@ disk() {
 # volume_of SERIAL: the bcacheN that a backing device became.
 volume_of() { path=$(readlink "/sys/block/$(disk "$1")/bcache/dev") && echo "${path##*/}"; }
 
+# flash_of SERIAL: the bcacheN that the one volume on that cache alone became.
+flash_of() {
+  path=$(readlink -f "$(set_of "$1")"/volume*) && path=${path%/bcache} &&
+    [ -b "/dev/${path##*/}" ] && echo "${path##*/}"
+}
+has_flash() { flash_of "$1" >/dev/null; }
+
 # register SERIAL: hands the device to the kernel.
 register() { put /sys/fs/bcache/register "/dev/$(disk "$1")"; }
 set_of() { path=$(readlink -f "/sys/block/$(disk "$1")/bcache/set") && echo "$path"; }
