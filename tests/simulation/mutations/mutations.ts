@@ -97,8 +97,10 @@ const ORDER: readonly Mutation[] = [
   {
     name: "a node's set is written with its header, at once",
     file: "lib/btree/node_write.ts",
-    text: "await this.#device.write(atSector, bytes.subarray(0, SECTOR_BYTES), {",
-    becomes: "await this.#device.write(atSector, bytes, {",
+    text: "    if (bytes.length > SECTOR_BYTES) {\n" +
+      "      await this.#device.write(atSector + 1, bytes.subarray(SECTOR_BYTES));\n    }\n" +
+      "    await this.#device.write(atSector, bytes.subarray(0, SECTOR_BYTES), {",
+    becomes: "    await this.#device.write(atSector, bytes, {",
     hunts: [hunt("wrap-journal", 3, 8)],
   },
   {
