@@ -3,7 +3,7 @@
  * A mutation replaces one piece of source text; the text must be there exactly once, so a change
  * of the code that it breaks has to say here what breaks it now.
  *
- * Not here are breakages that cannot show, because something else holds the order too: the old root,
+ * Not here are breakages that cannot show, as something else holds the order too: the old root,
  * say, may be let go early, as its bucket is used again only after a journal entry that names the
  * new one.
  *
