@@ -3,12 +3,14 @@
  * them. Small on purpose: 8 to 32 KiB buckets and a few more than the least number of them, so
  * that the journal wraps, nodes split, buckets are collected and reused within seconds.
  */
+import { Mutex } from "../../lib/base/sync.ts";
 import { CacheSet } from "../../lib/cache/cache_set.ts";
 import { CACHE_MODES } from "../../lib/cache/ports.ts";
-import type { CacheMode } from "../../lib/cache/ports.ts";
+import type { BlockVolume, CacheMode } from "../../lib/cache/ports.ts";
 import type { Device } from "../../lib/device/device.ts";
 import { formatBacking, formatCache } from "../../lib/ondisk/format.ts";
 import type { ReplacementPolicy } from "../../lib/ondisk/superblock.ts";
+import { MovingVolume } from "./moving_volume.ts";
 import type { SimRandom } from "./sim_random.ts";
 import type { Engine, EngineKind, EngineParts } from "./world.ts";
 
@@ -21,8 +23,11 @@ export interface BcacheOptions {
   readonly replacement?: ReplacementPolicy;
   /** After a recovery, dirty keys behind a superblock that says clean are a failure. */
   readonly checkState?: boolean;
-  /** What `disturb` does: drains, collects, or anything a person may do. */
-  readonly disturbance?: "drain" | "collect" | "any";
+  /**
+   * What `disturb` does: drains, collects, anything a person may do while a device is attached,
+   * or devices come and go.
+   */
+  readonly disturbance?: "drain" | "collect" | "any" | "come and go";
   /** Attributes of the device, set at every start. */
   readonly settings?: ReadonlyArray<readonly [string, string]>;
   /** The same of the set. */
@@ -84,12 +89,14 @@ export async function openBcache(
 ): Promise<BcacheEngine> {
   const { cache, backing, clock, random, log } = parts;
   const { [8 * 512 + FLAGS_HIGH]: found } = await firstSectors(backing);
+  const source = { device: backing, path: backing.name };
   const set = await CacheSet.open({
     cache,
-    backings: [{ device: backing, path: backing.name }],
+    backings: [source],
     clock,
     random,
     log,
+    openBacking: () => Promise.resolve(source),
   });
   // Whoever looks at the backing device alone must be warned: what is dirty is not on it.
   const dirtyBytes = (await set.status()).devices[0]?.dirtyBytes ?? 0;
@@ -105,6 +112,7 @@ export async function openBcache(
   for (const [name, value] of options.setSettings ?? []) {
     await set.setAttribute(undefined, name, value);
   }
+  if (options.disturbance === "come and go") return movingEngine(set, volume, options);
   return {
     set,
     volume,
@@ -119,6 +127,37 @@ export async function openBcache(
         await set.setAttribute(undefined, "trigger_gc", "1");
       } else await disturb(set, volume.name, random);
     },
+  };
+}
+
+/** A device that is detached, stopped and attached again under the feet of the workload. */
+function movingEngine(set: CacheSet, volume: BlockVolume, options: BcacheOptions): Engine {
+  const moving = new MovingVolume(volume);
+  const turns = new Mutex();
+  const again = async (): Promise<void> => {
+    moving.move(undefined);
+    await set.stop(volume.name);
+    await set.attach("backing");
+    for (const [name, value] of options.settings ?? []) {
+      await set.setAttribute(volume.name, name, value);
+    }
+    moving.move(set.volumes[0]);
+  };
+  return {
+    volume: moving,
+    drain: () =>
+      turns.run(async () => {
+        await moving.flush();
+        await set.flushDirty(volume.name);
+      }),
+    close: () => set.close(),
+    disturb: (random: SimRandom) =>
+      turns.run(async () => {
+        const [device] = (await set.status()).devices;
+        if (!device!.attached || random.chance(0.3)) return await again();
+        if (random.chance(0.6)) return void await set.detach(volume.name);
+        await set.setAttribute(volume.name, "cache_mode", random.pick(CACHE_MODES));
+      }),
   };
 }
 

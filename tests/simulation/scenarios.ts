@@ -4,7 +4,7 @@
  */
 import type { CacheMode } from "../../lib/cache/ports.ts";
 import type { ReplacementPolicy } from "../../lib/ondisk/superblock.ts";
-import { bcacheKind } from "./bcache_kind.ts";
+import { bcacheKind, type BcacheOptions } from "./bcache_kind.ts";
 import { USUAL_CUTS } from "./explorer.ts";
 import type { Scenario } from "./explorer.ts";
 import { SimRandom } from "./sim_random.ts";
@@ -21,7 +21,7 @@ interface Recipe {
   readonly bucketSectors?: number;
   readonly settings?: ReadonlyArray<readonly [string, string]>;
   readonly setSettings?: ReadonlyArray<readonly [string, string]>;
-  readonly disturbance?: "drain" | "collect" | "any";
+  readonly disturbance?: BcacheOptions["disturbance"];
   readonly checkState?: boolean;
   /** See Scenario.steadfast. Only what never writes past the cache can promise it. */
   readonly steadfast?: boolean;
@@ -222,6 +222,20 @@ export const RECIPES = {
     disturbance: "collect",
     cutOneIn: 100,
     nestedOneIn: 400,
+  },
+  // Detached, stopped and attached again: every write of these is one at which the power may fail.
+  "come-and-go": {
+    mode: "writeback",
+    workload: {
+      steps: 80,
+      lanes: 4,
+      spanBytes: 128 << 10,
+      writeBytesMax: 8192,
+      weights: { write: 45, read: 20, flush: 10, zero: 3, sleep: 7, disturb: 15 },
+      sleepMsMax: 40,
+    },
+    disturbance: "come and go",
+    settings: [["sequential_cutoff", "0"], ...PROMPT],
   },
   "change-settings": {
     mode: "writeback",
