@@ -2,7 +2,11 @@
 import { test } from "bun:test";
 import { assert, assertEquals } from "@std/assert";
 import { readFileSync } from "node:fs";
-import { DEVICE_ATTRIBUTES, SET_ATTRIBUTES } from "../lib/cache/attributes/tables.ts";
+import {
+  DEVICE_ATTRIBUTES,
+  SET_ATTRIBUTES,
+  VOLUME_ATTRIBUTES,
+} from "../lib/cache/attributes/tables.ts";
 import { ATTRIBUTE_DOCS, attributeDocs } from "./support/attribute_docs.ts";
 
 test("docs/attributes.md is what the tables say; `npm run docs` writes it", () => {
@@ -10,7 +14,7 @@ test("docs/attributes.md is what the tables say; `npm run docs` writes it", () =
 });
 
 test("attributes have names of their own, and say what they are and take", () => {
-  for (const table of [DEVICE_ATTRIBUTES, SET_ATTRIBUTES]) {
+  for (const table of [DEVICE_ATTRIBUTES, SET_ATTRIBUTES, VOLUME_ATTRIBUTES]) {
     const names = table.map(({ name }) => name);
     assertEquals(names.length, new Set(names).size);
     for (const attribute of table) {

@@ -224,6 +224,7 @@ export class CacheSet implements CacheControl {
     if (this.#readOnly) {
       throw new BcacheError("ReadOnly", `${name}: the cache set is read-only; nothing was changed`);
     }
+    if (this.#closed) throw new BcacheError("Shutdown", `${name}: the cache set is being stopped`);
     return await this.#attributesOf(device).write(name, value);
   }
 

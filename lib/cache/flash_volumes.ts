@@ -146,7 +146,7 @@ export class FlashVolumes {
 
   async setLabel(member: FlashMember, text: string): Promise<void> {
     const entry = this.#options.engine.uuids.entry(member.inode);
-    await this.#update(member.inode, { ...entry, label: encodeLabel(text) });
+    await this.#update(member.inode, { ...entry, label: encodeLabel(text.replace(/\n$/, "")) });
   }
 
   /** Stops serving the volume; the next start serves it again. `onGone`: it is not in the list. */

@@ -7,7 +7,11 @@ import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import process from "node:process";
 import type { Attribute } from "../../lib/cache/attributes/attribute.ts";
-import { DEVICE_ATTRIBUTES, SET_ATTRIBUTES } from "../../lib/cache/attributes/tables.ts";
+import {
+  DEVICE_ATTRIBUTES,
+  SET_ATTRIBUTES,
+  VOLUME_ATTRIBUTES,
+} from "../../lib/cache/attributes/tables.ts";
 
 export const ATTRIBUTE_DOCS: string = join(import.meta.dirname!, "../../docs/attributes.md");
 
@@ -55,6 +59,8 @@ export function attributeDocs(): string {
     table(SET_ATTRIBUTES),
     "\n## Of a device\n",
     table(DEVICE_ATTRIBUTES),
+    "\n## Of a volume on the cache alone\n",
+    table(VOLUME_ATTRIBUTES),
     "",
   ].join("\n");
 }

@@ -43,7 +43,7 @@ export const DEVICE_ATTRIBUTES: readonly Attribute<DeviceTarget>[] = [
     kept: "backing superblock and UUID table",
     read: (target) => decodeLabel(target.dev.superblock.label),
     write: async (target, text) => {
-      const label = encodeLabel(text);
+      const label = encodeLabel(text.replace(/\n$/, ""));
       const { dev, engine } = target;
       // A device without a cache has no entry there any more.
       if (dev.attached) {
