@@ -131,7 +131,7 @@ export async function openBcache(
 }
 
 /** A device that is detached, stopped and attached again under the feet of the workload. */
-function movingEngine(set: CacheSet, volume: BlockVolume, options: BcacheOptions): Engine {
+function movingEngine(set: CacheSet, volume: BlockVolume, options: BcacheOptions): BcacheEngine {
   const moving = new MovingVolume(volume);
   const turns = new Mutex();
   const again = async (): Promise<void> => {
@@ -144,6 +144,7 @@ function movingEngine(set: CacheSet, volume: BlockVolume, options: BcacheOptions
     moving.move(set.volumes[0]);
   };
   return {
+    set,
     volume: moving,
     drain: () =>
       turns.run(async () => {
