@@ -44,3 +44,8 @@ export function table(rows: readonly (readonly string[])[]): string {
       .trimEnd() + "\n"
   ).join("");
 }
+
+/** What a line in a daemon's log begins with: the time. Nothing where somebody is looking. */
+export function logStamp(program: { readonly isDaemon: boolean }): string {
+  return program.isDaemon ? `${new Date().toISOString()} ` : "";
+}

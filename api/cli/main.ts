@@ -8,7 +8,7 @@ import process from "node:process";
 import { messageOf } from "../../lib/base/errors.ts";
 import { createParser } from "./commands.ts";
 import { DaemonError } from "./daemon.ts";
-import { oneLine } from "./format.ts";
+import { logStamp, oneLine } from "./format.ts";
 import type { Program } from "./program.ts";
 import { DamageError, UsageError } from "./program.ts";
 
@@ -24,7 +24,7 @@ export async function main(words: readonly string[], program: Program): Promise<
     const known = parser.commands.find((command) => command.name() === words[0]);
     const { line, status } = describe(error, known?.name());
     if (program.isDaemon) program.out(`${JSON.stringify({ error: line, status })}\n`);
-    program.err(`bcache-fuse: ${line}\n`);
+    program.err(`${logStamp(program)}bcache-fuse: ${line}\n`);
     if (process.env["BCACHE_FUSE_DEBUG"] && error instanceof Error) {
       program.err(`${error.stack ?? ""}\n`);
     }

@@ -5,7 +5,7 @@
  * port), then the mount. The control socket is also the lock of the mount point. What was begun is
  * taken back when a later step fails.
  */
-import { existsSync, readdirSync, statSync } from "node:fs";
+import { existsSync, readdirSync, rmSync, statSync } from "node:fs";
 import process from "node:process";
 import { hostname } from "node:os";
 import { BcacheError, messageOf } from "../../lib/base/errors.ts";
@@ -13,12 +13,12 @@ import type { Log } from "../../lib/base/runtime.ts";
 import { checkSetting } from "../../lib/cache/attributes/tables.ts";
 import type { CacheMode, SetStatus } from "../../lib/cache/ports.ts";
 import { isDeadMount, mountAt, realMountPoint } from "../control/mount_table.ts";
-import { controlSocketPath, ensureRunDirectory } from "../control/run_directory.ts";
+import { controlSocketPath, ensureRunDirectory, logPath } from "../control/run_directory.ts";
 import { createApp } from "../http/app.ts";
 import type { MountInfo } from "../http/schema.ts";
 import { type HostPort, type Listening, listenTcp, listenUnix } from "../http/serve.ts";
 import { applySettings } from "./attributes.ts";
-import { formatBytes, oneLine, printable } from "./format.ts";
+import { formatBytes, logStamp, oneLine, printable } from "./format.ts";
 import type { MountHandle } from "../../fuse/mount_handle.ts";
 import type { Program } from "./program.ts";
 import { StopRequests, unmountPatiently } from "./stopping.ts";
@@ -53,7 +53,7 @@ export async function runMount(
   try {
     await served.listen();
     const log: Log = (level, message) =>
-      program.err(`bcache-fuse: ${level}: ${oneLine(message)}\n`);
+      program.err(`${logStamp(program)}bcache-fuse: ${level}: ${oneLine(message)}\n`);
     const config = {
       cachePath: command.cachePath,
       backingPaths: command.backingPaths,
@@ -65,6 +65,10 @@ export async function runMount(
     };
     const handle = await program.parts.mount(config, { log });
     await serveUntilEnded(program, { command, mountPoint, served, stops, handle, ready });
+    // It ended well: nobody will ask why. The log of one that failed stays.
+    if (program.isDaemon) {
+      rmSync(logPath(ensureRunDirectory(program.environment), mountPoint), { force: true });
+    }
   } finally {
     stops.close();
     await served.close();
@@ -130,7 +134,7 @@ class Served {
       control: () => this.handle?.control,
       version: this.#program.version,
       log: (_level: string, message: string) =>
-        this.#program.err(`bcache-fuse: ${oneLine(message)}\n`),
+        this.#program.err(`${logStamp(this.#program)}bcache-fuse: ${oneLine(message)}\n`),
     };
     const directory = ensureRunDirectory(this.#program.environment);
     const socket = controlSocketPath(directory, this.#mountPoint);

@@ -43,7 +43,10 @@ async function unmountBy(client: ControlClient, real: string, force: boolean): P
     if (!(error instanceof BcacheError)) throw error;
     if (error.code === "Busy") throw busyError(real, error);
     // The process may be gone before its answer was out. What counts is whether the mount is.
-    if (error.code !== "Shutdown" || mountAt(real)?.type.startsWith("fuse")) throw error;
+    const isMounted = mountAt(real)?.type.startsWith("fuse") ?? false;
+    if (error.code === "Shutdown" && !isMounted) return;
+    const now = isMounted ? `${real} is still mounted` : `${real} is unmounted all the same`;
+    throw new BcacheError(error.code, `${error.message}; ${now}`, { cause: error });
   }
 }
 

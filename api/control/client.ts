@@ -15,14 +15,18 @@ import type {
 import { errorOfProblem } from "../http/problem.ts";
 import type { MountInfo } from "../http/schema.ts";
 
+/** A process that does not answer a question by now is stopped, or hangs. */
+const ANSWER_PATIENCE_MS = 10_000;
 /** An answer longer than this is not one of ours. */
 const ANSWER_BYTES_MAX = 16 * 1024 * 1024;
 
 export class ControlClient implements CacheControl {
   readonly socketPath: string;
+  #patienceMs: number;
 
-  constructor(socketPath: string) {
+  constructor(socketPath: string, options: { patienceMs?: number } = {}) {
     this.socketPath = socketPath;
+    this.#patienceMs = options.patienceMs ?? ANSWER_PATIENCE_MS;
   }
 
   status(): Promise<SetStatus> {
@@ -42,42 +46,42 @@ export class ControlClient implements CacheControl {
   }
 
   async flushDirty(device: string | undefined): Promise<void> {
-    await this.#call<SetStatus | DeviceStatus>("POST", `${ownerPath(device)}/writeback/flush`);
+    await this.#work<SetStatus | DeviceStatus>("POST", `${ownerPath(device)}/writeback/flush`);
   }
 
   attach(backingPath: string, options: { force?: boolean } = {}): Promise<DeviceStatus> {
-    return this.#call<DeviceStatus>("POST", "/v1/devices", { backingPath, ...options });
+    return this.#work<DeviceStatus>("POST", "/v1/devices", { backingPath, ...options });
   }
 
   detach(device: string): Promise<DeviceStatus> {
-    return this.#call<DeviceStatus>("POST", `${ownerPath(device)}/detach`);
+    return this.#work<DeviceStatus>("POST", `${ownerPath(device)}/detach`);
   }
 
   async stop(device: string, options: { force?: boolean } = {}): Promise<void> {
-    await this.#call<{ devices: DeviceStatus[] }>("POST", `${ownerPath(device)}/stop`, options);
+    await this.#work<{ devices: DeviceStatus[] }>("POST", `${ownerPath(device)}/stop`, options);
   }
 
   createVolume(options: { sizeBytes: number; label?: string }): Promise<VolumeStatus> {
-    return this.#call<VolumeStatus>("POST", "/v1/volumes", options);
+    return this.#work<VolumeStatus>("POST", "/v1/volumes", options);
   }
 
   resizeVolume(name: string, sizeBytes: number): Promise<VolumeStatus> {
     const path = `/v1/volumes/${encodeURIComponent(name)}/size`;
-    return this.#call<VolumeStatus>("PUT", path, { sizeBytes });
+    return this.#work<VolumeStatus>("PUT", path, { sizeBytes });
   }
 
   async destroyVolume(name: string, options: { force?: boolean } = {}): Promise<void> {
     const path = `/v1/volumes/${encodeURIComponent(name)}`;
-    await this.#call<{ volumes: VolumeStatus[] }>("DELETE", path + forced(options));
+    await this.#work<{ volumes: VolumeStatus[] }>("DELETE", path + forced(options));
   }
 
   async uuids(): Promise<UuidStatus[]> {
-    return (await this.#call<{ uuids: UuidStatus[] }>("GET", "/v1/uuids")).uuids;
+    return (await this.#work<{ uuids: UuidStatus[] }>("GET", "/v1/uuids")).uuids;
   }
 
   async forget(uuid: string, options: { force?: boolean } = {}): Promise<void> {
     const path = `/v1/uuids/${encodeURIComponent(uuid)}`;
-    await this.#call<{ uuids: UuidStatus[] }>("DELETE", path + forced(options));
+    await this.#work<{ uuids: UuidStatus[] }>("DELETE", path + forced(options));
   }
 
   /** What is mounted there. */
@@ -87,11 +91,22 @@ export class ControlClient implements CacheControl {
 
   /** Asks the process to unmount. Rejects with Busy while the mount is in use. */
   async unmount(options: { force: boolean }): Promise<void> {
-    await this.#call<MountInfo>("POST", "/v1/mount/unmount", { force: options.force });
+    await this.#work<MountInfo>("POST", "/v1/mount/unmount", { force: options.force });
   }
 
-  async #call<T>(method: string, path: string, body?: unknown): Promise<T> {
-    const { status, text } = await this.#exchange(method, path, body);
+  /** Something that may take as long as it takes, once the process has shown that it answers. */
+  async #work<T>(method: string, path: string, body?: unknown): Promise<T> {
+    await this.mountInfo();
+    return await this.#call<T>(method, path, body, Infinity);
+  }
+
+  async #call<T>(
+    method: string,
+    path: string,
+    body?: unknown,
+    patienceMs: number = this.#patienceMs,
+  ): Promise<T> {
+    const { status, text } = await this.#exchange({ method, path, body, patienceMs });
     let parsed: unknown;
     try {
       parsed = JSON.parse(text);
@@ -105,18 +120,19 @@ export class ControlClient implements CacheControl {
   }
 
   #exchange(
-    method: string,
-    path: string,
-    body: unknown,
+    question: { method: string; path: string; body: unknown; patienceMs: number },
   ): Promise<{ status: number; text: string }> {
+    const { method, path, body, patienceMs } = question;
     const payload = body === undefined ? undefined : JSON.stringify(body);
     return new Promise((resolve, reject) => {
+      let patience: ReturnType<typeof setTimeout> | undefined;
       const fail = (error: Error): void => {
+        clearTimeout(patience);
         reject(
           new BcacheError(
             "Shutdown",
             `the process behind ${this.socketPath} does not answer: ${error.message}; ` +
-              "is it still running?",
+              "is it still running, and not stopped (kill -CONT goes on with it)?",
             { cause: error },
           ),
         );
@@ -135,8 +151,19 @@ export class ControlClient implements CacheControl {
           if (text.length > ANSWER_BYTES_MAX) response.destroy(new Error("the answer is too long"));
         });
         response.once("error", fail);
-        response.once("end", () => resolve({ status: response.statusCode ?? 0, text }));
+        response.once("end", () => {
+          clearTimeout(patience);
+          resolve({ status: response.statusCode ?? 0, text });
+        });
       });
+      if (patienceMs < Infinity) {
+        const seconds = patienceMs / 1000;
+        patience = setTimeout(() => {
+          const error = new Error(`nothing came within ${seconds} seconds`);
+          fail(error);
+          call.destroy(error);
+        }, patienceMs);
+      }
       call.once("error", fail);
       call.end(payload);
     });

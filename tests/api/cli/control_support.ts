@@ -13,6 +13,7 @@ import { FakeControl } from "../fake_control.ts";
 export class CommandBench {
   readonly control: FakeControl;
   readonly mountPoint: string;
+  unmount: () => Promise<void> = () => Promise.resolve();
   readonly #folder: string;
   readonly #program: Program;
   readonly #listening: Promise<Listening>;
@@ -39,7 +40,7 @@ export class CommandBench {
       out: (text) => void (this.#out += text),
       err: (text) => void (this.#err += text),
     };
-    const mount = { info: () => this.#info(), unmount: () => Promise.resolve() };
+    const mount = { info: () => this.#info(), unmount: () => this.unmount() };
     const app = createApp({ control: () => this.control, version: "1.2.3", mount });
     const socket = controlSocketPath(ensureRunDirectory(environment), this.mountPoint);
     this.#listening = listenUnix(app, socket);

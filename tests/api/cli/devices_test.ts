@@ -100,3 +100,13 @@ describe("uuids and forget", () => {
     assertEquals([gone.out, bench.control.known.length], [`forgot ${uuid}\n`, 1]);
   });
 });
+
+test("unmount that fails says whether the mount is gone", async () => {
+  bench.unmount = () => Promise.reject(new BcacheError("DeviceIo", "/ssd: cannot flush"));
+  const result = await bench.run("unmount", bench.mountPoint);
+  assertEquals(result.status, 1);
+  assertEquals(
+    result.err,
+    `bcache-fuse: /ssd: cannot flush; ${bench.mountPoint} is unmounted all the same\n`,
+  );
+});

@@ -3,7 +3,7 @@ import { afterEach, beforeEach, test } from "bun:test";
 import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { execFile, spawnSync } from "node:child_process";
 import { closeSync, existsSync, mkdirSync, mkdtempSync, openSync, readFileSync } from "node:fs";
-import { rmSync, statSync } from "node:fs";
+import { readdirSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
@@ -48,12 +48,29 @@ testWithMount("a daemon serves its file, and unmount ends it", async () => {
   const mounted = await run(...MOUNT, "mnt");
   assertEquals([mounted.status, mounted.err], [0, ""]);
   assertEquals(statSync(join(mountPoint, "bcache0")).size, 1048576);
+  const log = mounted.out.trim().split("log: ")[1]!;
+  assertEquals(existsSync(log), true);
   const pid = await pidOf();
   const unmounted = await run("unmount", "mnt", "--flush");
   assertEquals([unmounted.status, unmounted.out], [0, "unmounted mnt\n"]);
   assertEquals(mountAt(mountPoint), undefined);
   assertEquals(existsSync(`/proc/${pid}`), false);
+  assertEquals(existsSync(log), false); // It ended well; a log is kept for what did not.
 });
+
+testWithMount(
+  "the log of a daemon that could not mount stays, each line with its time",
+  async () => {
+    writeFileSync(join(mountPoint, "x"), "");
+    const refused = await run(...MOUNT, "mnt");
+    assertEquals(refused.status, 1);
+    const [log] = readdirSync(join(directory, "bcache-fuse")).filter((name) =>
+      name.endsWith(".log")
+    );
+    const text = readFileSync(join(directory, "bcache-fuse", log!), "utf8");
+    assertMatch(text, /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z bcache-fuse: .* is not empty/m);
+  },
+);
 
 testWithMount("a mount in use is not unmounted unless forced, and its user is named", async () => {
   assertEquals((await run(...MOUNT, "mnt")).status, 0);

@@ -1,0 +1,40 @@
+/** The client of a control socket, against processes that do not answer. */
+import { afterEach, test } from "bun:test";
+import { assertEquals, assertRejects } from "@std/assert";
+import { mkdtempSync, rmSync } from "node:fs";
+import { createServer, type Server } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { ControlClient } from "../../../api/control/client.ts";
+import { BcacheError } from "../../../lib/base/errors.ts";
+
+let server: Server | undefined;
+let folder = "";
+afterEach(() => {
+  server?.close();
+  if (folder !== "") rmSync(folder, { recursive: true, force: true });
+});
+
+/** Takes connections, as the kernel does for a process that is stopped, and never answers. */
+async function silent(): Promise<string> {
+  folder = mkdtempSync(join(tmpdir(), "bcache-fuse-client-"));
+  const path = join(folder, "socket");
+  const listening = server = createServer();
+  await new Promise<void>((resolve) => listening.listen(path, resolve));
+  return path;
+}
+
+test("a process that does not answer is given up, in one clear line", async () => {
+  const client = new ControlClient(await silent(), { patienceMs: 60 });
+  const calls = [
+    () => client.status(),
+    () => client.flushDirty(undefined),
+    () => client.detach("bcache0"),
+    () => client.unmount({ force: false }),
+  ];
+  for (const call of calls) {
+    const error = await assertRejects(call, BcacheError, "nothing came within 0.06 seconds");
+    assertEquals(error.code, "Shutdown");
+    assertEquals(/does not answer.*kill -CONT/.test(error.message), true, error.message);
+  }
+});
