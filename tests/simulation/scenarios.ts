@@ -5,6 +5,7 @@
 import type { CacheMode } from "../../lib/cache/ports.ts";
 import type { ReplacementPolicy } from "../../lib/ondisk/superblock.ts";
 import { bcacheKind, type BcacheOptions } from "./bcache_kind.ts";
+import { flashKind } from "./flash_kind.ts";
 import { USUAL_CUTS } from "./explorer.ts";
 import type { Scenario } from "./explorer.ts";
 import { SimRandom } from "./sim_random.ts";
@@ -23,6 +24,8 @@ interface Recipe {
   readonly setSettings?: ReadonlyArray<readonly [string, string]>;
   readonly disturbance?: BcacheOptions["disturbance"];
   readonly checkState?: boolean;
+  /** A volume on the cache alone instead of a cached device. */
+  readonly flash?: boolean;
   /** See Scenario.steadfast. Only what never writes past the cache can promise it. */
   readonly steadfast?: boolean;
 }
@@ -237,6 +240,21 @@ export const RECIPES = {
     disturbance: "come and go",
     settings: [["sequential_cutoff", "0"], ...PROMPT],
   },
+  // A volume on the cache alone, while others are made, resized and destroyed beside it.
+  "flash-volume": {
+    mode: "writeback",
+    flash: true,
+    workload: {
+      steps: 60,
+      lanes: 3,
+      spanBytes: 96 << 10,
+      writeBytesMax: 8192,
+      weights: { write: 45, read: 20, flush: 12, zero: 8, sleep: 7, disturb: 8 },
+      sleepMsMax: 40,
+    },
+    volumeSectors: 256,
+    steadfast: true,
+  },
   "change-settings": {
     mode: "writeback",
     workload: {
@@ -267,7 +285,8 @@ export function scenarioOf(
   return {
     ...USUAL_CUTS,
     seed,
-    kind: bcacheKind({
+    kind: (recipe.flash ? flashKind : bcacheKind)({
+      seed,
       mode: recipe.mode,
       bucketSectors,
       bucketCount: 513 + random.below(8),

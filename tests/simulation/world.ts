@@ -39,6 +39,8 @@ export interface EngineKind {
   readonly name: string;
   readonly cacheSectors: number;
   readonly backingSectors: number;
+  /** False: nothing is written back, so the drained backing disk is not looked at. */
+  readonly backingHolds?: boolean;
   /** The volume's sector 0 is this sector of the backing disk. */
   readonly dataOffsetSectors: number;
   readonly logicalBlockSectors?: number;
