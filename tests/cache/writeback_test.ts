@@ -370,13 +370,14 @@ describe("the task", () => {
 
   test("cannot be switched on when it has ended", async () => {
     const world = await writebackWorld({ settings: STILL });
-    await world.close();
+    await world.run(world.set.detach("bcache0"));
     const error = await assertRejects(
-      () => world.run(world.closed.setAttribute("bcache0", "writeback_running", "1")),
+      () => world.run(world.set.setAttribute("bcache0", "writeback_running", "1")),
       BcacheError,
       "written back any more",
     );
     assertEquals(error.code, "InvalidArgument");
+    await world.close();
   });
 
   test("says clean only when it is, and dirty before a write is answered", async () => {
