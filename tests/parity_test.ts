@@ -5,7 +5,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 
 /** Rows that say OPEN: not built, or not shown by a test yet. */
-const OPEN_ROWS = 15;
+const OPEN_ROWS = 0;
 
 const FAULTS = 56;
 /** The entries at the head of the kernel's btree.c. */
