@@ -16,7 +16,7 @@ import type { DiskMoment } from "./sim_disk.ts";
 import { hashOf, SimRandom } from "./sim_random.ts";
 import { runWorkload } from "./workload.ts";
 import type { WorkloadOptions } from "./workload.ts";
-import { hasOneOutcome, World, worldAfterCut } from "./world.ts";
+import { allSubsets, hasOneOutcome, World, worldAfterCut } from "./world.ts";
 import type { Engine, EngineKind, WorldSnapshot } from "./world.ts";
 
 export interface Scenario {
@@ -30,6 +30,8 @@ export interface Scenario {
   readonly nestedOneIn: number;
   /** Outcomes tried at each cut. */
   readonly policies: readonly CutPolicy[];
+  /** Instead of `policies`: every subset of the pending writes, where these are few enough. */
+  readonly subsets?: boolean;
   /** Works on after a recovery for so many operations. */
   readonly workOnSteps: number;
   /**
@@ -160,7 +162,8 @@ class Explorer {
     this.#waiting = [];
     for (const cut of cuts) {
       const oneOutcome = hasOneOutcome(cut.snapshot);
-      const policies = oneOutcome ? (["none"] as const) : this.#scenario.policies;
+      const subsets = this.#scenario.subsets ? allSubsets(cut.snapshot) : undefined;
+      const policies = oneOutcome ? (["none"] as const) : subsets ?? this.#scenario.policies;
       for (const policy of policies) await this.#verify(cut, policy);
     }
     if (this.#oracle.time > this.#lastTime + 500) {
@@ -171,11 +174,12 @@ class Explorer {
 
   async #verify(cut: Cut, policy: CutPolicy): Promise<void> {
     const { seed, nestedOneIn } = this.#scenario;
-    const where = `cut ${cut.number} (${cut.label}), unflushed kept: ${policy}`;
+    const where = `cut ${cut.number} (${cut.label}), unflushed kept: ${nameOf(policy)}`;
     const nested: Cut[] = [];
     let moments = 0;
     let recovering = true;
-    const worldSeed = hashOf(seed, cut.number, CUT_POLICIES.indexOf(policy));
+    const outcome = typeof policy === "object" ? 16 + policy.subset : CUT_POLICIES.indexOf(policy);
+    const worldSeed = hashOf(seed, cut.number, outcome);
     const world: World = worldAfterCut(cut.snapshot, policy, {
       ...this.#worldOptions(worldSeed),
       onMoment: ({ operation, phase, disk }) => {
@@ -261,11 +265,17 @@ class Explorer {
     if (world.logLines.length > 0) lines.push("log:");
     for (const line of world.logLines.slice(-8)) lines.push(`  ${line}`);
     if (replay !== undefined) {
-      const only = cut === undefined ? "" : ` --cut ${cut.number}`;
+      const only = cut === undefined
+        ? ""
+        : ` --cut ${cut.number}${this.#scenario.subsets ? " --subsets" : ""}`;
       lines.push(`replay: bun tests/simulation/run.ts ${replay} --seed ${seed}${only}`);
     }
     throw new SimulationFailure(lines.join("\n  "), { cause: error });
   }
+}
+
+function nameOf(policy: CutPolicy): string {
+  return typeof policy === "object" ? `subset ${policy.subset.toString(2)}` : policy;
 }
 
 /** What a drained backing disk holds for certain is what the oracle says. @throws OracleMismatch */

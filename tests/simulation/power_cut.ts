@@ -23,7 +23,11 @@ export const CUT_POLICIES = ["none", "all", "sectors", "writes", "newest torn"] 
  * or lost by itself. writes: each write is kept or lost as a whole. newest torn: all is kept but
  * the newest write, of which a random part is.
  */
-export type CutPolicy = (typeof CUT_POLICIES)[number];
+export type NamedCutPolicy = (typeof CUT_POLICIES)[number];
+/** Or exactly the pending writes whose bits are set, the oldest of the disk in the lowest bit. */
+export type CutPolicy = NamedCutPolicy | { readonly subset: number };
+/** Of up to so many pending writes every subset can be tried. */
+export const SUBSET_WRITES_MAX = 8;
 
 export interface DiskSnapshot {
   readonly stable: DiskImage;
@@ -46,7 +50,11 @@ export function imageAfterCut(
 ): DiskImage {
   const image = snapshot.stable.copy();
   const last = snapshot.pending.at(-1);
-  for (const write of snapshot.pending) {
+  for (const [index, write] of snapshot.pending.entries()) {
+    if (typeof policy === "object") {
+      if (policy.subset >>> index & 1) image.write(write.atSector, write.bytes);
+      continue;
+    }
     switch (policy) {
       case "none":
         break;

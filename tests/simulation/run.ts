@@ -2,13 +2,15 @@
  * Crash exploration for as long as one likes:
  *
  *   bun tests/simulation/run.ts [--scenario NAME] [--seed N] [--count M] [--every K]
- *       [--cut C | --fault DISK:OPERATION[:NUMBER] [--sticky]] [--first] [--verbose]
+ *       [--cut C | --fault DISK:OPERATION[:NUMBER] [--sticky]] [--subsets] [--first]
+ *       [--verbose]
  *
  * Runs seeds N to N+M-1 of one scenario, or of all, and cuts the power at one moment in K (1: at
  * every one), or at moment C only. With `--fault cache:write`, say, operations of that kind fail
  * instead, each in a run of its own (or only the one with that number), once or for good. A
- * failure prints the line that shows it again; the exit status is 1 then. With `--first` the first
- * one ends the run.
+ * failure prints the line that shows it again; the exit status is 1 then. With `--subsets` every
+ * subset of up to 8 unflushed writes is kept in turn, instead of a few outcomes of each kind. With
+ * `--first` the first failure ends the run.
  */
 // deno-lint-ignore-file no-console
 import { parseArgs } from "node:util";
@@ -27,6 +29,7 @@ const { values } = parseArgs({
     cut: { type: "string" },
     fault: { type: "string" },
     sticky: { type: "boolean", default: false },
+    subsets: { type: "boolean", default: false },
     first: { type: "boolean", default: false },
     verbose: { type: "boolean", default: false },
   },
@@ -51,6 +54,7 @@ function planOf(text: string): FaultPlan {
 async function runOne(name: RecipeName, seed: number): Promise<boolean> {
   const over = {
     ...(values.every === undefined ? {} : { cutOneIn: Number(values.every) }),
+    ...(values.subsets ? { subsets: true } : {}),
     ...(values.cut === undefined ? {} : { onlyCut: Number(values.cut) }),
   };
   try {

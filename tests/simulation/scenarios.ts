@@ -274,7 +274,7 @@ export const RECIPE_NAMES = Object.keys(RECIPES) as RecipeName[];
 export function scenarioOf(
   name: RecipeName,
   seed: number,
-  over: Partial<Pick<Scenario, "cutOneIn" | "nestedOneIn" | "onlyCut">> = {},
+  over: Partial<Pick<Scenario, "cutOneIn" | "nestedOneIn" | "onlyCut" | "subsets">> = {},
 ): Scenario {
   const recipe: Recipe = RECIPES[name];
   const random = new SimRandom(seed);

@@ -7,7 +7,7 @@ import type { Clock, Log, Random } from "../../lib/base/runtime.ts";
 import type { BlockVolume } from "../../lib/cache/ports.ts";
 import type { Device } from "../../lib/device/device.ts";
 import type { DiskImage, Unwritten } from "./disk_image.ts";
-import { imageAfterCut, pendingSectors } from "./power_cut.ts";
+import { imageAfterCut, pendingSectors, SUBSET_WRITES_MAX } from "./power_cut.ts";
 import type { CutPolicy, DiskSnapshot } from "./power_cut.ts";
 import { SimClock } from "./sim_clock.ts";
 import type { RunOptions } from "./sim_clock.ts";
@@ -138,15 +138,32 @@ export class World {
   }
 }
 
-/** The world as it boots after a power cut; both disks lost power at the same moment. */
+/** Every subset of the writes pending on both disks; undefined when they are too many. */
+export function allSubsets(snapshot: WorldSnapshot): CutPolicy[] | undefined {
+  const writes = snapshot.cache.pending.length + snapshot.backing.pending.length;
+  if (writes > SUBSET_WRITES_MAX) return undefined;
+  return Array.from({ length: 1 << writes }, (_, subset) => ({ subset }));
+}
+
+/**
+ * The world as it boots after a power cut; both disks lost power at the same moment. The bits of a
+ * subset are the cache's writes first, then the backing device's.
+ */
 export function worldAfterCut(
   snapshot: WorldSnapshot,
   policy: CutPolicy,
   options: Omit<WorldOptions, "images">,
 ): World {
+  const backingPolicy = typeof policy === "object"
+    ? { subset: policy.subset >>> snapshot.cache.pending.length }
+    : policy;
   const images = {
     cache: imageAfterCut(snapshot.cache, policy, new SimRandom(hashOf(options.seed, 11))),
-    backing: imageAfterCut(snapshot.backing, policy, new SimRandom(hashOf(options.seed, 12))),
+    backing: imageAfterCut(
+      snapshot.backing,
+      backingPolicy,
+      new SimRandom(hashOf(options.seed, 12)),
+    ),
   };
   return new World({ ...options, images });
 }
