@@ -48,7 +48,7 @@ function hasTest(source: string, title: string): boolean {
     literal.replaceAll(/[$()*+.?[\\\]^{|}]/g, "\\$&")
   );
   const pattern = words.join("\\$\\{(?:[^{}]|\\{[^{}]*\\})*\\}");
-  return new RegExp(`\\b(?:test|describe)\\b[^"'\`;]{0,80}(["'\`])${pattern}\\1`).test(source);
+  return new RegExp(`\\b(?:test\\w*|describe)\\b[^"'\`;]{0,80}(["'\`])${pattern}\\1`).test(source);
 }
 
 const sources = new Map<string, string>();
