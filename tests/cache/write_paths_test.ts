@@ -104,6 +104,22 @@ describe("clean data that cannot be written to the cache", () => {
   }
 });
 
+describe("a write through the cache", () => {
+  for (const sync of [true, false]) {
+    test(`that the backing device refuses changes no key (sync: ${sync})`, async () => {
+      const one = await oneDevice({ mode: "writethrough", sync });
+      await one.write(0, 16, 1);
+      one.backingDisk.faults.add({ operation: "write" });
+      const failed = await one.write(0, 16, 2).then(() => false, () => true);
+      assertEquals(failed, true);
+      one.trace.length = 0;
+      assertEquals((await one.read(0, 16))[0], 1);
+      assertEquals(one.backingReads(), [], "what is cached is the last that was acknowledged");
+      await one.close();
+    });
+  }
+});
+
 describe("what goes past the cache", () => {
   test("brings no collection nearer; what goes into it does", async () => {
     for (const [mode, collections] of [["none", 0], ["writethrough", 1]] as const) {
