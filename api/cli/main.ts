@@ -23,11 +23,12 @@ export async function main(words: readonly string[], program: Program): Promise<
     if (error instanceof CommanderError && error.exitCode === 0) return 0; // --help, --version
     const known = parser.commands.find((command) => command.name() === words[0]);
     const { line, status } = describe(error, known?.name());
-    if (program.isDaemon) program.out(`${JSON.stringify({ error: line, status })}\n`);
     program.err(`${logStamp(program)}bcache-fuse: ${line}\n`);
     if (process.env["BCACHE_FUSE_DEBUG"] && error instanceof Error) {
       program.err(`${error.stack ?? ""}\n`);
     }
+    // Last: who started the daemon may look into its log as soon as it hears this.
+    if (program.isDaemon) program.out(`${JSON.stringify({ error: line, status })}\n`);
     return status;
   }
 }
