@@ -14,23 +14,17 @@ import type { CacheControl } from "../../lib/cache/ports.ts";
 import { type Binding, refusalOf } from "./guard.ts";
 import { problemOf, problemResponse, REQUEST_CODES, requestProblem } from "./problem.ts";
 import type { RequestStatus } from "./problem.ts";
+import type { App, RouteContext, ServedMount } from "./route_parts.ts";
 import { addAttributeRoutes } from "./routes_attributes.ts";
 import { addDeviceRoutes } from "./routes_device.ts";
 import { addMemberRoutes } from "./routes_members.ts";
 import { addMountRoutes } from "./routes_mount.ts";
 import { addSetRoutes } from "./routes_set.ts";
 import { addVolumeRoutes } from "./routes_volumes.ts";
-import { type MountInfo, validationMessage } from "./schema.ts";
+import { validationMessage } from "./schema.ts";
 
 /** A request's body is a few words; anything longer is not for us. */
 export const BODY_BYTES_MAX = 16 * 1024;
-
-/** The mount that is served, for those who may end it. */
-export interface ServedMount {
-  info(): MountInfo;
-  /** Unmounts. Rejects with Busy while somebody has a file open, unless `force`. */
-  unmount(options: { force: boolean }): Promise<void>;
-}
 
 export interface AppOptions {
   /** The running set; undefined while it is starting. */
@@ -42,15 +36,6 @@ export interface AppOptions {
   log?: Log;
   version: string;
 }
-
-/** What the routes need: a control that is there, or Shutdown. */
-export interface RouteContext {
-  control(): CacheControl;
-  controlIfReady(): CacheControl | undefined;
-  log: Log;
-}
-
-export type App = OpenAPIHono;
 
 /** Builds the application. */
 export function createApp(options: AppOptions): App {

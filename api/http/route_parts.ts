@@ -1,12 +1,29 @@
 /** Pieces that the route files share: parameters, bodies, answers, and the look-up of a device. */
-import { z } from "@hono/zod-openapi";
+import { type OpenAPIHono, z } from "@hono/zod-openapi";
 import { BcacheError } from "../../lib/base/errors.ts";
+import type { Log } from "../../lib/base/runtime.ts";
 import type { CacheControl, DeviceStatus } from "../../lib/cache/ports.ts";
-import { ProblemSchema } from "./schema.ts";
+import { type MountInfo, ProblemSchema } from "./schema.ts";
 
 export const NameParameter = z.object({
   name: z.string().max(64).openapi({ param: { name: "name", in: "path" }, example: "bcache0" }),
 });
+
+/** The mount that is served, for those who may end it. */
+export interface ServedMount {
+  info(): MountInfo;
+  /** Unmounts. Rejects with Busy while somebody has a file open, unless `force`. */
+  unmount(options: { force: boolean }): Promise<void>;
+}
+
+/** What the routes need: a control that is there, or Shutdown. */
+export interface RouteContext {
+  control(): CacheControl;
+  controlIfReady(): CacheControl | undefined;
+  log: Log;
+}
+
+export type App = OpenAPIHono;
 
 /** A JSON answer in a route's table. */
 export function answer<S extends z.ZodType>(

@@ -2,7 +2,7 @@
 import { createRoute, z } from "@hono/zod-openapi";
 import { messageOf } from "../../lib/base/errors.ts";
 import type { CacheControl, DeviceStatus } from "../../lib/cache/ports.ts";
-import type { App, RouteContext } from "./app.ts";
+import type { App, RouteContext } from "./route_parts.ts";
 import { answer, deviceNamed, jsonBody, NameParameter, PROBLEM } from "./route_parts.ts";
 import { CacheModeChangeSchema, DeviceSchema, SetSchema } from "./schema.ts";
 import { type Writeback, WritebackChangeSchema, WritebackSchema } from "./schema.ts";

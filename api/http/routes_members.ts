@@ -1,7 +1,7 @@
 /** Routes by which devices come to the running set and leave it. */
 import { createRoute, z } from "@hono/zod-openapi";
 import { messageOf } from "../../lib/base/errors.ts";
-import type { App, RouteContext } from "./app.ts";
+import type { App, RouteContext } from "./route_parts.ts";
 import { answer, deviceNamed, jsonBody, NameParameter, PROBLEM } from "./route_parts.ts";
 import { AttachSchema, DeviceSchema, StopSchema } from "./schema.ts";
 

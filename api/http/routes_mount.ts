@@ -1,6 +1,6 @@
 /** Routes of the control socket only: what is mounted here, and its end. */
 import { createRoute } from "@hono/zod-openapi";
-import type { App, ServedMount } from "./app.ts";
+import type { App, ServedMount } from "./route_parts.ts";
 import { answer, jsonBody, PROBLEM } from "./route_parts.ts";
 import { MountSchema, UnmountSchema } from "./schema.ts";
 

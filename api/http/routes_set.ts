@@ -1,7 +1,7 @@
 /** Routes of the whole cache set: health, statistics, writing everything back. */
 import { createRoute, z } from "@hono/zod-openapi";
 import { messageOf } from "../../lib/base/errors.ts";
-import type { App, RouteContext } from "./app.ts";
+import type { App, RouteContext } from "./route_parts.ts";
 import { answer, PROBLEM } from "./route_parts.ts";
 import { DeviceSchema, type Health, HealthSchema, SetSchema } from "./schema.ts";
 

@@ -2,7 +2,7 @@
 import { createRoute, z } from "@hono/zod-openapi";
 import { BcacheError } from "../../lib/base/errors.ts";
 import type { CacheControl, VolumeStatus } from "../../lib/cache/ports.ts";
-import type { App, RouteContext } from "./app.ts";
+import type { App, RouteContext } from "./route_parts.ts";
 import { answer, jsonBody, NameParameter, PROBLEM } from "./route_parts.ts";
 import { UuidSchema, VolumeCreateSchema, VolumeSchema, VolumeSizeSchema } from "./schema.ts";
 
