@@ -156,7 +156,7 @@ const FORGOTTEN: readonly Mutation[] = [
     file: "lib/ondisk/jset.ts",
     text: '    return { reason: "bad checksum", detail };',
     becomes: "    void detail;",
-    hunts: [hunt("writeback", 10, 1)],
+    hunts: [hunt("small-blocks", 8, 2)],
   },
   {
     name: "the range lock of writeback is dropped",
