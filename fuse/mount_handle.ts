@@ -148,7 +148,7 @@ class MountedCacheSet implements MountHandle {
     const path = `${this.#config.mountPoint}/${file}`;
     return new BcacheError(
       "Busy",
-      `${path}: in use by ${describeUsers(path)}: close that first, or take it away by force`,
+      `${path}: in use by ${describeUsers(path)}: close that first, or use --force`,
       { cause: error },
     );
   }

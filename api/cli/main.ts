@@ -40,7 +40,8 @@ function describe(
   const message = oneLine(messageOf(error));
   if (error instanceof DaemonError) return { line: message, status: error.status };
   if (error instanceof CommanderError || error instanceof UsageError) {
-    const text = message.replace(/^error: /, "");
+    const isHelp = error instanceof CommanderError && error.code === "commander.help";
+    const text = isHelp ? "say which of its commands you mean" : message.replace(/^error: /, "");
     const help = command === undefined ? "bcache-fuse --help" : `bcache-fuse ${command} --help`;
     return { line: `${text}; see ${help}`, status: 2 };
   }

@@ -1,8 +1,10 @@
 /** The program as it really runs: standard streams, environment, the engine's own parts. */
-import { readFileSync } from "node:fs";
+import { Buffer } from "node:buffer";
+import { fstatSync, readFileSync, writeSync } from "node:fs";
 import { join } from "node:path";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
+import { BcacheError, messageOf } from "../../lib/base/errors.ts";
 import { runEnvironment } from "../control/run_directory.ts";
 import { DAEMON_VARIABLE } from "./daemon.ts";
 import { main } from "./main.ts";
@@ -38,10 +40,34 @@ function realProgram(programUrl: string, parts: Parts): Program {
     environment: runEnvironment(),
     isTerminal: process.stderr.isTTY === true,
     isDaemon: process.env[DAEMON_VARIABLE] === "1",
-    out: (text) => void process.stdout.write(text),
+    out: isStream(1) ? (text) => void process.stdout.write(text) : writeToFile,
     err: (text) => void process.stderr.write(text),
     flushed: () => drained(process.stdout),
   };
+}
+
+/** Whether a file descriptor is a pipe or a socket, whose reader may be slow or go away. */
+function isStream(descriptor: number): boolean {
+  try {
+    const stat = fstatSync(descriptor);
+    return stat.isFIFO() || stat.isSocket();
+  } catch {
+    return true; // It is closed: the stream takes what nobody will see.
+  }
+}
+
+/** Writes to standard output, a file: what does not fit on its disk fails the command. */
+function writeToFile(text: string): void {
+  const bytes = Buffer.from(text);
+  try {
+    for (let at = 0; at < bytes.length;) at += writeSync(1, bytes, at);
+  } catch (error) {
+    throw new BcacheError(
+      "DeviceIo",
+      `standard output cannot be written, what it has is cut short: ${messageOf(error)}`,
+      { cause: error },
+    );
+  }
 }
 
 function versionOfPackage(): string {

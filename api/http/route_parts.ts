@@ -46,6 +46,17 @@ export const PROBLEM = {
   description: "What went wrong, and what to do",
 };
 
+/** The name, if a cached device or a volume has it. @throws BcacheError NotFound */
+export async function memberNamed(control: CacheControl, name: string): Promise<string> {
+  const { devices, volumes } = await control.status();
+  const names = [...devices, ...volumes].map((candidate) => candidate.name);
+  if (names.includes(name)) return name;
+  throw new BcacheError(
+    "NotFound",
+    `there is no device ${JSON.stringify(name)}; there are: ${names.join(", ") || "none"}`,
+  );
+}
+
 /** The status of the device called `name`; NotFound names those that exist. */
 export async function deviceNamed(control: CacheControl, name: string): Promise<DeviceStatus> {
   const { devices } = await control.status();

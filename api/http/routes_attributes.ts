@@ -3,7 +3,7 @@ import { createRoute, z } from "@hono/zod-openapi";
 import { BcacheError } from "../../lib/base/errors.ts";
 import type { AttributeInfo, CacheControl } from "../../lib/cache/ports.ts";
 import type { App, RouteContext } from "./route_parts.ts";
-import { answer, deviceNamed, jsonBody, NameParameter, PROBLEM } from "./route_parts.ts";
+import { answer, jsonBody, memberNamed, NameParameter, PROBLEM } from "./route_parts.ts";
 import { AttributeChangeSchema, AttributeSchema } from "./schema.ts";
 
 const AttributeParameter = z.object({
@@ -35,21 +35,21 @@ const changeOfSet = createRoute({
 const listOfDevice = createRoute({
   method: "get",
   path: "/v1/devices/{name}/attributes",
-  summary: "All attributes of a device",
+  summary: "All attributes of a device or volume",
   request: { params: NameParameter },
   responses: { 200: answer(ListSchema, "The attributes"), default: PROBLEM },
 });
 const oneOfDevice = createRoute({
   method: "get",
   path: "/v1/devices/{name}/attributes/{attribute}",
-  summary: "One attribute of a device",
+  summary: "One attribute of a device or volume",
   request: { params: DeviceAttributeParameters },
   responses: { 200: answer(AttributeSchema, "The attribute"), default: PROBLEM },
 });
 const changeOfDevice = createRoute({
   method: "put",
   path: "/v1/devices/{name}/attributes/{attribute}",
-  summary: "Sets an attribute of a device",
+  summary: "Sets an attribute of a device or volume",
   request: { params: DeviceAttributeParameters, body: jsonBody(AttributeChangeSchema) },
   responses: { 200: answer(AttributeSchema, "The attribute afterwards"), default: PROBLEM },
 });
@@ -69,19 +69,19 @@ export function addAttributeRoutes(app: App, context: RouteContext): void {
   });
   app.openapi(listOfDevice, async (c) => {
     const control = context.control();
-    const { name } = await deviceNamed(control, c.req.valid("param").name);
+    const name = await memberNamed(control, c.req.valid("param").name);
     return c.json({ attributes: await control.attributes(name) }, 200);
   });
   app.openapi(oneOfDevice, async (c) => {
     const control = context.control();
     const { name, attribute } = c.req.valid("param");
-    await deviceNamed(control, name);
+    await memberNamed(control, name);
     return c.json(await attributeNamed(control, name, attribute), 200);
   });
   app.openapi(changeOfDevice, async (c) => {
     const control = context.control();
     const { name, attribute } = c.req.valid("param");
-    await deviceNamed(control, name);
+    await memberNamed(control, name);
     const value = attributeText(c.req.valid("json").value);
     return c.json(await control.setAttribute(name, attribute, value), 200);
   });

@@ -203,7 +203,8 @@ export async function readNode(
     decodeNode(node, bytes, options);
   } catch (error) {
     if (!(error instanceof BcacheError)) throw error;
-    const advice = "restore the cache from a copy, or make it anew";
+    const advice =
+      "see what is left with `check`, save it with `extract --rescue`, or restore a copy";
     throw new BcacheError(error.code, `${device.name}: ${error.message}; ${advice}`);
   }
   return node;

@@ -111,7 +111,8 @@ function refuseForeign(
   if (state === "clean" || state === "dirty") {
     refuse(
       "InvalidArgument",
-      `belongs to cache set ${theirs} and is ${state}, but ${ours}; mount it with its own cache`,
+      `belongs to cache set ${theirs} and is ${state}, but ${ours}; mount it with its own cache, ` +
+        "or, if that is gone for good, begin anew with bcache-fuse make -B BACKING --force",
     );
   }
 }
@@ -155,7 +156,8 @@ async function findSlot(
     throw new BcacheError(
       "InvalidArgument",
       `${path}: has dirty data in a cache, but this cache set does not know it ` +
-        `(UUID ${uuid}); mount it with the cache that has its data`,
+        `(UUID ${uuid}); mount it with the cache that has its data; if that is gone for good, ` +
+        `bcache-fuse make -B ${path} --force begins anew with what the device itself has`,
     );
   }
   const changes: Array<readonly [number, UuidEntry]> = [];

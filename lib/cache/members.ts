@@ -94,7 +94,8 @@ export class Members {
     const found = this.cached.find((member) => member.dev.name === name);
     if (found) return found;
     if (this.#flash.list.some((member) => member.name === name)) {
-      const message = `${name} is a volume of the cache itself: it has no backing device`;
+      const message = `${name} is a volume of the cache itself: it has no backing device; ` +
+        "to give it up: bcache-fuse volume destroy";
       throw new BcacheError("InvalidArgument", message);
     }
     throw this.#unknown(name);

@@ -33,7 +33,9 @@ export async function openBacking(path: string, open: OpenDevice): Promise<Devic
     if (sidecar) return await join(sidecar, image);
     if (await readsAsBcache(image)) return image;
     const found = `${path} has no bcache superblock, and there is no ${sidecarPath(path)}`;
-    const advice = `make one with: bcache-fuse make -B ${path} --sidecar`;
+    const advice =
+      "if it had one, bring that back: a cache may hold newer data of this image than " +
+      `it has itself; else make one with: bcache-fuse make -B ${path} --sidecar`;
     throw new BcacheError("BadFormat", `${found}; ${advice}`);
   } catch (error) {
     await sidecar?.close();

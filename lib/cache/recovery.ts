@@ -141,7 +141,7 @@ async function markIndex(engine: Engine, progress: StartReporter): Promise<void>
       throw new BcacheError(
         "BadFormat",
         `${engine.cache.name}: b-tree: the generations of its pointers contradict each other; ` +
-          "restore the cache from a copy, or make it anew",
+          "see what is left with `check`, save it with `extract --rescue`, or restore a copy",
       );
     }
     engine.buckets.forgetMarks();

@@ -19,6 +19,9 @@ import { JSET, JSET_HEADER_BYTES, JSET_KEY_BYTES, JSET_VERSION } from "../ondisk
 import { BucketReader, type JournalPlace, type ParsedEntry } from "./parse.ts";
 import type { JournalStart } from "./writer.ts";
 
+/** What can be done about a journal that cannot be followed. */
+const ADVICE = "see what is left with `check`, save it with `extract --rescue`, or restore a copy";
+
 const HEADER_WORDS = JSET_HEADER_BYTES / 4;
 /** Warnings kept; a journal has at most 256 buckets, each can have one. */
 const WARNINGS_MAX = 300;
@@ -109,7 +112,7 @@ export async function readJournal(
     throw new BcacheError(
       "BadFormat",
       `${where} bucket ${place.buckets[entry.index]}, offset ${offset} sectors, entry ` +
-        `${entry.seq}: ${entry.fault}; restore the cache from a copy, or make it anew`,
+        `${entry.seq}: ${entry.fault}; ${ADVICE}`,
     );
   }
   return {
@@ -211,7 +214,7 @@ function refuseGaps(
       if (!discarded) {
         throw new BcacheError(
           "BadFormat",
-          `${message}; restore the cache from a copy, or make it anew`,
+          `${message}; ${ADVICE}`,
         );
       }
       warnings.push(`${message}: discarded`);

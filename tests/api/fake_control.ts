@@ -46,6 +46,8 @@ export class FakeControl implements CacheControl {
   attributes(device: string | undefined, name?: string): Promise<AttributeInfo[]> {
     const all = device === undefined
       ? [...this.#setValues].map(([name, value]) => attribute(name, value))
+      : this.volumes.some((volume) => volume.name === device)
+      ? [attribute("label", "of a volume")]
       : deviceAttributes(this.#device(device));
     if (name === undefined) return Promise.resolve(all);
     const found = all.filter((each) => each.name === name);

@@ -63,6 +63,9 @@ describe("volume", () => {
     assertEquals(control.volumes[0]!.label, "scratch");
     const shown = await bench.run("status", mountPoint);
     assertMatch(shown.out, /bcache2 +16\.0 MiB +volume +on the cache alone +0 B used +scratch/);
+    const label = await bench.run("get", mountPoint, "bcache2/label");
+    assertEquals([label.status, label.out], [0, "of a volume\n"]);
+    assertEquals((await bench.run("get", mountPoint)).status, 0);
     const resized = await bench.run("volume", "resize", mountPoint, "bcache2", "1G");
     assertEquals(resized.out, "bcache2: 1.0 GiB\n");
     control.volumes[0]!.usedBytes = 4096;

@@ -3,7 +3,7 @@ import { afterAll, beforeAll, describe, test } from "bun:test";
 import { assertEquals, assertMatch } from "@std/assert";
 import { spawnSync } from "node:child_process";
 import { mkdtempSync, renameSync, rmSync, symlinkSync, truncateSync, writeFileSync } from "node:fs";
-import { openSync, writeSync } from "node:fs";
+import { closeSync, openSync, writeSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
@@ -97,6 +97,17 @@ describe("the installed command", () => {
       assertEquals(wrong.status, 2);
       assertMatch(wrong.stderr, /^bcache-fuse: missing required argument 'device'; see .*\n$/);
     }
+  });
+  test("fails when its output does not fit on the disk", () => {
+    const full = openSync("/dev/full", "w");
+    for (const runtime of ["bun", "deno"]) {
+      const env = { ...process.env, BCACHE_FUSE_RUNTIME: runtime };
+      const stdio = ["ignore", full, "pipe"] as const;
+      const result = spawnSync(LAUNCHER, ["--help"], { encoding: "utf8", env, stdio: [...stdio] });
+      assertEquals(result.status, 1);
+      assertMatch(result.stderr, /^bcache-fuse: standard output cannot be written, .*\n$/);
+    }
+    closeSync(full);
   });
   test("says what to do when there is no runtime", () => {
     const env = { ...process.env, BCACHE_FUSE_RUNTIME: "no-such-runtime" };

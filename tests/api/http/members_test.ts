@@ -34,6 +34,10 @@ describe("volumes on the cache alone", () => {
     assertEquals((await call(control, "GET", "/v1/volumes/bcache1")).body["sizeBytes"], sizeBytes);
     const resized = await call(control, "PUT", "/v1/volumes/bcache1/size", { sizeBytes: 4096 });
     assertEquals([resized.status, resized.body["sizeBytes"]], [200, 4096]);
+    const attributes = await call(control, "GET", "/v1/devices/bcache1/attributes");
+    assertEquals([attributes.status, Array.isArray(attributes.body["attributes"])], [200, true]);
+    const unknown = await call(control, "GET", "/v1/devices/bcache9/attributes");
+    assertMatch(String(unknown.body["detail"]), /there are: bcache0, bcache1$/);
     control.volumes[0]!.usedBytes = 1;
     const kept = await call(control, "DELETE", "/v1/volumes/bcache1");
     assertEquals([kept.status, kept.body["code"]], [409, "Exists"]);
