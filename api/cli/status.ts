@@ -1,7 +1,6 @@
 /** `status`: what is mounted, and how it does. */
 import type { DeviceStatus, SetStatus, VolumeStatus } from "../../lib/cache/ports.ts";
 import type { ControlClient } from "../control/client.ts";
-import { deadMounts } from "../control/mount_table.ts";
 import type { MountInfo } from "../http/schema.ts";
 import { findAllMounts, findMount } from "./find_mount.ts";
 import { formatBytes, printable, table } from "./format.ts";
@@ -27,15 +26,8 @@ export async function runStatus(
     program.out(`${JSON.stringify(mountPoint === undefined ? all : all[0], null, 2)}\n`);
     return;
   }
-  const dead = mountPoint === undefined ? deadMounts() : [];
-  if (all.length + dead.length === 0) program.out("nothing is mounted\n");
-  const paragraphs = [...all.map(statusText), ...dead.map(deadText)];
-  program.out(paragraphs.join("\n"));
-}
-
-function deadText(path: string): string {
-  const shown = printable(path);
-  return `${shown}  its process died; clear it away with: bcache-fuse unmount ${shown}\n`;
+  if (all.length === 0) program.out("nothing is mounted\n");
+  program.out(all.map(statusText).join("\n"));
 }
 
 async function statusOf(client: ControlClient): Promise<MountStatus> {

@@ -6,9 +6,6 @@ import { readdirSync, readFileSync, readlinkSync, realpathSync, statSync } from 
 import { basename, dirname, join, resolve } from "node:path";
 import { messageOf } from "../../lib/base/errors.ts";
 
-/** What this program's mounts have for a type; see fuse/mount.ts. */
-const MOUNT_TYPE = "fuse.bcache";
-
 export interface MountEntry {
   mountPoint: string;
   /** `fuse.bcache`, `ext4`, ... */
@@ -78,13 +75,6 @@ export function isDeadMount(realPath: string): boolean {
     // Deno has no code for ENOTCONN; its message ends in the number.
     return code === "ENOTCONN" || /os error 107\b|not connected/i.test(messageOf(error));
   }
-}
-
-/** Where this program mounted something and died. */
-export function deadMounts(): string[] {
-  return mountEntries()
-    .filter(({ type, mountPoint }) => type === MOUNT_TYPE && isDeadMount(mountPoint))
-    .map(({ mountPoint }) => mountPoint);
 }
 
 /** Something that keeps a mount busy, for a person: `fio (PID 12)`, `/dev/loop0`. */
