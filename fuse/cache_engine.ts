@@ -2,6 +2,9 @@
  * The real engine behind a mount: opens the devices, with the host's locks, and the cache set on
  * them. Loaded by the data plane's worker, in its own thread.
  */
+import { readFileSync } from "node:fs";
+import { isAbsolute, relative, resolve } from "node:path";
+import { BcacheError } from "../lib/base/errors.ts";
 import type { BackingSource } from "../lib/cache/attach.ts";
 import { CacheSet } from "../lib/cache/cache_set.ts";
 import { openBacking } from "../lib/cache/open_backing.ts";
@@ -14,6 +17,7 @@ export async function openEngine(world: EngineWorld): Promise<Engine> {
   const { config } = world;
   const opened: Device[] = [];
   const open = async (path: string): Promise<CountingDevice> => {
+    refuseOwnFile(path, config.mountPoint);
     // Alone, reading too: what another process writes would not be what this one's index says.
     const file = await openFileDevice(path, {
       readOnly: config.readOnly,
@@ -53,6 +57,31 @@ export async function openEngine(world: EngineWorld): Promise<Engine> {
     // Why it could not be opened says more than what closing adds to it.
     await Promise.allSettled(opened.map((device) => device.close()));
     throw error;
+  }
+}
+
+/**
+ * A file of this very mount would be served by the thread that waits for it, for ever: it must not
+ * even be looked at. @throws BcacheError Busy
+ */
+function refuseOwnFile(path: string, mountPoint: string): void {
+  const inside = relative(resolve(mountPoint), resolve(path));
+  const loop = /^\/dev\/(loop\d+)$/.exec(resolve(path))?.[1];
+  const behind = loop === undefined ? undefined : loopFile(loop);
+  const isInside = !inside.startsWith("..") && !isAbsolute(inside);
+  if (!isInside && !behind?.startsWith(`${resolve(mountPoint)}/`)) return;
+  throw new BcacheError(
+    "Busy",
+    `${path}: is served by this mount itself, at ${mountPoint}; name a device outside of it`,
+  );
+}
+
+/** The file behind a loop device, as the kernel names it. */
+function loopFile(name: string): string | undefined {
+  try {
+    return readFileSync(`/sys/block/${name}/loop/backing_file`, "utf8").trim();
+  } catch {
+    return undefined; // It has none.
   }
 }
 

@@ -35,11 +35,11 @@ async function makeFiles(folder: string): Promise<{ cachePath: string; backingPa
 test("a read-only engine has its files alone, even against other readers", async () => {
   const folder = fs.mkdtempSync(join(tmpdir(), "bcache-fuse-engine-"));
   const { cachePath, backingPath } = await makeFiles(folder);
-  const world = (readOnly: boolean): EngineWorld => ({
+  const world = (readOnly: boolean, mountPoint = join(folder, "mnt")): EngineWorld => ({
     config: {
       cachePath,
       backingPaths: [backingPath],
-      mountPoint: folder,
+      mountPoint,
       readOnly,
       allowOther: false,
       settings: [],
@@ -59,5 +59,8 @@ test("a read-only engine has its files alone, even against other readers", async
   }
   await first.close();
   await (await openEngine(world(true))).close(); // And they are free again.
+  // Files of the mount itself: whoever serves them would wait for itself.
+  const own = await assertRejects(() => openEngine(world(true, folder)), BcacheError);
+  assertEquals(own.message.includes("is served by this mount itself"), true);
   fs.rmSync(folder, { recursive: true });
 });
