@@ -224,7 +224,8 @@ function refuseGaps(
   assert(expected === head.seq + 1, "the newest journal entry is among those to be replayed");
 }
 
-function headOf(entry: ParsedEntry): JournalHead {
+/** What an entry says besides keys. */
+export function headOf(entry: ParsedEntry): JournalHead {
   const { header } = entry;
   const words = wordsOf(entry);
   const key = (offset: number) => words.slice(offset / 4, (offset + JSET_KEY_BYTES) / 4);

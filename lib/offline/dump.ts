@@ -7,6 +7,7 @@ import type { KeySet } from "../bset/key_set.ts";
 import { BcacheError, messageOf } from "../base/errors.ts";
 import type { Device } from "../device/device.ts";
 import { BucketReader, type ParsedEntry } from "../journal/parse.ts";
+import { headOf } from "../journal/reader.ts";
 import {
   keyDirty,
   keyInode,
@@ -29,7 +30,7 @@ import { formatUuid } from "../ondisk/uuid.ts";
 import { bucketOf, type CacheImage, openCacheImage, tryRead, wasStarted } from "./cache_image.ts";
 import { type Finding, findingText, type Report } from "./findings.ts";
 import { effectiveLeaves, type IndexView, openIndex, pointerState } from "./index_view.ts";
-import { headOf, journalPlace, scanJournal } from "./journal_scan.ts";
+import { journalPlace, scanJournal } from "./journal_scan.ts";
 import { positionText } from "./node_scan.ts";
 import { scanPrioSets } from "./prio_scan.ts";
 import { decodeEntryKeys } from "./replay.ts";

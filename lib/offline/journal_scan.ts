@@ -7,14 +7,8 @@
  */
 import { BcacheError, messageOf } from "../base/errors.ts";
 import { BucketReader, type JournalPlace, type ParsedEntry } from "../journal/parse.ts";
-import type { JournalHead } from "../journal/reader.ts";
-import {
-  JSET,
-  JSET_HEADER_BYTES,
-  JSET_KEY_BYTES,
-  JSET_VERSION,
-  verifyJset,
-} from "../ondisk/jset.ts";
+import { headOf, type JournalHead } from "../journal/reader.ts";
+import { JSET, JSET_VERSION, verifyJset } from "../ondisk/jset.ts";
 import { readU64, viewOf } from "../ondisk/layout.ts";
 import { discardsBuckets } from "../ondisk/superblock.ts";
 import { type CacheImage, tryRead } from "./cache_image.ts";
@@ -221,22 +215,6 @@ export async function scanJournal(
   reportBackwards(scanner, needed);
   const isNewest = await reportBehindNewest(scanner, head);
   return { place: scanner.place, head, needed, complete: complete && isNewest };
-}
-
-/** What an entry says besides keys. */
-export function headOf(entry: ParsedEntry): JournalHead {
-  const { header, bytes } = entry;
-  const words = new Uint32Array(bytes.buffer, bytes.byteOffset, JSET_HEADER_BYTES / 4);
-  const key = (offset: number) => words.slice(offset / 4, (offset + JSET_KEY_BYTES) / 4);
-  return {
-    seq: header.sequence,
-    lastSeq: header.lastSequence,
-    version: header.version,
-    uuidBucketKey: key(JSET.uuid_bucket),
-    rootKey: key(JSET.btree_root),
-    rootLevel: header.btreeLevel,
-    prioBucket: header.prioBucket,
-  };
 }
 
 /** False: an entry that is needed is missing. */
