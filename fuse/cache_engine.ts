@@ -2,9 +2,6 @@
  * The real engine behind a mount: opens the devices, with the host's locks, and the cache set on
  * them. Loaded by the data plane's worker, in its own thread.
  */
-import { readFileSync } from "node:fs";
-import { isAbsolute, relative, resolve } from "node:path";
-import { BcacheError } from "../lib/base/errors.ts";
 import type { BackingSource } from "../lib/cache/attach.ts";
 import { CacheSet } from "../lib/cache/cache_set.ts";
 import { openBacking } from "../lib/cache/open_backing.ts";
@@ -12,6 +9,7 @@ import type { Device } from "../lib/device/device.ts";
 import { openFileDevice } from "../lib/device/file.ts";
 import { CountingDevice } from "../lib/device/counting.ts";
 import type { Engine, EngineWorld } from "./engine.ts";
+import { refuseOwnFile } from "./own_file.ts";
 
 export async function openEngine(world: EngineWorld): Promise<Engine> {
   const { config } = world;
@@ -57,31 +55,6 @@ export async function openEngine(world: EngineWorld): Promise<Engine> {
     // Why it could not be opened says more than what closing adds to it.
     await Promise.allSettled(opened.map((device) => device.close()));
     throw error;
-  }
-}
-
-/**
- * A file of this very mount would be served by the thread that waits for it, for ever: it must not
- * even be looked at. @throws BcacheError Busy
- */
-function refuseOwnFile(path: string, mountPoint: string): void {
-  const inside = relative(resolve(mountPoint), resolve(path));
-  const loop = /^\/dev\/(loop\d+)$/.exec(resolve(path))?.[1];
-  const behind = loop === undefined ? undefined : loopFile(loop);
-  const isInside = !inside.startsWith("..") && !isAbsolute(inside);
-  if (!isInside && !behind?.startsWith(`${resolve(mountPoint)}/`)) return;
-  throw new BcacheError(
-    "Busy",
-    `${path}: is served by this mount itself, at ${mountPoint}; name a device outside of it`,
-  );
-}
-
-/** The file behind a loop device, as the kernel names it. */
-function loopFile(name: string): string | undefined {
-  try {
-    return readFileSync(`/sys/block/${name}/loop/backing_file`, "utf8").trim();
-  } catch {
-    return undefined; // It has none.
   }
 }
 
