@@ -7,10 +7,10 @@
  */
 export * from "./lib/base/errors.ts";
 export type { Clock, Log, LogLevel, Random } from "./lib/base/runtime.ts";
-export type { BackingSource } from "./lib/cache/attach.ts";
+export type { BackingSource } from "./lib/cache/members/attach.ts";
 export { CacheSet, type CacheSetOptions } from "./lib/cache/cache_set.ts";
 export { makeBacking, makeCache } from "./lib/cache/make.ts";
-export { openBacking } from "./lib/cache/open_backing.ts";
+export { openBacking } from "./lib/cache/members/open_backing.ts";
 export * from "./lib/cache/ports.ts";
 export type { Device, WriteOptions } from "./lib/device/device.ts";
 export { openFileDevice } from "./lib/device/file.ts";

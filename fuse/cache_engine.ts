@@ -2,9 +2,9 @@
  * The real engine behind a mount: opens the devices, with the host's locks, and the cache set on
  * them. Loaded by the data plane's worker, in its own thread.
  */
-import type { BackingSource } from "../lib/cache/attach.ts";
+import type { BackingSource } from "../lib/cache/members/attach.ts";
 import { CacheSet } from "../lib/cache/cache_set.ts";
-import { openBacking } from "../lib/cache/open_backing.ts";
+import { openBacking } from "../lib/cache/members/open_backing.ts";
 import type { Device } from "../lib/device/device.ts";
 import { openFileDevice } from "../lib/device/file.ts";
 import { CountingDevice } from "../lib/device/counting.ts";

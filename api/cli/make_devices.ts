@@ -12,7 +12,7 @@ import {
   prepareSidecar,
   writePrepared,
 } from "../../lib/cache/make.ts";
-import { sidecarPath } from "../../lib/cache/open_backing.ts";
+import { sidecarPath } from "../../lib/cache/members/open_backing.ts";
 import { createSparseFile, removeCreatedFile } from "../../lib/device/create.ts";
 import { SECTOR_BYTES } from "../../lib/device/device.ts";
 import { type FileDevice, openFileDevice } from "../../lib/device/file.ts";

@@ -1,8 +1,8 @@
 /** Devices for the commands that work without a mount: opened to be read, alone, and closed. */
 import { existsSync } from "node:fs";
 import { BcacheError } from "../../lib/base/errors.ts";
-import { readSuperblock } from "../../lib/cache/attach.ts";
-import { openBacking, sidecarPath } from "../../lib/cache/open_backing.ts";
+import { readSuperblock } from "../../lib/cache/members/attach.ts";
+import { openBacking, sidecarPath } from "../../lib/cache/members/open_backing.ts";
 import type { Device } from "../../lib/device/device.ts";
 import { type FileDevice, openFileDevice } from "../../lib/device/file.ts";
 import { openLibc } from "../../lib/runtime/libc.ts";

@@ -5,7 +5,7 @@
 import { closeSync, existsSync, fstatSync, openSync, readSync } from "node:fs";
 import { constants } from "node:fs";
 import { BcacheError, messageOf } from "../../lib/base/errors.ts";
-import { sidecarPath } from "../../lib/cache/open_backing.ts";
+import { sidecarPath } from "../../lib/cache/members/open_backing.ts";
 import { SECTOR_BYTES } from "../../lib/device/device.ts";
 import { showSuperblock, superblockToJson } from "../../lib/ondisk/show.ts";
 import { SUPERBLOCK_BYTES, SUPERBLOCK_SECTOR } from "../../lib/ondisk/superblock.ts";

@@ -4,9 +4,9 @@
  */
 import process from "node:process";
 import { BcacheError } from "../../lib/base/errors.ts";
-import { readSuperblock } from "../../lib/cache/attach.ts";
+import { readSuperblock } from "../../lib/cache/members/attach.ts";
 import { CacheSet } from "../../lib/cache/cache_set.ts";
-import { openBacking } from "../../lib/cache/open_backing.ts";
+import { openBacking } from "../../lib/cache/members/open_backing.ts";
 import type { DeviceStatus } from "../../lib/cache/ports.ts";
 import type { Device } from "../../lib/device/device.ts";
 import { openFileDevice } from "../../lib/device/file.ts";

@@ -12,7 +12,7 @@ import type { Device } from "../device/device.ts";
 import { OverlayDevice } from "../device/overlay.ts";
 import { geometryOf } from "../ondisk/geometry.ts";
 import { isSynchronous, type Superblock } from "../ondisk/superblock.ts";
-import { type BackingSource, readSuperblock, refuseBacking } from "./attach.ts";
+import { type BackingSource, readSuperblock, refuseBacking } from "./members/attach.ts";
 import { bound, type BoundAttributes } from "./attributes/attribute.ts";
 import {
   checkSetting,
@@ -25,9 +25,9 @@ import {
 } from "./attributes/tables.ts";
 import type { VolumeTarget } from "./attributes/targets.ts";
 import type { Engine } from "./engine.ts";
-import { FailurePolicy } from "./failure_policy.ts";
-import type { FlashMember } from "./flash_volumes.ts";
-import { type CachedMember, Members } from "./members.ts";
+import { FailurePolicy } from "./members/failure_policy.ts";
+import type { FlashMember } from "./members/flash_volumes.ts";
+import { type CachedMember, Members } from "./members/members.ts";
 import type {
   AttributeInfo,
   BlockVolume,
@@ -43,8 +43,8 @@ import type { RequestParts, RequestTunables } from "./request_parts.ts";
 import type { StartProgress } from "./start_progress.ts";
 import { RequestStats, STATS_TICK_MS } from "./stats.ts";
 import { deviceStatus, setStatus, volumeStatus } from "./status.ts";
-import { dropLeftovers } from "./uuid_list.ts";
-import { flashDirtySectors, WritebackGroup } from "./writeback_group.ts";
+import { dropLeftovers } from "./members/uuid_list.ts";
+import { flashDirtySectors, WritebackGroup } from "./writeback/writeback_group.ts";
 
 export interface CacheSetOptions {
   /** The cache device. Opened and closed by the caller. */

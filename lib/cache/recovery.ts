@@ -45,7 +45,7 @@ import {
   SUPERBLOCK_SECTOR,
 } from "../ondisk/superblock.ts";
 import { Engine, type EngineWorld, Foundations } from "./engine.ts";
-import { adoptKey, adoptNode } from "./gc.ts";
+import { adoptKey, adoptNode } from "./collection/gc.ts";
 import { StartReporter } from "./start_progress.ts";
 
 export interface EngineSource {

@@ -1,14 +1,14 @@
 /** The state of a cache set as plain data, for the API and the command line. */
 import { decodeLabel } from "../ondisk/label.ts";
 import { formatUuid } from "../ondisk/uuid.ts";
-import type { Bypass } from "./bypass.ts";
-import type { CachedDevice } from "./cached_device.ts";
+import type { Bypass } from "./requests/bypass.ts";
+import type { CachedDevice } from "./requests/cached_device.ts";
 import type { Engine } from "./engine.ts";
-import type { FailedService } from "./failed_service.ts";
+import type { FailedService } from "./requests/failed_service.ts";
 import { uuidEntryLabel } from "../ondisk/uuid_entry.ts";
-import type { FlashMember } from "./flash_volumes.ts";
+import type { FlashMember } from "./members/flash_volumes.ts";
 import type { DeviceStatus, SetStatus, VolumeStatus } from "./ports.ts";
-import type { Writeback } from "./writeback.ts";
+import type { Writeback } from "./writeback/writeback.ts";
 
 const SECTOR = 512;
 

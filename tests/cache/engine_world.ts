@@ -3,7 +3,7 @@
  * on the index and the buckets themselves.
  */
 import type { Engine } from "../../lib/cache/engine.ts";
-import { readSuperblock } from "../../lib/cache/attach.ts";
+import { readSuperblock } from "../../lib/cache/members/attach.ts";
 import { makeCache } from "../../lib/cache/make.ts";
 import { BatchBuilder } from "../../lib/cache/request_parts.ts";
 import { startExisting, startNew } from "../../lib/cache/recovery.ts";

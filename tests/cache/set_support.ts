@@ -1,5 +1,5 @@
 /** Small cache sets in memory, for tests of what happens to a set and its devices as a whole. */
-import type { BackingSource } from "../../lib/cache/attach.ts";
+import type { BackingSource } from "../../lib/cache/members/attach.ts";
 import { CacheSet, type CacheSetOptions } from "../../lib/cache/cache_set.ts";
 import { makeBacking, makeCache } from "../../lib/cache/make.ts";
 import type { BlockVolume, CacheMode } from "../../lib/cache/ports.ts";

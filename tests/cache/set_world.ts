@@ -11,7 +11,7 @@ import { ForwardingDevice } from "../../lib/device/forwarding.ts";
 import { MemoryDevice } from "../../lib/device/memory.ts";
 import { TracedDevice, type TracedOperation } from "../../lib/device/traced.ts";
 import { backingState } from "../../lib/ondisk/superblock.ts";
-import { readSuperblock } from "../../lib/cache/attach.ts";
+import { readSuperblock } from "../../lib/cache/members/attach.ts";
 import { SimClock } from "../simulation/sim_clock.ts";
 import { SimRandom } from "../simulation/sim_random.ts";
 

@@ -4,7 +4,7 @@
  * of these parts alone.
  */
 import type { Clock, Random } from "../../lib/base/runtime.ts";
-import { readSuperblock } from "../../lib/cache/attach.ts";
+import { readSuperblock } from "../../lib/cache/members/attach.ts";
 import type { Engine } from "../../lib/cache/engine.ts";
 import type { StartProgress } from "../../lib/cache/start_progress.ts";
 import { makeCache } from "../../lib/cache/make.ts";

@@ -1,7 +1,7 @@
 /** Attributes of garbage collection and of the buckets. */
 import { type Attribute, booleanAttribute, shown, triggerAttribute } from "./attribute.ts";
 import { discardsBuckets, setDiscardsBuckets } from "../../ondisk/superblock.ts";
-import { priorityStatsText } from "../priority_stats.ts";
+import { priorityStatsText } from "../collection/priority_stats.ts";
 import { writeCacheSuperblock } from "../recovery.ts";
 import type { SetTarget } from "./targets.ts";
 import { timeStatistics } from "./time_statistics.ts";

@@ -1,6 +1,6 @@
 /** Attributes of I/O errors and of what they lead to, of a device and of the set. */
 import { BcacheError } from "../../base/errors.ts";
-import { BACKING_ERROR_LIMIT, CACHE_ERROR_LIMIT } from "../io_errors.ts";
+import { BACKING_ERROR_LIMIT, CACHE_ERROR_LIMIT } from "../devices/io_errors.ts";
 import {
   type Attribute,
   booleanAttribute,

@@ -1,7 +1,7 @@
 /** Attributes of how requests are treated: what goes past the cache, and why. */
 import { BcacheError } from "../../base/errors.ts";
-import { BYPASS_REASONS, type BypassReason, READAHEAD_POLICIES } from "../bypass.ts";
-import { READ_THRESHOLD_US, WRITE_THRESHOLD_US } from "../congestion.ts";
+import { BYPASS_REASONS, type BypassReason, READAHEAD_POLICIES } from "../requests/bypass.ts";
+import { READ_THRESHOLD_US, WRITE_THRESHOLD_US } from "../devices/congestion.ts";
 import type { RequestTunables } from "../request_parts.ts";
 import {
   type Attribute,

@@ -1,12 +1,12 @@
 /** What the attributes of a device and of the set read and change. */
-import type { CachedDevice } from "../cached_device.ts";
+import type { CachedDevice } from "../requests/cached_device.ts";
 import type { Engine } from "../engine.ts";
-import type { FailurePolicy } from "../failure_policy.ts";
+import type { FailurePolicy } from "../members/failure_policy.ts";
 import type { VolumeStatus } from "../ports.ts";
 import type { RequestTunables } from "../request_parts.ts";
 import type { RequestStats } from "../stats.ts";
-import type { Writeback } from "../writeback.ts";
-import type { WritebackGroup } from "../writeback_group.ts";
+import type { Writeback } from "../writeback/writeback.ts";
+import type { WritebackGroup } from "../writeback/writeback_group.ts";
 
 export interface DeviceTarget {
   readonly dev: CachedDevice;

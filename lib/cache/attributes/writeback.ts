@@ -2,7 +2,7 @@
 import { BcacheError } from "../../base/errors.ts";
 import { type Attribute, booleanAttribute, numberAttribute, shown } from "./attribute.ts";
 import type { DeviceTarget, SetTarget } from "./targets.ts";
-import { RATE_DEFAULTS, type RateTunables } from "../writeback_rate.ts";
+import { RATE_DEFAULTS, type RateTunables } from "../writeback/writeback_rate.ts";
 
 const U31 = 2 ** 31 - 1;
 const U32 = 2 ** 32 - 1;

@@ -22,7 +22,7 @@ import {
 } from "node:fs";
 import { join } from "node:path";
 import { makeBacking, makeCache, prepareSidecar, writePrepared } from "../../../lib/cache/make.ts";
-import { sidecarPath } from "../../../lib/cache/open_backing.ts";
+import { sidecarPath } from "../../../lib/cache/members/open_backing.ts";
 import { checkCache } from "../../../lib/offline/check.ts";
 import { findingText } from "../../../lib/offline/findings.ts";
 import { openFileDevice } from "../../../lib/device/file.ts";

@@ -8,7 +8,7 @@ import { rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { CacheSet } from "../../../lib/cache/cache_set.ts";
-import { openBacking } from "../../../lib/cache/open_backing.ts";
+import { openBacking } from "../../../lib/cache/members/open_backing.ts";
 import { openFileDevice } from "../../../lib/device/file.ts";
 import { RealClock } from "../../../lib/runtime/clock.ts";
 import { SystemRandom } from "../../../lib/runtime/random.ts";

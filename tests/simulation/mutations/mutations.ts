@@ -64,14 +64,14 @@ const ORDER: readonly Mutation[] = [
   },
   {
     name: "keys become durable before the backing writes they speak of",
-    file: "lib/cache/ordered_device.ts",
+    file: "lib/cache/devices/ordered_device.ts",
     text: "      if (dependent.unflushed) flushes.push(dependent.flushWrites());",
     becomes: "      void dependent;",
     hunts: [hunt("writeback", 5, 2), hunt("change-settings", 5, 20)],
   },
   {
     name: "extents are marked clean before the backing device is flushed",
-    file: "lib/cache/writeback_output.ts",
+    file: "lib/cache/writeback/writeback_output.ts",
     text: "      await this.#dev.flushWrites();\n      for (; at",
     becomes: "      for (; at",
     hunts: [hunt("writeback", 10, 2), hunt("drain-often", 10, 5)],
@@ -79,14 +79,14 @@ const ORDER: readonly Mutation[] = [
   },
   {
     name: "the superblock says clean before the clean keys are durable",
-    file: "lib/cache/cached_device.ts",
+    file: "lib/cache/requests/cached_device.ts",
     text: "      await settle();\n",
     becomes: "      void settle;\n",
     hunts: [hunt("drain-often", 10, 5)],
   },
   {
     name: "the superblock says dirty only after the first dirty write",
-    file: "lib/cache/write.ts",
+    file: "lib/cache/requests/write.ts",
     text: "      if (!this.#dev.hasDirty) await this.#dev.ensureDirty();\n" +
       "      else if (committer.tryCommit(batch)) break;",
     becomes: "      if (committer.tryCommit(batch)) {\n" +
@@ -160,7 +160,7 @@ const FORGOTTEN: readonly Mutation[] = [
   },
   {
     name: "the range lock of writeback is dropped",
-    file: "lib/cache/writeback_output.ts",
+    file: "lib/cache/writeback/writeback_output.ts",
     text: "const range = await locks.acquire(run.start, run.end, true);",
     becomes: "const range = await locks.acquire(run.start, run.start, true);",
     hunts: [hunt("writeback", 10, 5), hunt("change-settings", 10, 50)],
@@ -175,7 +175,7 @@ const FORGOTTEN: readonly Mutation[] = [
   },
   {
     name: "a bypassed write leaves its old key in the index",
-    file: "lib/cache/write.ts",
+    file: "lib/cache/requests/write.ts",
     text: "await this.#dev.writeBacking(start, from);\n    await this.commitHoles(",
     becomes:
       "await this.#dev.writeBacking(start, from);\n    void ((_a: number, _b: number) => 0)(",
@@ -183,7 +183,7 @@ const FORGOTTEN: readonly Mutation[] = [
   },
   {
     name: "a write-through key does not wait for the backing device",
-    file: "lib/cache/write.ts",
+    file: "lib/cache/requests/write.ts",
     text: "      await writing;\n      let at = start;",
     becomes: "      let at = start;",
     hunts: [hunt("writethrough", 10, 2)],

@@ -1,0 +1,564 @@
+/**
+ * Garbage collection: finds out what of the cache device the index still uses. Answers to
+ * `bch_btree_gc` and its helpers in btree.c.
+ *
+ *   1. the bucket table forgets all marks, but remembers what was free (BucketTable.beginGc)
+ *   2. level by level, in key order, every node marks what it points to. On the way neighbours with
+ *      few keys become one node fewer, and nodes with many bad keys are written anew
+ *   3. leaves that were passed are durable: clean keys are not journaled, so what they replaced
+ *      must not come back from the disk while its bucket's generations go round
+ *   4. in one step journal, UUIDs, priorities and what is being copied are marked; from then on the
+ *      marks are valid, and the table counts them (BucketTable.finishGc)
+ *
+ * All this in slices, other work in between (slices.ts). That is right because each node is marked
+ * in one synchronous step and whatever changes meanwhile marks itself: a bucket taken from the
+ * allocator is marked as it is taken, one that receives dirty data is marked dirty then, and both
+ * stay pinned until their key is in the index. Keys move between nodes only inside the window of
+ * nodes that are not marked yet.
+ */
+import { assert } from "../../base/assert.ts";
+import { BcacheError } from "../../base/errors.ts";
+import type { Clock, Log } from "../../base/runtime.ts";
+import { type Faults, Signal, type TaskGroup } from "../../base/sync.ts";
+import { TimeStats } from "../../base/time_stats.ts";
+import type { Btree } from "../../btree/btree.ts";
+import { COALESCE_NODES_MAX, mayCoalesce } from "../../btree/coalesce.ts";
+import type { BtreeNode } from "../../btree/node.ts";
+import type { NodeWriter } from "../../btree/node_write.ts";
+import type { Replacer } from "../../btree/replace.ts";
+import type { Allocator } from "../../buckets/allocator.ts";
+import { type BucketTable, GENERATION_LIMIT, MARK, MARK_CONFLICT } from "../../buckets/table.ts";
+import type { KeySet } from "../../bset/key_set.ts";
+import {
+  INODE_MAX,
+  keyDirty,
+  keyDiskWords,
+  keyInode,
+  keyOffset,
+  keyPointers,
+  keySizeSectors,
+  keyText,
+  OFFSET_MAX,
+  pointerDevice,
+  pointerGen,
+  pointerSector,
+  SLOT_WORDS,
+} from "../../ondisk/bkey.ts";
+import type { DeadInodes } from "./dead_inodes.ts";
+import type { KeyBuffer, Position } from "../key_buffer.ts";
+import type { MovingCollector } from "./moving_gc.ts";
+import { Slices } from "./slices.ts";
+
+/** A node with a pointer staler than this is written anew. */
+const STALE_MAX = 10;
+/**
+ * What one slice may take: requests wait for it. Going over a bucket or a key is one unit of a few
+ * nanoseconds; a node (22,000 keys at the most, looked at twice) is not divided.
+ */
+const SLICE_BUDGET = { ms: 1, units: 100_000 };
+/** Buckets the table is asked to go over at once. */
+const SWEEP_BUCKETS = 32_768;
+/** Leaves on their way to the disk at a time. */
+const LEAF_WRITES_MAX = 16;
+
+/** After so many nodes the collector rests; while no requests come, after a share of them all. */
+const NODES_PER_PAUSE = 10;
+const PAUSES_WHEN_IDLE = 128;
+/** A collection is due when this share of the cache was written. */
+const COLLECT_SHARE = 16;
+
+/** Rest between two collections: somebody waits for a bucket, or not. As in the kernel. */
+const PAUSE_MS_MIN = 10;
+const PAUSE_MS = 100;
+
+/** Pointers so far behind their buckets ask for a collection that takes them out. */
+const NEED_GC_DUE = (GENERATION_LIMIT * 2) / 3;
+/** While nothing is cached for want of buckets, something may have become clean. */
+const FULL_RETRY_MS = 30_000;
+/** With more than this many percent in use nothing is cached: nothing else would wake us. */
+const CACHING_STOPS_PERCENT = 95;
+/** With at least this many percent in use a collection after writeback is worth its while. */
+const AFTER_WRITEBACK_PERCENT = 50;
+
+/** What else is metadata: marked anew in every collection. */
+export type MarkMetadata = () => void;
+
+/** What marking a node found. */
+export interface NodeCensus {
+  /** The greatest staleness of a pointer. */
+  stalest: number;
+  keys: number;
+  /** Of these, those that count: not stale, with a pointer. */
+  goodKeys: number;
+  /** Those of a device that is gone for good; see `isDead`. */
+  deadKeys: number;
+}
+
+/** Over all nodes of a collection; answers to struct gc_stat. */
+export interface CollectionStats {
+  nodes: number;
+  goodKeys: number;
+  /** 32-bit words that these take on disk. */
+  keyWords: number;
+  /** Of leaves: good keys, and their sectors. */
+  extents: number;
+  dataSectors: number;
+}
+
+const NOTHING_COUNTED: CollectionStats = {
+  nodes: 0,
+  goodKeys: 0,
+  keyWords: 0,
+  extents: 0,
+  dataSectors: 0,
+};
+
+/** A node that was not marked yet, held, and what its good keys take on disk. */
+interface Candidate {
+  readonly node: BtreeNode;
+  readonly parent: BtreeNode | undefined;
+  readonly goodWords: number;
+}
+
+function isLast(node: BtreeNode): boolean {
+  return node.endInode === INODE_MAX && node.endOffset >= OFFSET_MAX;
+}
+
+export class Collector {
+  #btree: Btree;
+  #buckets: BucketTable;
+  #allocator: Allocator;
+  #writer: NodeWriter;
+  #replacer: Replacer;
+  #clock: Clock;
+  #faults: Faults;
+  #log: Log;
+  #markMetadata: MarkMetadata;
+  #dead: DeadInodes;
+  /** Runs after each collection; set by who builds both. */
+  moving: MovingCollector | undefined;
+  #wake = new Signal();
+  #wanted = false;
+  #sectorsToGc: number;
+  readonly #sectorsPerGc: number;
+  #keyBuffers = new Set<KeyBuffer>();
+  #afterWritebackArmed = false;
+  /** Collect when writeback has written everything back (`gc_after_writeback`). */
+  afterWriteback = false;
+  collections = 0;
+  lastDurationMs = 0;
+  /** Whole collections. */
+  readonly times: TimeStats = new TimeStats();
+  /** Write every node anew (`gc_always_rewrite`); for tests and people who look for damage. */
+  alwaysRewrite = false;
+  readonly slices: Slices;
+  /** Of the last whole collection. */
+  stats: CollectionStats = { ...NOTHING_COUNTED };
+  #counting: CollectionStats = { ...NOTHING_COUNTED };
+  #census: NodeCensus = { stalest: 0, keys: 0, goodKeys: 0, deadKeys: 0 };
+  #leafWrites: Array<Promise<unknown>> = [];
+  #nodesSincePause = 0;
+  #requestsAtPause = 0;
+  #needGcLeft = 0;
+  #idle = true;
+  nodesMarked = 0;
+  nodesRewritten = 0;
+  nodesCoalesced = 0;
+
+  constructor(options: {
+    btree: Btree;
+    allocator: Allocator;
+    writer: NodeWriter;
+    replacer: Replacer;
+    clock: Clock;
+    faults: Faults;
+    log: Log;
+    markMetadata: MarkMetadata;
+    dead: DeadInodes;
+  }) {
+    this.#btree = options.btree;
+    this.#buckets = options.btree.buckets;
+    this.#allocator = options.allocator;
+    this.#writer = options.writer;
+    this.#replacer = options.replacer;
+    this.#clock = options.clock;
+    this.#faults = options.faults;
+    this.#log = options.log;
+    this.#markMetadata = options.markMetadata;
+    this.#dead = options.dead;
+    this.slices = new Slices(options.clock, SLICE_BUDGET);
+    const { bucketCount, bucketSectors } = options.btree.geometry;
+    this.#sectorsPerGc = Math.floor((bucketCount * bucketSectors) / COLLECT_SHARE);
+    this.#sectorsToGc = this.#sectorsPerGc;
+  }
+
+  /** Data went into the cache. What bypasses it does not count. */
+  noteCached(sectors: number): void {
+    this.#sectorsToGc -= sectors;
+    const { needGc } = this.#buckets;
+    if (this.#sectorsToGc < 0 || (needGc >= NEED_GC_DUE && needGc > this.#needGcLeft)) this.wake();
+    else if (this.#idle && this.#isFull()) this.#wake.raise();
+  }
+
+  #isFull(): boolean {
+    return this.#buckets.inUsePercent() > CACHING_STOPS_PERCENT;
+  }
+
+  /** The writeback controller has run: what it writes now may be worth a collection later. */
+  noteWritebackControl(): void {
+    if (!this.afterWriteback) return;
+    if (this.#buckets.inUsePercent() >= AFTER_WRITEBACK_PERCENT) this.#afterWritebackArmed = true;
+  }
+
+  /**
+   * A device has no dirty data left. With the cache full nothing is cached, so nothing would ever
+   * ask for the collection that finds out what is clean now.
+   */
+  noteClean(): void {
+    const armed = this.afterWriteback && this.#afterWritebackArmed;
+    this.#afterWritebackArmed = false;
+    if (armed || this.#isFull()) this.wake();
+  }
+
+  /** From now on no collection frees what the keys of `buffer` point to: it is being copied. */
+  guard(buffer: KeyBuffer): void {
+    this.#keyBuffers.add(buffer);
+  }
+
+  unguard(buffer: KeyBuffer): void {
+    this.#keyBuffers.delete(buffer);
+  }
+
+  /** Bytes that a good key stands for on average (`average_key_size`); 0: there are no keys. */
+  get averageKeyBytes(): number {
+    const { extents, dataSectors } = this.#counting;
+    return extents === 0 ? 0 : Math.floor((dataSectors * 512) / extents);
+  }
+
+  /** Asks for a collection. */
+  wake(): void {
+    this.#wanted = true;
+    this.#wake.raise();
+  }
+
+  start(tasks: TaskGroup): void {
+    tasks.start(async (signal) => {
+      signal.addEventListener("abort", () => this.#wake.raise(), { once: true });
+      while (!signal.aborted && !this.#faults.failed) {
+        if (!this.#wanted) {
+          await this.#rest();
+          continue;
+        }
+        const before = this.slices.totalMs;
+        await this.collect(signal);
+        // While everything is dirty a collection frees nothing, and is asked for again at once.
+        const pauseMs = this.#allocator.waiting > 0 ? PAUSE_MS_MIN : PAUSE_MS;
+        await this.#clock.sleep(Math.max(pauseMs, this.slices.totalMs - before), signal);
+      }
+    });
+  }
+
+  /** Until a collection is wanted; while the cache is full one is, every so often. */
+  async #rest(): Promise<void> {
+    this.#idle = !this.#isFull();
+    if (this.#idle) return await this.#wake.wait();
+    const stop = new AbortController();
+    const woken = this.#wake.wait().then(() => stop.abort());
+    await this.#clock.sleep(FULL_RETRY_MS, stop.signal);
+    if (!stop.signal.aborted) this.wake();
+    await woken;
+  }
+
+  /** One whole collection. Ends early, with the marks left invalid, only when stopped or failed. */
+  async collect(signal: AbortSignal): Promise<void> {
+    this.#wanted = false;
+    this.#sectorsToGc = this.#sectorsPerGc;
+    const began = this.#clock.nowMs();
+    const { slices } = this;
+    slices.begin();
+    await this.#sweep(() => this.#buckets.beginGc(SWEEP_BUCKETS));
+    if (this.#stopping(signal)) return;
+    this.nodesMarked = 0;
+    this.#counting = { ...NOTHING_COUNTED };
+    const { root } = this.#btree;
+    this.markKey(root.key, 0, root.level + 1);
+    for (let level = root.level; level >= 0; level--) {
+      await this.#markLevel(level, signal);
+      if (this.#stopping(signal)) return;
+    }
+    await this.#leavesWritten(0);
+    if (this.#stopping(signal)) return;
+    this.#markMetadata();
+    this.#markBuffered();
+    // No await before the first call: from it on the marks are valid.
+    await this.#sweep(() => this.#buckets.finishGc(SWEEP_BUCKETS));
+    slices.end();
+    this.stats = this.#counting;
+    this.#sectorsToGc = this.#sectorsPerGc;
+    this.#needGcLeft = this.#buckets.needGc;
+    this.collections++;
+    const ended = this.#clock.nowMs();
+    this.lastDurationMs = ended - began;
+    this.times.record(began, ended);
+    this.#allocator.gcFinished();
+    if (!this.moving) return;
+    slices.begin();
+    await this.moving.run(signal);
+    slices.end();
+  }
+
+  #stopping(signal: AbortSignal): boolean {
+    return signal.aborted || this.#faults.failed !== undefined;
+  }
+
+  /** Calls `step` until it is done; the first time without waiting. */
+  async #sweep(step: () => boolean): Promise<void> {
+    while (!step()) {
+      if (this.slices.spend(SWEEP_BUCKETS)) await this.slices.turn();
+    }
+    this.slices.spend(SWEEP_BUCKETS);
+  }
+
+  /** A key that was overwritten since it was buffered is not in the index, but is being read. */
+  #markBuffered(): void {
+    for (const buffer of this.#keyBuffers) {
+      for (const { sector, gen } of buffer.keys()) {
+        const bucket = Math.floor(sector / this.#buckets.bucketSectors);
+        if (this.#buckets.staleness(bucket, gen) > 0) continue;
+        this.#buckets.setMark(bucket, MARK.dirty);
+      }
+    }
+  }
+
+  /**
+   * Goes along a level with a window of neighbours that are not marked yet. Nodes are found by
+   * position, so whatever happens to them while others have their turn, none is left out.
+   */
+  async #markLevel(level: number, signal: AbortSignal): Promise<void> {
+    const window: Candidate[] = [];
+    let done: Position = { inode: 0, offset: 0 };
+    try {
+      for (;;) {
+        if (this.#stopping(signal)) return;
+        const newest = window.at(-1)?.node;
+        if (newest === undefined || (!isLast(newest) && window.length < COALESCE_NODES_MAX)) {
+          const behind = newest ? { inode: newest.endInode, offset: newest.endOffset } : done;
+          if (await this.#enter(window, level, behind)) continue;
+          // Changed: whatever is behind `done` is looked at anew.
+          this.#letGo(window);
+          continue;
+        }
+        const { node } = window[0]!;
+        if (node.freed) {
+          this.#letGo(window);
+          continue;
+        }
+        const census = this.markNode(node);
+        this.#counting.nodes++;
+        done = { inode: node.endInode, offset: node.endOffset };
+        const ended = isLast(node);
+        await this.#leave(node, this.#isDueForRewrite(census), signal);
+        node.holds--;
+        window.shift();
+        if (ended) return;
+      }
+    } finally {
+      this.#letGo(window);
+    }
+  }
+
+  #letGo(window: Candidate[]): void {
+    for (const { node } of window) node.holds--;
+    window.length = 0;
+  }
+
+  /** Takes one more node into the window. False: neighbours became one fewer. */
+  async #enter(window: Candidate[], level: number, behind: Position): Promise<boolean> {
+    const { inode, offset } = behind;
+    const btree = this.#btree;
+    let node = btree.findNode(level, inode, offset);
+    while (node === undefined) {
+      await this.slices.waitFor(btree.loadNode(level, inode, offset));
+      // await: it may be gone again.
+      node = btree.findNode(level, inode, offset);
+    }
+    node.holds++;
+    const parent = node === btree.root ? undefined : btree.findNode(level + 1, inode, offset);
+    window.push({ node, parent, goodWords: this.#goodWords(node) });
+    const keys = node.base.count + node.delta.count;
+    if (this.slices.spend(keys)) await this.slices.turn();
+    return !await this.#coalesce(window);
+  }
+
+  /** Makes the siblings at the end of the window one node fewer, if that is worth while. */
+  async #coalesce(window: readonly Candidate[]): Promise<boolean> {
+    const { parent, node } = window.at(-1)!;
+    if (parent === undefined) return false;
+    const siblings = window.filter((each) => each.parent === parent);
+    const words = siblings.reduce((sum, each) => sum + each.goodWords, 0);
+    if (!mayCoalesce(words, siblings.length, node)) return false;
+    const nodes = siblings.map((each) => each.node);
+    const done = await this.slices.waitFor(this.#replacer.coalesce(nodes));
+    if (done) this.nodesCoalesced++;
+    await this.slices.turn();
+    return done;
+  }
+
+  #goodWords(node: BtreeNode): number {
+    let words = 0;
+    for (const set of [node.base, node.delta]) {
+      for (let at = 0; at < set.count * SLOT_WORDS; at += SLOT_WORDS) {
+        if (!this.#btree.isBad(set.words, at, node.level)) words += keyDiskWords(set.words, at);
+      }
+    }
+    return words;
+  }
+
+  #isDueForRewrite(census: NodeCensus): boolean {
+    const { stalest, keys, goodKeys, deadKeys } = census;
+    return this.alwaysRewrite || stalest > STALE_MAX || (keys - goodKeys) * 2 > keys ||
+      deadKeys > 0;
+  }
+
+  /** A node was marked: it is written, anew if that is due, and others have their turn. */
+  async #leave(node: BtreeNode, rewrite: boolean, signal: AbortSignal): Promise<void> {
+    const wrote = node.level === 0 && this.#writeLeaf(node);
+    // A write puts keys in order and sums them up before it waits: that is a slice of its own.
+    if (wrote) await this.slices.turn();
+    if (rewrite) {
+      if (await this.slices.waitFor(this.#replacer.rewrite(node))) this.nodesRewritten++;
+      await this.slices.turn();
+    }
+    if (this.slices.spend(node.base.count + node.delta.count)) await this.slices.turn();
+    if (this.#leafWrites.length >= LEAF_WRITES_MAX) await this.#leavesWritten(LEAF_WRITES_MAX / 2);
+    this.#nodesSincePause++;
+    const quiet = this.#buckets.requestsSeen === this.#requestsAtPause;
+    const nodes = quiet ? Math.floor(this.stats.nodes / PAUSES_WHEN_IDLE) : 0;
+    if (this.#nodesSincePause < Math.max(NODES_PER_PAUSE, nodes)) return;
+    this.#nodesSincePause = 0;
+    this.#requestsAtPause = this.#buckets.requestsSeen;
+    // Whoever waits for a bucket waits for us: then a turn is all that the others get.
+    if (this.#allocator.waiting > 0) await this.slices.turn();
+    else await this.slices.waitFor(this.#clock.sleep(PAUSE_MS, signal));
+  }
+
+  /**
+   * The keys that a leaf has now will be durable once `#leavesWritten(0)` resolves. True: a write
+   * was begun for that.
+   */
+  #writeLeaf(node: BtreeNode): boolean {
+    const writes = this.#leafWrites;
+    const { dirty } = node;
+    if (dirty) writes.push(this.#writer.write(node));
+    else if (node.writesPending > 0) writes.push(node.lastWrite);
+    // It is being replaced, and the buckets for that are there already.
+    if (node.writesHeldBy !== undefined) writes.push(node.writesHeldBy);
+    // A write that fails fails the set, and that ends the collection.
+    for (const write of writes) write.catch(() => undefined);
+    return dirty;
+  }
+
+  /** Resolves when at most `left` leaves that were passed are not durable. */
+  async #leavesWritten(left: number): Promise<void> {
+    const writes = this.#leafWrites.splice(0, Math.max(0, this.#leafWrites.length - left));
+    if (writes.length > 0) await this.slices.waitFor(Promise.allSettled(writes));
+  }
+
+  /** Marks all that a node's keys point to. The result is valid until the next call. */
+  markNode(node: BtreeNode): NodeCensus {
+    const census = this.#census;
+    census.stalest = 0;
+    census.keys = 0;
+    census.goodKeys = 0;
+    census.deadKeys = 0;
+    this.#markSet(node.base, node.level);
+    this.#markSet(node.delta, node.level);
+    this.nodesMarked++;
+    return census;
+  }
+
+  #markSet(set: KeySet, level: number): void {
+    const census = this.#census;
+    const counting = this.#counting;
+    for (let at = 0; at < set.count * SLOT_WORDS; at += SLOT_WORDS) {
+      const size = keySizeSectors(set.words, at);
+      if (size === 0) continue;
+      if (level === 0 && this.#dead.isDead(set.words, at)) {
+        this.#passDead(set.words, at);
+        continue;
+      }
+      const stale = this.markKey(set.words, at, level);
+      if (stale > census.stalest) census.stalest = stale;
+      census.keys++;
+      if (this.#btree.isBad(set.words, at, level)) continue;
+      census.goodKeys++;
+      counting.goodKeys++;
+      counting.keyWords += keyDiskWords(set.words, at);
+      if (level > 0) continue;
+      counting.extents++;
+      counting.dataSectors += size;
+    }
+  }
+
+  /**
+   * What a dead key points to is free, but the key is on disk still: until the node is written anew
+   * the bucket's generation must not go round to it.
+   */
+  #passDead(words: Uint32Array, at: number): void {
+    this.#census.keys++;
+    this.#census.deadKeys++;
+    if (keyPointers(words, at) === 0 || pointerDevice(words, at) !== 0) return;
+    const bucket = Math.floor(pointerSector(words, at) / this.#buckets.bucketSectors);
+    this.#buckets.noteOldestGen(bucket, pointerGen(words, at));
+  }
+
+  /**
+   * Marks the bucket of one key that stands in a node of `level`. @returns its staleness
+   * @throws BcacheError BadFormat when the bucket is used both as node and as data
+   */
+  markKey(words: Uint32Array, at: number, level: number): number {
+    const size = keySizeSectors(words, at);
+    if (size === 0 || keyPointers(words, at) === 0 || pointerDevice(words, at) !== 0) return 0;
+    if (level > 0 && keyOffset(words, at) === 0 && keyInode(words, at) === 0) return 0;
+    const bucket = Math.floor(pointerSector(words, at) / this.#buckets.bucketSectors);
+    const mark = level > 0 ? MARK.metadata : keyDirty(words, at) ? MARK.dirty : MARK.reclaimable;
+    const stale = this.#buckets.markPointer(bucket, pointerGen(words, at), mark, size);
+    if (stale !== MARK_CONFLICT) return stale;
+    const error = new BcacheError(
+      "BadFormat",
+      `inconsistent pointers: bucket ${bucket} is used as b-tree node and as data ` +
+        `(key ${keyText(words, at)} at level ${level})`,
+    );
+    this.#faults.raise(error);
+    this.#log("error", error.message);
+    throw error;
+  }
+}
+
+/**
+ * Registration's use of the same marks: a pointer may bring a newer generation than the disk's.
+ * True: one did after the bucket had been marked (see `BucketTable.adoptPointer`).
+ */
+export function adoptNode(buckets: BucketTable, node: BtreeNode): boolean {
+  assert(node.delta.count === 0, "a node that was just read has no delta");
+  const { words, count } = node.base;
+  let moved = false;
+  for (let at = 0; at < count * SLOT_WORDS; at += SLOT_WORDS) {
+    if (adoptKey(buckets, words, at, node.level)) moved = true;
+  }
+  return moved;
+}
+
+/** Takes over the generation of one pointer; freed-node keys count as well. */
+export function adoptKey(
+  buckets: BucketTable,
+  words: Uint32Array,
+  at: number,
+  level: number,
+): boolean {
+  if (keyPointers(words, at) === 0 || pointerDevice(words, at) !== 0) return false;
+  if (keySizeSectors(words, at) === 0) return false;
+  const freed = level > 0 && keyOffset(words, at) === 0 && keyInode(words, at) === 0;
+  const bucket = Math.floor(pointerSector(words, at) / buckets.bucketSectors);
+  return buckets.adoptPointer(bucket, pointerGen(words, at), level > 0 && !freed);
+}

@@ -1,0 +1,55 @@
+/**
+ * The cache device as the engine writes it: a flush of it is also a flush of every backing device
+ * that took foreground writes since its last one.
+ *
+ * Why: a key that says "clean" or "nothing cached here" is a statement about the backing device.
+ * If such a key became durable before the backing write it stands for, a power cut could bring
+ * back a version older than one that was flushed: the old dirty data is given up, the new data is
+ * lost. So whatever flushes before it writes keys (journal entries, leaves) flushes both. Linux
+ * flushes the cache device alone.
+ */
+import type { WriteOptions } from "../../device/device.ts";
+import { ForwardingDevice } from "../../device/forwarding.ts";
+import { Shared } from "../../base/sync.ts";
+
+/** A backing device with writes that keys may come to speak about. */
+export interface Dependent {
+  /** Whether a completed write is not known to be stable. */
+  readonly unflushed: boolean;
+  /** Makes every write that completed before the call stable. */
+  flushWrites(): Promise<void>;
+}
+
+export class OrderedDevice extends ForwardingDevice {
+  #dependents = new Set<Dependent>();
+  #flush: Shared = new Shared(() => this.#flushAll());
+
+  add(dependent: Dependent): void {
+    this.#dependents.add(dependent);
+  }
+
+  remove(dependent: Dependent): void {
+    this.#dependents.delete(dependent);
+  }
+
+  override async write(
+    atSector: number,
+    from: Uint8Array,
+    options: WriteOptions = {},
+  ): Promise<void> {
+    if (options.preflush) await this.flush();
+    await this.inner.write(atSector, from, { fua: options.fua ?? false });
+  }
+
+  override flush(): Promise<void> {
+    return this.#flush.run();
+  }
+
+  async #flushAll(): Promise<void> {
+    const flushes = [this.inner.flush()];
+    for (const dependent of this.#dependents) {
+      if (dependent.unflushed) flushes.push(dependent.flushWrites());
+    }
+    await Promise.all(flushes);
+  }
+}

@@ -1,0 +1,53 @@
+/**
+ * How many sectors of each device are dirty, exactly: every insert into the index says what it
+ * changed. Answers to `bcache_dev_sectors_dirty`.
+ */
+import type { DirtyLedger } from "../../bset/extents.ts";
+
+/** Is told of every change of one device; see `DirtySectors.watch`. */
+export interface DirtyWatcher {
+  /** `sectors` (negative: fewer) from `start` on became dirty. Must not wait nor allocate. */
+  add(start: number, sectors: number): void;
+}
+
+export class DirtySectors implements DirtyLedger {
+  #byInode: Float64Array;
+  /** Where the last sector that ever was dirty ends. */
+  #ends: Float64Array;
+  #watchers: Array<DirtyWatcher | undefined>;
+
+  /** @param inodeCount slots of the UUID table: no valid key has a larger inode. */
+  constructor(inodeCount: number) {
+    this.#byInode = new Float64Array(inodeCount);
+    this.#ends = new Float64Array(inodeCount);
+    this.#watchers = new Array<DirtyWatcher | undefined>(inodeCount).fill(undefined);
+  }
+
+  add(inode: number, startSector: number, sectors: number): void {
+    this.#byInode[inode]! += sectors;
+    // A number that nothing dirty has any more may be another device's next.
+    if (this.#byInode[inode] === 0) this.#ends[inode] = 0;
+    else if (startSector + sectors > this.#ends[inode]!) this.#ends[inode] = startSector + sectors;
+    this.#watchers[inode]?.add(startSector, sectors);
+  }
+
+  /** From now on `watcher` is told of every change of `inode`; undefined: nobody is. */
+  watch(inode: number, watcher: DirtyWatcher | undefined): void {
+    this.#watchers[inode] = watcher;
+  }
+
+  /** Counting begins anew. */
+  clear(): void {
+    this.#byInode.fill(0);
+    this.#ends.fill(0);
+  }
+
+  /** A device must be at least this long for its dirty data to fit, if it has any. */
+  endOf(inode: number): number {
+    return this.of(inode) > 0 ? this.#ends[inode]! : 0;
+  }
+
+  of(inode: number): number {
+    return this.#byInode[inode] ?? 0;
+  }
+}

@@ -1,0 +1,245 @@
+/**
+ * Bringing a backing device into a cache set. Answers to `bch_cached_dev_attach` of super.c.
+ *
+ * A device that knows the set gets its slot back, with whatever is dirty; one that belongs to no
+ * set gets a new slot. Order for a new one: the UUID table (and the journal entry that names it)
+ * is durable before the backing superblock names the set.
+ */
+import { BcacheError } from "../../base/errors.ts";
+import type { Device } from "../../device/device.ts";
+import {
+  backingState,
+  setBackingState,
+  type Superblock,
+  SUPERBLOCK_BYTES,
+  SUPERBLOCK_SECTOR,
+} from "../../ondisk/superblock.ts";
+import { decodeSuperblock } from "../../ondisk/superblock_verify.ts";
+import { equalUuids, formatUuid, isZeroUuid } from "../../ondisk/uuid.ts";
+import { emptyUuidEntry, type UuidEntry } from "../../ondisk/uuid_entry.ts";
+import { Bypass } from "../requests/bypass.ts";
+import { CachedDevice } from "../requests/cached_device.ts";
+import type { Engine } from "../engine.ts";
+import { freeSlot, invalidated } from "./slots.ts";
+import type { RequestStats } from "../stats.ts";
+
+export interface BackingSource {
+  readonly device: Device;
+  readonly path: string;
+  /** Called when the device was stopped and the set goes on without it. */
+  release?(): Promise<void>;
+}
+
+/** Reads and verifies the superblock of a device. @throws BcacheError */
+export async function readSuperblock(device: Device): Promise<Superblock> {
+  if (device.sizeSectors < SUPERBLOCK_SECTOR + SUPERBLOCK_BYTES / 512) {
+    throw new BcacheError(
+      "BadFormat",
+      `${device.name}: superblock: found a device of ${device.sizeSectors} sectors, too small to ` +
+        "hold one; format it with `make`",
+    );
+  }
+  const page = new Uint8Array(SUPERBLOCK_BYTES);
+  await device.read(SUPERBLOCK_SECTOR, page);
+  return decodeSuperblock(page, device);
+}
+
+/** What a backing device is held against. */
+export interface AttachRules {
+  readonly uuid: Uint8Array;
+  readonly blockSectors: number;
+  /** The devices that the set has. */
+  readonly others: ReadonlyArray<{ path: string; uuid: Uint8Array; name?: string }>;
+  /** Takes a device that was made for another set and never had a cache. */
+  readonly adopt: boolean;
+}
+
+/** Everything that can be refused is, before anything is changed. */
+export function refuseBacking(
+  superblock: Superblock,
+  source: BackingSource,
+  set: AttachRules,
+): void {
+  const { path } = source;
+  const refuse = (code: "InvalidArgument" | "BadFormat" | "Busy", why: string): never => {
+    throw new BcacheError(code, `${path}: ${why}`);
+  };
+  if (superblock.kind !== "backing") {
+    refuse("InvalidArgument", "this is a cache device, not a backing device; give it with --cache");
+  }
+  if (source.device.sizeSectors <= superblock.dataOffsetSectors) {
+    refuse(
+      "BadFormat",
+      `superblock: data begins at sector ${superblock.dataOffsetSectors}, but the device has ` +
+        `only ${source.device.sizeSectors} sectors`,
+    );
+  }
+  if (superblock.blockSectors < set.blockSectors) {
+    refuse(
+      "InvalidArgument",
+      `block size ${superblock.blockSectors * 512} is smaller than the cache's ` +
+        `${set.blockSectors * 512}; make the cache with -w ${superblock.blockSectors * 512}`,
+    );
+  }
+  for (const other of set.others) {
+    if (!equalUuids(other.uuid, superblock.uuid)) continue;
+    const as = other.name === undefined ? "" : `, attached as ${other.name}`;
+    refuse(
+      "Busy",
+      `is the same device as ${other.path}${as} (UUID ${formatUuid(superblock.uuid)})`,
+    );
+  }
+  refuseForeign(superblock, set, refuse);
+}
+
+function refuseForeign(
+  superblock: Superblock,
+  set: AttachRules,
+  refuse: (code: "InvalidArgument", why: string) => never,
+): void {
+  if (equalUuids(superblock.setUuid, set.uuid) || isZeroUuid(superblock.setUuid)) return;
+  const state = backingState(superblock);
+  const theirs = formatUuid(superblock.setUuid);
+  const ours = `this cache is set ${formatUuid(set.uuid)}`;
+  if ((state === "none" || state === "stale") && !set.adopt) {
+    refuse(
+      "InvalidArgument",
+      `was made for cache set ${theirs}, but ${ours}; mount it with its own cache, or let it ` +
+        "change sets: mount without it, then bcache-fuse attach MOUNTPOINT BACKING --force",
+    );
+  }
+  if (state === "clean" || state === "dirty") {
+    refuse(
+      "InvalidArgument",
+      `belongs to cache set ${theirs} and is ${state}, but ${ours}; mount it with its own cache, ` +
+        "or, if that is gone for good, begin anew with bcache-fuse make -B BACKING --force",
+    );
+  }
+}
+
+interface Slot {
+  readonly inode: number;
+  readonly isNew: boolean;
+  /** What becomes of the UUID table. */
+  readonly changes: ReadonlyArray<readonly [index: number, entry: UuidEntry]>;
+}
+
+/**
+ * The device's slot in the UUID table, its own or a free one. Changes nothing but what was given
+ * up already.
+ * @throws BcacheError when its dirty data is not here, or does not fit it, or no slot is left
+ */
+async function findSlot(
+  engine: Engine,
+  source: BackingSource,
+  superblock: Superblock,
+): Promise<Slot> {
+  const { uuids, world, dirty } = engine;
+  const { path } = source;
+  const now = world.clock.wallSeconds() >>> 0;
+  const state = backingState(superblock);
+  const known = uuids.find(superblock.uuid);
+  if (known >= 0 && state !== "stale" && state !== "none") {
+    const end = dirty.endOf(known);
+    if (end > source.device.sizeSectors) {
+      throw new BcacheError(
+        "BadFormat",
+        `${path}: has ${source.device.sizeSectors} sectors, but the cache has dirty data up to ` +
+          `sector ${end}: it was cut short; restore its length and attach it again`,
+      );
+    }
+    const entry = { ...uuids.entry(known), lastRegistered: now };
+    return { inode: known, isNew: false, changes: [[known, entry]] };
+  }
+  const uuid = formatUuid(superblock.uuid);
+  if (state === "dirty") {
+    throw new BcacheError(
+      "InvalidArgument",
+      `${path}: has dirty data in a cache, but this cache set does not know it ` +
+        `(UUID ${uuid}); mount it with the cache that has its data; if that is gone for good, ` +
+        `bcache-fuse make -B ${path} --force begins anew with what the device itself has`,
+    );
+  }
+  const changes: Array<readonly [number, UuidEntry]> = [];
+  if (known >= 0) {
+    // It was changed without the cache, or detached: what is cached of it must never be used.
+    refuseOrphan(dirty.of(known), { path, uuid, state });
+    changes.push([known, invalidated(uuids.entry(known), now)]);
+  }
+  const inode = await freeSlot(engine, path);
+  changes.push([inode, {
+    ...emptyUuidEntry(),
+    uuid: superblock.uuid.slice(),
+    label: superblock.label.slice(),
+    firstRegistered: now,
+    lastRegistered: now,
+  }]);
+  return { inode, isNew: true, changes };
+}
+
+/** Dirty data that no longer fits what is on the device is dropped only by who says so. */
+function refuseOrphan(
+  dirtySectors: number,
+  device: { path: string; uuid: string; state: string },
+): void {
+  if (dirtySectors === 0) return;
+  const { path, uuid } = device;
+  const found = device.state === "stale"
+    ? "is inconsistent: it was changed without its cache"
+    : "says that it has no cache";
+  throw new BcacheError(
+    "InvalidArgument",
+    `${path}: ${found}, which still has ${dirtySectors * 512} dirty bytes of it; leave it as it ` +
+      `is to rescue them, or give them up with bcache-fuse forget MOUNTPOINT ${uuid} --force ` +
+      "and attach it again",
+  );
+}
+
+/**
+ * Attaches a device that `refuseBacking` let pass. A crash in between leaves the table with an
+ * entry that the device does not know of; it then gets another one.
+ */
+export async function attach(
+  engine: Engine,
+  source: BackingSource,
+  superblock: Superblock,
+  options: { name: string; setStats: RequestStats },
+): Promise<CachedDevice> {
+  const { inode, isNew, changes } = await findSlot(engine, source, superblock);
+  if (backingState(superblock) === "stale") {
+    engine.world.log(
+      "warning",
+      `${source.path}: was changed without its cache; what was cached of it is dropped`,
+    );
+  }
+  if (isNew || engine.allocator.stocked) {
+    await engine.uuids.update(changes, engine.allocator, () => engine.commitMetadata());
+  } else {
+    // Only the time is new: not worth dropping cached data for. The next table carries it.
+    for (const [index, entry] of changes) engine.uuids.set(index, entry);
+  }
+  const dev = new CachedDevice({
+    ...options,
+    path: source.path,
+    device: source.device,
+    superblock,
+    inode,
+    clock: engine.world.clock,
+    log: engine.world.log,
+    dirty: engine.dirty,
+    bypass: new Bypass({
+      clock: engine.world.clock,
+      random: engine.world.random,
+      congestion: engine.congestion,
+      blockSectors: engine.geometry.blockSectors,
+    }),
+  });
+  if (isNew) {
+    superblock.setUuid = engine.superblock.setUuid.slice();
+    setBackingState(superblock, "clean");
+    await dev.writeSuperblock();
+  }
+  engine.cache.add(dev);
+  await dev.map.follow(engine.dirty, engine.btree, inode);
+  return dev;
+}

@@ -1,0 +1,86 @@
+/**
+ * Opening a backing device by its path: either the file carries its superblock itself, or it is a
+ * plain image whose superblock lies in `PATH.bcache` beside it. The two joined (the sidecar's
+ * sectors up to the data offset, then the image) are a backing device, for Linux too.
+ *
+ * A sidecar goes before a superblock found inside the image: `make` refuses one for an image that
+ * is a bcache device already, so that one is data, say of a guest that uses bcache itself.
+ */
+import { BcacheError } from "../../base/errors.ts";
+import { type Device, SECTOR_BYTES } from "../../device/device.ts";
+import { JoinedDevice } from "../../device/joined.ts";
+import { SUPERBLOCK_BYTES, SUPERBLOCK_SECTOR } from "../../ondisk/superblock.ts";
+import { decodeSuperblock } from "../../ondisk/superblock_verify.ts";
+import { readsAsBcache } from "../make.ts";
+
+/** Opens a file; rejects with NotFound where there is none. `openFileDevice` does. */
+export type OpenDevice = (path: string) => Promise<Device & { readonly tailBytes?: number }>;
+
+/** Where the superblock of a plain image is kept. */
+export function sidecarPath(imagePath: string): string {
+  return `${imagePath}.bcache`;
+}
+
+/**
+ * The backing device at `path`. Rejects with BadFormat when there is no superblock in either
+ * place, and with what opening and reading reject with. Nothing stays open then.
+ */
+export async function openBacking(path: string, open: OpenDevice): Promise<Device> {
+  const image = await open(path);
+  let sidecar: Device | undefined;
+  try {
+    sidecar = await openIfThere(sidecarPath(path), open);
+    if (sidecar) return await join(sidecar, image);
+    if (await readsAsBcache(image)) return image;
+    const found = `${path} has no bcache superblock, and there is no ${sidecarPath(path)}`;
+    const advice =
+      "if it had one, bring that back: a cache may hold newer data of this image than " +
+      `it has itself; else make one with: bcache-fuse make -B ${path} --sidecar`;
+    throw new BcacheError("BadFormat", `${found}; ${advice}`);
+  } catch (error) {
+    await sidecar?.close();
+    await image.close();
+    throw error;
+  }
+}
+
+async function openIfThere(path: string, open: OpenDevice): Promise<Device | undefined> {
+  try {
+    return await open(path);
+  } catch (error) {
+    if (error instanceof BcacheError && error.code === "NotFound") return undefined;
+    throw error;
+  }
+}
+
+async function join(
+  sidecar: Device,
+  image: Device & { readonly tailBytes?: number },
+): Promise<Device> {
+  const end = SUPERBLOCK_SECTOR + SUPERBLOCK_BYTES / SECTOR_BYTES;
+  if (sidecar.sizeSectors < end) {
+    const found = `${sidecar.name}: ${sidecar.sizeSectors} sectors, a sidecar has ${end}`;
+    throw new BcacheError("BadFormat", `${found}; restore it from a copy, or make it again`);
+  }
+  const page = new Uint8Array(SUPERBLOCK_BYTES);
+  await sidecar.read(SUPERBLOCK_SECTOR, page);
+  const superblock = decodeSuperblock(page, {
+    name: sidecar.name,
+    sizeSectors: sidecar.sizeSectors + image.sizeSectors,
+    logicalBlockSectors: Math.max(sidecar.logicalBlockSectors, image.logicalBlockSectors),
+  });
+  if (superblock.kind !== "backing" || superblock.dataOffsetSectors > sidecar.sizeSectors) {
+    const found = superblock.kind === "cache"
+      ? "the superblock of a cache"
+      : `data offset ${superblock.dataOffsetSectors}, beyond its own end`;
+    throw new BcacheError("BadFormat", `${sidecar.name}: ${found}; this is not a sidecar`);
+  }
+  const imageBytes = image.sizeSectors * SECTOR_BYTES + (image.tailBytes ?? 0);
+  const blockBytes = superblock.blockSectors * SECTOR_BYTES;
+  if (imageBytes % blockBytes !== 0) {
+    const found = `${image.name}: ${imageBytes} bytes are not whole blocks of ${blockBytes}`;
+    const advice = `it was whole when its sidecar was made; truncate -s %${blockBytes} enlarges it`;
+    throw new BcacheError("BadFormat", `${found}; ${advice}`);
+  }
+  return new JoinedDevice(sidecar, image, superblock.dataOffsetSectors, image.name);
+}

@@ -1,0 +1,316 @@
+/**
+ * One backing device that is attached to the cache set: its superblock and state, and what the
+ * request paths and writeback keep about it. Answers to `struct cached_dev` of bcache.h and the
+ * backing half of super.c.
+ *
+ * The state in the superblock is never better than the truth: it says dirty before the first dirty
+ * write is acknowledged, and clean only after every key in the index says so durably.
+ */
+import { assert } from "../../base/assert.ts";
+import { LoadAverages } from "../../base/load.ts";
+import { BcacheError, messageOf } from "../../base/errors.ts";
+import type { Clock, Log } from "../../base/runtime.ts";
+import { Mutex, Shared } from "../../base/sync.ts";
+import { CountingDevice } from "../../device/counting.ts";
+import type { Device } from "../../device/device.ts";
+import {
+  backingState,
+  cacheMode,
+  encodeSuperblock,
+  setBackingState,
+  setCacheMode,
+  type Superblock,
+  SUPERBLOCK_SECTOR,
+} from "../../ondisk/superblock.ts";
+import type { Bypass } from "./bypass.ts";
+import { DirtyMap } from "../dirty/dirty_map.ts";
+import type { DirtySectors } from "../dirty/dirty_sectors.ts";
+import { BACKING_ERROR_LIMIT, IoErrors, isDeviceError } from "../devices/io_errors.ts";
+import type { Dependent } from "../devices/ordered_device.ts";
+import type { CacheMode, DeviceState } from "../ports.ts";
+import { RangeLocks } from "../ranges.ts";
+import { RequestStats } from "../stats.ts";
+
+/** What becomes of a device whose cache set failed; see failed_service.ts. */
+export type StopWhenFailed = "auto" | "always";
+
+export class CachedDevice implements Dependent {
+  /** `bcache0`, ... */
+  readonly name: string;
+  readonly path: string;
+  readonly device: Device;
+  readonly superblock: Superblock;
+  /** The number of this device's keys. */
+  readonly inode: number;
+  /** First sector of the data: keys count sectors of the whole backing device. */
+  readonly dataOffset: number;
+  /** Sectors of the exported device. */
+  readonly sizeSectors: number;
+  readonly locks: RangeLocks = new RangeLocks();
+  readonly bypass: Bypass;
+  readonly stats: RequestStats;
+  /** How busy the backing device is, whoever keeps it so: requests and writeback alike. */
+  readonly load: LoadAverages;
+  /** Where it is dirty. */
+  readonly map: DirtyMap;
+  /** Called when the superblock came to say dirty. */
+  onDirty: () => void = () => {};
+  /** The superblock on disk says that there may be dirty data. */
+  hasDirty: boolean;
+  detaching = false;
+  /** Clean hits are compared with the backing device; slow. */
+  verify = false;
+  /** False once it was detached: it has no slot in the UUID table any more. */
+  attached = true;
+  /** Of the backing device; at the limit it is disabled. */
+  readonly errors: IoErrors = new IoErrors(BACKING_ERROR_LIMIT);
+  /** Every request is refused. */
+  ioDisabled = false;
+  stopWhenFailed: StopWhenFailed = "auto";
+  #writesDone = 0;
+  #writesStable = 0;
+  #flush = new Shared(() => this.#flushOnce());
+  #superblockWrites = new Mutex();
+  #dirty: DirtySectors;
+  #mode: CacheMode;
+  #log: Log;
+  /** The superblock on disk says that the device was changed without its cache. */
+  #stale = false;
+
+  constructor(options: {
+    name: string;
+    path: string;
+    device: Device;
+    superblock: Superblock;
+    inode: number;
+    clock: Clock;
+    log: Log;
+    dirty: DirtySectors;
+    setStats: RequestStats;
+    bypass: Bypass;
+  }) {
+    this.name = options.name;
+    this.path = options.path;
+    const { clock } = options;
+    this.load = new LoadAverages(clock.nowMs());
+    this.device = new CountingDevice(options.device, {
+      begin: () => this.load.begin(clock.nowMs()),
+      end: () => this.load.end(clock.nowMs()),
+    });
+    this.superblock = options.superblock;
+    this.inode = options.inode;
+    this.#log = options.log;
+    this.#dirty = options.dirty;
+    this.dataOffset = options.superblock.dataOffsetSectors;
+    this.sizeSectors = options.device.sizeSectors - this.dataOffset;
+    this.bypass = options.bypass;
+    this.stats = new RequestStats(options.setStats);
+    this.map = new DirtyMap(options.device, options.clock);
+    this.hasDirty = backingState(options.superblock) === "dirty";
+    // A number without a meaning acts as writethrough, the mode that cannot lose anything.
+    this.#mode = cacheMode(options.superblock) ?? "writethrough";
+  }
+
+  /** Sectors whose only good copy is in the cache, exactly. */
+  get dirtySectors(): number {
+    return this.#dirty.of(this.inode);
+  }
+
+  /**
+   * Something may have to be written back. Dirty keys can outlive a superblock that says clean:
+   * clean keys are not journaled, so a crash brings the dirty ones back.
+   */
+  get needsWriteback(): boolean {
+    return this.hasDirty || this.dirtySectors > 0;
+  }
+
+  get mode(): CacheMode {
+    return this.#mode;
+  }
+
+  get state(): DeviceState {
+    const state = backingState(this.superblock);
+    if (state === "stale") return "inconsistent";
+    return state === "none" ? "no cache" : state;
+  }
+
+  /** Takes effect for every request from now on; resolves when it is stored. */
+  async setMode(mode: CacheMode): Promise<void> {
+    this.#mode = mode;
+    await this.#superblockWrites.run(async () => {
+      if (cacheMode(this.superblock) === mode) return;
+      setCacheMode(this.superblock, mode);
+      await this.writeSuperblock();
+    });
+  }
+
+  /** @param label 32 raw bytes */
+  async setLabel(label: Uint8Array): Promise<void> {
+    await this.#superblockWrites.run(async () => {
+      this.superblock.label = label.slice();
+      await this.writeSuperblock();
+    });
+  }
+
+  /** Resolves when the superblock on disk says dirty: before the first dirty write is answered. */
+  async ensureDirty(): Promise<void> {
+    await this.#superblockWrites.run(async () => {
+      if (this.hasDirty) return;
+      if (this.#stale) throw new BcacheError("SetFailed", `${this.name} has left its cache`);
+      setBackingState(this.superblock, "dirty");
+      await this.writeSuperblock();
+      this.hasDirty = true;
+      this.onDirty();
+    });
+  }
+
+  /**
+   * Says clean on disk, if nothing is dirty. @param settle makes the clean keys of the index
+   * durable; called after new dirty writes were stopped from slipping in unnoticed.
+   */
+  async becomeClean(settle: () => Promise<void>): Promise<void> {
+    await this.#superblockWrites.run(async () => {
+      if (!this.hasDirty || this.dirtySectors > 0) return;
+      // From here on a dirty write first waits for `ensureDirty`, which waits for this.
+      this.hasDirty = false;
+      await settle();
+      if (this.#stale) return;
+      setBackingState(this.superblock, "clean");
+      await this.writeSuperblock();
+    });
+  }
+
+  /**
+   * Says on disk that no cache belongs to the device. Nothing may be dirty, and no write may be
+   * under way or begin meanwhile. When this fails the device is still attached.
+   */
+  async leaveSet(): Promise<void> {
+    await this.#superblockWrites.run(async () => {
+      assert(!this.needsWriteback, "a device that leaves its set has nothing dirty");
+      const { setUuid } = this.superblock;
+      const state = backingState(this.superblock);
+      this.superblock.setUuid = new Uint8Array(setUuid.length);
+      setBackingState(this.superblock, "none");
+      try {
+        await this.writeSuperblock();
+      } catch (error) {
+        this.superblock.setUuid = setUuid;
+        setBackingState(this.superblock, state);
+        throw error;
+      }
+      this.attached = false;
+    });
+  }
+
+  /**
+   * Says on disk that the device is changed without its cache: what is cached of it is never used
+   * again. Only when nothing is dirty, and for good: the set has failed.
+   */
+  async becomeStale(): Promise<void> {
+    await this.#superblockWrites.run(async () => {
+      if (this.#stale || !this.attached) return;
+      const before = backingState(this.superblock);
+      setBackingState(this.superblock, "stale");
+      try {
+        await this.writeSuperblock();
+      } catch (error) {
+        // It may be on disk or not; the next write tries again.
+        setBackingState(this.superblock, before);
+        throw error;
+      }
+      this.#stale = true;
+      this.hasDirty = false;
+    });
+  }
+
+  /** Writes the superblock as it is now and makes it stable. */
+  async writeSuperblock(): Promise<void> {
+    await this.device.write(SUPERBLOCK_SECTOR, encodeSuperblock(this.superblock));
+    await this.device.flush();
+  }
+
+  /** Whether a completed write is not known to be stable. */
+  get unflushed(): boolean {
+    return this.#writesDone > this.#writesStable;
+  }
+
+  /** A write to the backing device was completed, or may have been. */
+  noteWrite(): void {
+    this.#writesDone++;
+  }
+
+  flushWrites(): Promise<void> {
+    return this.#flush.run();
+  }
+
+  async #flushOnce(): Promise<void> {
+    const covered = this.#writesDone;
+    try {
+      await this.device.flush();
+      this.#writesStable = covered;
+    } catch (error) {
+      this.noteError(error);
+      throw error;
+    }
+  }
+
+  // The backing device, with its errors counted.
+
+  /** Fills `into` from sector `start` of the backing device. */
+  async readBacking(start: number, into: Uint8Array): Promise<void> {
+    try {
+      await this.device.read(start, into);
+    } catch (error) {
+      this.noteError(error);
+      throw error;
+    }
+  }
+
+  /** The caller holds the range, and keeps `from` as it is until this settles. */
+  async writeBacking(start: number, from: Uint8Array): Promise<void> {
+    try {
+      await this.device.write(start, from);
+    } catch (error) {
+      this.noteError(error);
+      throw error;
+    } finally {
+      this.noteWrite();
+    }
+  }
+
+  /** The caller holds the range. */
+  async zeroBacking(start: number, sectors: number): Promise<void> {
+    try {
+      await this.device.zero(start, sectors);
+    } catch (error) {
+      this.noteError(error);
+      throw error;
+    } finally {
+      this.noteWrite();
+    }
+  }
+
+  /** Counts an error of the backing device and logs it; at the limit disables the device. */
+  noteError(error: unknown): void {
+    if (!isDeviceError(error)) return this.#log("warning", `${this.name}: ${messageOf(error)}`);
+    const isLimit = this.errors.note();
+    this.#log("warning", `${this.name}: ${messageOf(error)} (${this.errors.text})`);
+    if (!isLimit || this.ioDisabled) return;
+    this.ioDisabled = true;
+    this.#log(
+      "error",
+      `${this.name}: too many I/O errors of ${this.path}: every request is refused from now on; ` +
+        "set io_disable to 0 to try again",
+    );
+  }
+
+  /** What every request is refused with while I/O is disabled. */
+  get refusal(): BcacheError | undefined {
+    if (!this.ioDisabled) return undefined;
+    return new BcacheError(
+      "DeviceIo",
+      `${this.name}: I/O is disabled after ${this.errors.count} errors of ${this.path}; when it ` +
+        "works again, set io_disable to 0",
+    );
+  }
+}

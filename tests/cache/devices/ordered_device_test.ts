@@ -1,0 +1,68 @@
+/** A flush of the cache device is one of every backing device whose writes keys may speak about. */
+import { describe, test } from "bun:test";
+import { assertEquals, assertRejects } from "@std/assert";
+import { BcacheError } from "../../../lib/base/errors.ts";
+import { OrderedDevice } from "../../../lib/cache/devices/ordered_device.ts";
+import { MemoryDevice } from "../../../lib/device/memory.ts";
+import { TracedDevice } from "../../../lib/device/traced.ts";
+
+class Backing {
+  unflushed = false;
+  flushes = 0;
+  failure: Error | undefined;
+
+  flushWrites(): Promise<void> {
+    this.flushes++;
+    if (this.failure) return Promise.reject(this.failure);
+    this.unflushed = false;
+    return Promise.resolve();
+  }
+}
+
+function setUp() {
+  const done: string[] = [];
+  const traced = new TracedDevice(new MemoryDevice(64), {
+    end: ({ kind, fua, preflush }) => {
+      done.push(`${kind}${preflush ? " preflush" : ""}${fua ? " fua" : ""}`);
+    },
+  });
+  const device = new OrderedDevice(traced);
+  const backing = new Backing();
+  device.add(backing);
+  return { device, backing, done };
+}
+
+describe("the cache device with its backing devices", () => {
+  test("a flush reaches the backing devices that were written, and no other", async () => {
+    const { device, backing, done } = setUp();
+    await device.flush();
+    assertEquals([done, backing.flushes], [["flush"], 0]);
+    backing.unflushed = true;
+    await device.flush();
+    assertEquals(backing.flushes, 1);
+    device.remove(backing);
+    backing.unflushed = true;
+    await device.flush();
+    assertEquals(backing.flushes, 1);
+  });
+
+  test("a preflush is such a flush, and ends before the write begins", async () => {
+    const { device, backing, done } = setUp();
+    backing.unflushed = true;
+    await device.write(0, new Uint8Array(512), { preflush: true, fua: true });
+    assertEquals([done, backing.flushes], [["flush", "write fua"], 1]);
+  });
+
+  test("what a backing device cannot flush fails the flush, and no write is begun", async () => {
+    const { device, backing, done } = setUp();
+    backing.unflushed = true;
+    backing.failure = new BcacheError("DeviceIo", "backing: cannot flush");
+    await assertRejects(() => device.flush(), BcacheError, "cannot flush");
+    await assertRejects(
+      () => device.write(0, new Uint8Array(512), { preflush: true }),
+      BcacheError,
+      "cannot flush",
+    );
+    assertEquals(done.filter((each) => each.startsWith("write")), []);
+  });
+});

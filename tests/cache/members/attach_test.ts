@@ -1,0 +1,81 @@
+/** What is refused when a backing device comes back to its cache, and what is then left alone. */
+import { describe, test } from "bun:test";
+import { assertEquals, assertRejects } from "@std/assert";
+import { BcacheError } from "../../../lib/base/errors.ts";
+import { CacheSet, type CacheSetOptions } from "../../../lib/cache/cache_set.ts";
+import { makeBacking, makeCache } from "../../../lib/cache/make.ts";
+import type { Device } from "../../../lib/device/device.ts";
+import { MemoryDevice } from "../../../lib/device/memory.ts";
+import { RealClock } from "../../../lib/runtime/clock.ts";
+import { SimRandom } from "../../simulation/sim_random.ts";
+
+const BUCKET = 16;
+const BACKING_SECTORS = 16 + 4096;
+
+function options(cache: Device, backing: Device): CacheSetOptions {
+  return {
+    cache,
+    backings: [{ device: backing, path: "backing" }],
+    clock: new RealClock(),
+    random: new SimRandom(4),
+    log: () => {},
+    settings: [["writeback_running", "0"]],
+  };
+}
+
+async function copyOf(device: Device, sectors: number): Promise<MemoryDevice> {
+  const copy = new MemoryDevice(sectors);
+  const bytes = new Uint8Array(Math.min(sectors, device.sizeSectors) * 512);
+  await device.read(0, bytes);
+  await copy.write(0, bytes);
+  return copy;
+}
+
+async function dirtyAtTheEnd() {
+  const cache = new MemoryDevice(600 * BUCKET);
+  const backing = new MemoryDevice(BACKING_SECTORS);
+  const common = { setUuid: new Uint8Array(16).fill(9), blockSectors: 1, bucketSectors: BUCKET };
+  await makeCache(cache, { ...common, uuid: new Uint8Array(16).fill(1) });
+  const uuid = new Uint8Array(16).fill(2);
+  await makeBacking(backing, { ...common, uuid, cacheMode: "writeback" });
+  const set = await CacheSet.open(options(cache, backing));
+  await set.volumes[0]!.write(4096 * 512 - 4096, new Uint8Array(4096).fill(0x66));
+  await set.close();
+  return { cache, backing };
+}
+
+describe("a backing device that was cut short", () => {
+  test("is refused while dirty data lies behind its end, and nothing changes", async () => {
+    const { cache, backing } = await dirtyAtTheEnd();
+    const short = await copyOf(backing, BACKING_SECTORS - 1);
+    const superblock = await copyOf(short, 16);
+    const error = await assertRejects(
+      () => CacheSet.open(options(cache, short)),
+      BcacheError,
+      `has ${BACKING_SECTORS - 1} sectors, but the cache has dirty data up to sector ` +
+        `${BACKING_SECTORS}`,
+    );
+    assertEquals(error.code, "BadFormat");
+    const after = await copyOf(short, 16);
+    const [before, now] = [new Uint8Array(8192), new Uint8Array(8192)];
+    await superblock.read(0, before);
+    await after.read(0, now);
+    assertEquals(now, before);
+  });
+
+  test("is taken again at its full length, with the dirty data", async () => {
+    const { cache, backing } = await dirtyAtTheEnd();
+    await assertRejects(async () =>
+      CacheSet.open(options(cache, await copyOf(backing, BACKING_SECTORS - 1)))
+    );
+    const whole = await copyOf(backing, BACKING_SECTORS);
+    const set = await CacheSet.open(options(cache, whole));
+    const into = new Uint8Array(4096);
+    await set.volumes[0]!.read(4096 * 512 - 4096, into);
+    assertEquals(into, new Uint8Array(4096).fill(0x66));
+    await set.flushDirty(undefined);
+    await set.close();
+    await whole.read(BACKING_SECTORS - 8, into);
+    assertEquals(into, new Uint8Array(4096).fill(0x66));
+  });
+});
