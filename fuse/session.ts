@@ -211,13 +211,27 @@ export class FuseSession {
     return own === slot ? LATER_HERE : LATER;
   }
 
-  writeLater(slot: Slot, volume: BlockVolume, offsetBytes: number, lengthBytes: number): number {
-    const own = this.#ownSlot(slot, lengthBytes);
-    const data = own.data(lengthBytes);
-    if (own !== slot) data.set(slot.data(lengthBytes));
-    const work = volume.write(offsetBytes, data).then(() => {
-      putWriteReply(own, lengthBytes);
-    });
+  /** @param durably the answer waits until the write would survive a power cut */
+  writeLater(
+    slot: Slot,
+    volume: BlockVolume,
+    range: { readonly offset: number; readonly length: number },
+    durably: boolean,
+  ): number {
+    const { offset, length } = range;
+    const own = this.#ownSlot(slot, length);
+    const data = own.data(length);
+    if (own !== slot) data.set(slot.data(length));
+    const written = volume.write(offset, data);
+    const work = durably ? written.then(() => volume.flush()) : written;
+    this.#replyLater(own, work.then(() => putWriteReply(own, length)), WRITE_OUT.sizeBytes);
+    return own === slot ? LATER_HERE : LATER;
+  }
+
+  /** The answer to a write that is done, once it would survive a power cut. */
+  flushLater(slot: Slot, volume: BlockVolume, lengthBytes: number): number {
+    const own = this.#ownSlot(slot, 0);
+    const work = volume.flush().then(() => putWriteReply(own, lengthBytes));
     this.#replyLater(own, work, WRITE_OUT.sizeBytes);
     return own === slot ? LATER_HERE : LATER;
   }
@@ -277,6 +291,11 @@ function read(session: FuseSession, slot: Slot, node: number): number {
   return session.readLater(slot, volume, offset, length);
 }
 
+/**
+ * A write with O_DSYNC or O_SYNC is durable when it is answered. For most of them the kernel asks
+ * for a flush besides, which then finds nothing to do; for files opened with O_DIRECT too, and for
+ * asynchronous writes, it leaves that to us.
+ */
 function write(session: FuseSession, slot: Slot, node: number, argumentBytes: number): number {
   const words = slot.words;
   const filesystem = session.filesystem;
@@ -294,8 +313,9 @@ function write(session: FuseSession, slot: Slot, node: number, argumentBytes: nu
     const isSync = (words[WRITE_FLAGS_WORD]! & OPEN_FLAG.SYNC) !== 0;
     volume.describeNext?.(words[PID_WORD]!, isSync ? REQUEST_SYNC : 0);
     if (!volume.tryWrite(offset, slot.data(length))) {
-      return session.writeLater(slot, volume, offset, length);
+      return session.writeLater(slot, volume, { offset, length }, isSync);
     }
+    if (isSync) return session.flushLater(slot, volume, length);
   }
   putWriteReply(slot, length);
   return WRITE_OUT.sizeBytes;

@@ -6,7 +6,17 @@ import { BcacheError, ERRNO } from "../../lib/base/errors.ts";
 import { type BlockVolume, REQUEST_SYNC } from "../../lib/cache/ports.ts";
 import { FILE_ERRNO } from "../../fuse/filesystem.ts";
 import * as protocol from "../../fuse/protocol.ts";
-import { Bench, concat, initRequest, request, struct, text, u32, u64 } from "./support/wire.ts";
+import {
+  Bench,
+  concat,
+  initRequest,
+  parseReply,
+  request,
+  struct,
+  text,
+  u32,
+  u64,
+} from "./support/wire.ts";
 import { MemoryVolume } from "./support/memory_engine.ts";
 
 const { OPCODE } = protocol;
@@ -275,6 +285,32 @@ describe("data", () => {
     assertEquals(volume.flushes, 2);
   });
 
+  for (const [how, isLater] of [["at once", false], ["later", true]] as const) {
+    test(`a write with O_DSYNC that is done ${how} is answered when it was flushed`, async () => {
+      const { bench, volume } = open();
+      if (isLater) volume.tryWrite = () => false;
+      const data = new Uint8Array(512).fill(9);
+      for (const flags of [0o10000, 0o50001, 0o4010000]) {
+        let release = (): void => {};
+        const flushed = new Promise<void>((resolve) => release = resolve);
+        volume.flush = () => flushed;
+        bench.send(writeRequest(512, data, { flags }));
+        for (let turn = 0; turn < 20; turn++) await Promise.resolve();
+        assertEquals(volume.bytes.subarray(512, 1024), data);
+        assertEquals([bench.channel.replies.length, bench.session.pending], [0, 1]);
+        release();
+        await bench.idle();
+        const reply = parseReply(bench.channel.replies.pop()!);
+        assertEquals([reply.error, u32(reply.payload, 0)], [0, 512]);
+      }
+      volume.flush = () => Promise.reject(new BcacheError("DeviceIo", "broken"));
+      const failed = await bench.askLater(writeRequest(512, data, { flags: 0o10000 }));
+      assertEquals(failed.error, -ERRNO.EIO);
+      assertEquals((await bench.askLater(writeRequest(512, data, { flags: 1 }))).error, 0);
+      assertEquals(bench.pool.taken, 1);
+    });
+  }
+
   test("FALLOCATE zeroes holes and ranges, and never grows a file", async () => {
     const { bench, volume } = open();
     volume.bytes.fill(1);
@@ -315,7 +351,7 @@ describe("data", () => {
     assertEquals(bench.pool.taken, 1);
   });
 
-  test("a volume is told whose request it is, and whether somebody waits for a write", () => {
+  test("a volume is told whose request it is, and whether somebody waits for a write", async () => {
     const { bench, volume } = open();
     const told: Array<[task: number, flags: number]> = [];
     const describing: BlockVolume = volume;
@@ -328,7 +364,7 @@ describe("data", () => {
     bench.ask(from(4_000_000_000, readRequest({ offset: 0, size: 512 })));
     bench.ask(from(12, writeRequest(0, data)));
     for (const flags of [0o10000, 0o4010000, 0o40001]) {
-      bench.ask(from(13, writeRequest(0, data, { flags })));
+      await bench.askLater(from(13, writeRequest(0, data, { flags })));
     }
     assertEquals(told, [
       [4_000_000_000, 0],
