@@ -19,7 +19,7 @@ import type { Unwritten } from "./disk_image.ts";
 import type { DiskSnapshot, Pending } from "./power_cut.ts";
 import type { SimClock } from "./sim_clock.ts";
 import { FaultList } from "./sim_faults.ts";
-import type { DiskOperation } from "./sim_faults.ts";
+import type { DiskOperation, Injected } from "./sim_faults.ts";
 import type { SimRandom } from "./sim_random.ts";
 
 /** A moment at which a power cut can have an outcome of its own. */
@@ -39,6 +39,8 @@ export interface Latency {
 }
 
 export const SSD: Latency = { read: [40, 120], write: [20, 200], flush: [100, 900] };
+/** What an operation that a fault slows down takes besides. */
+const SPIKE_US = [1_000_000, 8_000_000] as const;
 export const HARD_DISK: Latency = { read: [500, 9000], write: [300, 9000], flush: [2000, 15_000] };
 
 export interface SimDiskOptions {
@@ -173,13 +175,26 @@ export class SimDisk implements Device {
     if (early) this.#readNow(atSector, into);
     const running = this.#begin("read", atSector, into);
     await this.#pass(this.#latency.read);
-    const error = this.faults.take("read", atSector, sectors);
+    const fault = this.faults.take("read", atSector, sectors);
+    if (fault?.kind === "slow") await this.#pass(SPIKE_US);
     this.#end(running);
-    if (!early) this.#readNow(atSector, into);
-    if (error) {
+    if (fault?.kind === "rot") this.#rotMedium(atSector, sectors);
+    if (!early || fault?.kind === "rot") this.#readNow(atSector, into);
+    if (fault?.kind === "short") await this.#readRest(atSector, into);
+    if (fault?.error) {
       into.fill(0xee, into.length >> 1); // Half of it came, and nobody may trust it.
-      throw error;
+      throw fault.error;
     }
+  }
+
+  /** The second half of a read is as the disk is some time later. */
+  async #readRest(atSector: number, into: Uint8Array): Promise<void> {
+    const half = into.length / SECTOR_BYTES >> 1;
+    const rest = into.subarray(half * SECTOR_BYTES);
+    const running = this.#begin("read", atSector + half, rest);
+    await this.#pass(this.#latency.read);
+    this.#end(running);
+    this.#readNow(atSector + half, rest);
   }
 
   async write(atSector: number, from: Uint8Array, options: WriteOptions = {}): Promise<void> {
@@ -229,20 +244,21 @@ export class SimDisk implements Device {
         if (this.#powerIsOff) throw new BcacheError("DeviceIo", `${this.name}: power is off`);
         this.counts.reads++;
         this.counts.sectorsRead += sectors;
-        const error = this.faults.take("read", atSector, sectors);
+        const fault = this.faults.take("read", atSector, sectors);
+        if (fault?.kind === "rot") this.#rotMedium(atSector, sectors);
         this.#readNow(atSector, into);
-        if (error) throw error;
+        if (fault?.error) throw fault.error;
       },
       write: (atSector, from) => {
         const sectors = this.#check("write", atSector, from.length);
         if (this.#powerIsOff) throw new BcacheError("DeviceIo", `${this.name}: power is off`);
         this.counts.writes++;
         this.counts.sectorsWritten += sectors;
-        const error = this.faults.take("write", atSector, sectors);
-        if (error) throw error;
+        const fault = this.faults.take("write", atSector, sectors);
+        if (fault?.error) throw fault.error;
         const running = this.#begin("write", atSector, from);
         this.#end(running);
-        this.#apply(atSector, from.slice(), false);
+        this.#applyWith(fault, atSector, from.slice(), false);
         this.#tell(running, "completed");
       },
     };
@@ -258,22 +274,31 @@ export class SimDisk implements Device {
     this.counts.sectorsWritten += sectors;
     const running = this.#begin(operation, atSector, buffer);
     await this.#pass(this.#latency.write);
-    const error = this.faults.take(operation, atSector, sectors);
+    const fault = this.faults.take(operation, atSector, sectors);
+    if (fault?.kind === "slow") await this.#pass(SPIKE_US);
+    let done = 0;
+    if (fault?.kind === "short" && sectors > 1) {
+      done = this.#random.between(1, sectors - 1);
+      this.#apply(atSector, buffer.slice(0, done * SECTOR_BYTES), fua);
+      await this.#pass(this.#latency.write);
+    }
     this.#end(running);
     // A failed write may have changed a part of its range.
-    const kept = error ? this.#random.below(sectors + 1) : sectors;
-    this.#apply(atSector, buffer.slice(0, kept * SECTOR_BYTES), fua && !error);
+    const kept = fault?.error ? this.#random.below(sectors + 1) : sectors;
+    const bytes = buffer.slice(done * SECTOR_BYTES, kept * SECTOR_BYTES);
+    this.#applyWith(fault, atSector + done, bytes, fua && !fault?.error);
     this.#tell(running, "completed");
-    if (error) throw error;
+    if (fault?.error) throw fault.error;
   }
 
   async #flushOnce(operation: "flush" | "write"): Promise<void> {
     const coveredSequence = this.#sequence; // Later completions are not this flush's business.
     const running = this.#begin("flush", 0, new Uint8Array(0));
     await this.#pass(this.#latency.flush);
-    const error = this.faults.take("flush", 0, 0);
+    const fault = this.faults.take("flush", 0, 0);
+    if (fault?.kind === "slow") await this.#pass(SPIKE_US);
     this.#end(running);
-    if (error === undefined) {
+    if (fault?.error === undefined && fault?.kind !== "lie") {
       const keep: Pending[] = [];
       for (const write of this.#pending) {
         if (write.sequence <= coveredSequence) this.#stable.write(write.atSector, write.bytes);
@@ -282,7 +307,68 @@ export class SimDisk implements Device {
       this.#pending = keep;
     }
     if (operation === "flush") this.#tell(running, "completed");
-    if (error) throw error;
+    if (fault?.error) throw fault.error;
+  }
+
+  /** The same as `#apply`, but for what the fault makes of it in silence. */
+  #applyWith(
+    fault: Injected | undefined,
+    atSector: number,
+    bytes: Uint8Array,
+    fua: boolean,
+  ): void {
+    const sectors = bytes.length / SECTOR_BYTES;
+    if (sectors === 0) return;
+    switch (fault?.kind) {
+      case "lie":
+        return this.#apply(atSector, bytes, false);
+      case "rot": {
+        const wanted = bytes.slice();
+        const at = this.#turnBit(bytes) * SECTOR_BYTES;
+        const [right, wrong] = [wanted, bytes].map((all) => all.subarray(at, at + SECTOR_BYTES));
+        this.faults.noteDamage(atSector + at / SECTOR_BYTES, right!, wrong!);
+        return this.#apply(atSector, bytes, fua);
+      }
+      case "misdirected": {
+        const anywhere = () => this.#random.below(this.sizeSectors - sectors + 1);
+        const lands = fault.fault.landsAt?.(atSector, sectors) ?? anywhere();
+        this.faults.noteDamage(atSector, bytes, this.peek(atSector, sectors));
+        this.faults.noteDamage(lands, this.peek(lands, sectors), bytes);
+        return this.#apply(lands, bytes, fua);
+      }
+      default:
+        return this.#apply(atSector, bytes, fua);
+    }
+  }
+
+  /** Turns one bit over; the number of its sector. */
+  #turnBit(bytes: Uint8Array): number {
+    const at = this.#random.below(bytes.length);
+    bytes[at] = bytes[at]! ^ (1 << this.#random.below(8));
+    return Math.floor(at / SECTOR_BYTES);
+  }
+
+  /** Turns one bit over, wherever the disk has these bytes. */
+  #rotMedium(atSector: number, sectors: number): void {
+    if (sectors === 0) return;
+    const sector = atSector + this.#random.below(sectors);
+    const at = this.#random.below(SECTOR_BYTES);
+    const bit = 1 << this.#random.below(8);
+    const wanted = this.peek(sector, 1);
+    for (const image of [this.#current, this.#stable]) {
+      const bytes = new Uint8Array(SECTOR_BYTES);
+      image.read(sector, bytes);
+      bytes[at] = bytes[at]! ^ bit;
+      image.write(sector, bytes);
+    }
+    this.#pending = this.#pending.map((write) => {
+      const offset = (sector - write.atSector) * SECTOR_BYTES + at;
+      if (sector < write.atSector || offset >= write.bytes.length) return write;
+      const bytes = write.bytes.slice();
+      bytes[offset] = bytes[offset]! ^ bit;
+      return { ...write, bytes };
+    });
+    this.faults.noteDamage(sector, wanted, this.peek(sector, 1));
   }
 
   /** Makes completed bytes visible; stable too when `fua`. The bytes are the disk's from now on. */

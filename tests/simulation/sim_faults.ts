@@ -1,13 +1,25 @@
 /**
  * Faults of a simulated disk, as a list laid over it: add one, remove it, and the disk is well
- * again. The bytes below are never touched by the list itself.
+ * again. What a fault does to an operation is done by the disk (sim_disk.ts):
+ * - error: it fails with EIO or ENOSPC, once or for good; a part of a write may have happened;
+ * - slow: it takes seconds, while all others go on;
+ * - short: the medium does it in two parts with time in between, as whoever calls a kernel that
+ *   transfers less than was asked for; a Device is never short to those above it;
+ * - misdirected: a write lands elsewhere and is acknowledged, its own place keeps the old bytes;
+ * - rot: one bit turns over, of what is read (on the medium, for good) or of what is written;
+ * - lie: a flush, or a write with FUA, is acknowledged and makes nothing stable.
  */
 import { BcacheError } from "../../lib/base/errors.ts";
 
 export type DiskOperation = "read" | "write" | "flush" | "zero" | "discard";
 
+export const FAULT_KINDS = ["error", "slow", "short", "misdirected", "rot", "lie"] as const;
+export type FaultKind = (typeof FAULT_KINDS)[number];
+
 export interface Fault {
   readonly operation: DiskOperation | "any";
+  /** An error when absent. */
+  readonly kind?: FaultKind;
   /** The first and the last sector it concerns; all of the disk when absent. */
   readonly fromSector?: number;
   readonly toSector?: number;
@@ -15,8 +27,18 @@ export interface Fault {
   readonly after?: number;
   /** Fails this many, then is spent; Infinity for good. One when absent. */
   readonly times?: number;
-  /** EIO when absent. */
+  /** Of an error; EIO when absent. */
   readonly errno?: "EIO" | "ENOSPC";
+  /** Where a misdirected write lands; anywhere when absent. */
+  readonly landsAt?: (atSector: number, sectors: number) => number;
+}
+
+/** What is done to one operation. */
+export interface Injected {
+  readonly kind: FaultKind;
+  readonly fault: Fault;
+  /** With which it fails, when it fails. */
+  readonly error?: BcacheError;
 }
 
 interface Armed {
@@ -25,11 +47,20 @@ interface Armed {
   left: number;
 }
 
+/** What a fault left on the medium in silence: a sector that does not hold what it should. */
+export interface Damage {
+  readonly sector: number;
+  readonly wanted: Uint8Array;
+  readonly found: Uint8Array;
+}
+
 export class FaultList {
   #diskName: string;
   #armed: Armed[] = [];
-  /** How many operations were failed. */
+  /** How many operations were met. */
   injected = 0;
+  /** Sectors that became wrong without an error, in order. */
+  readonly damage: Damage[] = [];
 
   constructor(diskName: string) {
     this.#diskName = diskName;
@@ -48,23 +79,36 @@ export class FaultList {
     this.#armed = [];
   }
 
-  /** The error this operation fails with, if it does. Flushes concern every sector. */
-  take(operation: DiskOperation, atSector: number, sectors: number): BcacheError | undefined {
+  /** What happens to this operation, if anything. Flushes concern every sector. */
+  take(operation: DiskOperation, atSector: number, sectors: number): Injected | undefined {
     for (const armed of this.#armed) {
-      if (armed.left <= 0 || !matches(armed.fault, operation, atSector, sectors)) continue;
+      const { fault } = armed;
+      if (armed.left <= 0 || !matches(fault, operation, atSector, sectors)) continue;
       if (armed.skip > 0) {
         armed.skip--;
         continue;
       }
       armed.left--;
       this.injected++;
+      const kind = fault.kind ?? "error";
+      if (kind !== "error") return { kind, fault };
       const where = operation === "flush" ? "" : ` of sectors ${atSector}+${sectors}`;
       const what = `${this.#diskName}: ${operation}${where} failed (injected)`;
-      return armed.fault.errno === "ENOSPC"
-        ? new BcacheError("NoSpace", what)
-        : new BcacheError("DeviceIo", what);
+      const error = new BcacheError(fault.errno === "ENOSPC" ? "NoSpace" : "DeviceIo", what);
+      return { kind, fault, error };
     }
     return undefined;
+  }
+
+  /** Notes sectors that hold `found` from now on, but `wanted` on a disk that is well. */
+  noteDamage(atSector: number, wanted: Uint8Array, found: Uint8Array): void {
+    for (let at = 0; at < wanted.length; at += 512) {
+      this.damage.push({
+        sector: atSector + at / 512,
+        wanted: wanted.slice(at, at + 512),
+        found: found.slice(at, at + 512),
+      });
+    }
   }
 }
 
