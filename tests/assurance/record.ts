@@ -31,3 +31,10 @@ export function writeRecord(file: string, record: AssuranceRecord): void {
 export function readRecord(file: string): AssuranceRecord {
   return JSON.parse(readFileSync(file, "utf8")) as AssuranceRecord;
 }
+
+/** The line of a failure's message that shows it again; all of it as one line if there is none. */
+export function replayLine(message: string): string {
+  const lines = message.split("\n").map((line) => line.trim());
+  const replay = lines.find((line) => line.startsWith("replay: "));
+  return replay?.slice("replay: ".length) ?? lines.join(" ").slice(0, 500);
+}

@@ -4,7 +4,7 @@ import { assertEquals } from "@std/assert";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { type AssuranceRecord, readRecord, writeRecord } from "./record.ts";
+import { type AssuranceRecord, readRecord, replayLine, writeRecord } from "./record.ts";
 
 test("a record comes back as it was written", () => {
   const folder = mkdtempSync(join(tmpdir(), "bcache-fuse-record-"));
@@ -22,4 +22,10 @@ test("a record comes back as it was written", () => {
   } finally {
     rmSync(folder, { recursive: true });
   }
+});
+
+test("a failure's line is the one that shows it again", () => {
+  const message = "writeback, seed 3, cut 7:\n  wrong\n  replay: bun run simulate --seed 3\n";
+  assertEquals(replayLine(message), "bun run simulate --seed 3");
+  assertEquals(replayLine("out of memory\n  at once"), "out of memory at once");
 });

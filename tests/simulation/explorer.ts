@@ -258,8 +258,9 @@ class Explorer {
   }): never {
     const { where, cut, error, world } = failure;
     const { kind, seed, replay } = this.#scenario;
+    const recoveries = this.#report.cuts + this.#report.nestedCuts;
     const lines = [
-      `${kind.name}, seed ${seed}, ${where}:`,
+      `${kind.name}, seed ${seed}, ${where}, after ${recoveries} recoveries:`,
       error instanceof Error ? `${error.name}: ${error.message}` : String(error),
     ];
     if (world.logLines.length > 0) lines.push("log:");

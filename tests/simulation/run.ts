@@ -3,17 +3,18 @@
  *
  *   bun tests/simulation/run.ts [--scenario NAME] [--seed N] [--count M] [--every K]
  *       [--cut C | --fault DISK:OPERATION[:NUMBER] [--sticky]] [--subsets] [--first]
- *       [--verbose]
+ *       [--record FILE] [--verbose]
  *
  * Runs seeds N to N+M-1 of one scenario, or of all, and cuts the power at one moment in K (1: at
  * every one), or at moment C only. With `--fault cache:write`, say, operations of that kind fail
  * instead, each in a run of its own (or only the one with that number), once or for good. A
  * failure prints the line that shows it again; the exit status is 1 then. With `--subsets` every
  * subset of up to 8 unflushed writes is kept in turn, instead of a few outcomes of each kind. With
- * `--first` the first failure ends the run.
+ * `--first` the first failure ends the run. `--record` leaves what was done in a file.
  */
 // deno-lint-ignore-file no-console
 import { parseArgs } from "node:util";
+import { replayLine, writeRecord } from "../assurance/record.ts";
 import { explore, SimulationFailure } from "./explorer.ts";
 import { exploreFaults } from "./fault_explorer.ts";
 import type { FaultPlan } from "./fault_explorer.ts";
@@ -31,6 +32,7 @@ const { values } = parseArgs({
     sticky: { type: "boolean", default: false },
     subsets: { type: "boolean", default: false },
     first: { type: "boolean", default: false },
+    record: { type: "string" },
     verbose: { type: "boolean", default: false },
   },
 });
@@ -51,6 +53,51 @@ function planOf(text: string): FaultPlan {
   };
 }
 
+const started = performance.now();
+const failures: string[] = [];
+/** What was done in each scenario; a failed seed counts for nothing but its failure. */
+const done = new Map<string, { seeds: number; cuts: number; nestedCuts: number; faults: number }>();
+
+function count(name: string, more: { cuts?: number; nestedCuts?: number; faults?: number }): void {
+  const sums = done.get(name) ?? { seeds: 0, cuts: 0, nestedCuts: 0, faults: 0 };
+  const { cuts = 0, nestedCuts = 0, faults = 0 } = more;
+  sums.seeds++;
+  sums.cuts += cuts;
+  sums.nestedCuts += nestedCuts;
+  sums.faults += faults;
+  done.set(name, sums);
+}
+
+function record(file: string): void {
+  const rows = [...done].map(([name, { seeds, cuts, nestedCuts, faults }]) =>
+    [name, seeds, cuts, nestedCuts, faults] as const
+  );
+  const sum = (at: 1 | 2 | 3 | 4) => rows.reduce((total, row) => total + row[at], 0);
+  const counts = {
+    "seeds of scenarios": sum(1),
+    "cut points": sum(2) + sum(3),
+    "of these within a recovery": sum(3),
+    "recoveries": sum(2) + sum(3),
+    "operations failed": sum(4),
+  };
+  writeRecord(file, {
+    part: "cuts",
+    what: "Workloads of the engine on simulated disks; the power is cut at their writes and " +
+      "flushes, and what a disk had not made stable is kept, lost or torn. After each cut the " +
+      "engine starts, and every sector must be as a flush acknowledged it or newer; after more " +
+      "work and a drain the backing device alone must hold it all.",
+    command: `bun tests/simulation/run.ts ${process.argv.slice(2).join(" ")}`,
+    counts: Object.fromEntries(Object.entries(counts).filter(([, figure]) => figure > 0)),
+    tables: [{
+      title: "By scenario",
+      columns: ["scenario", "seeds", "cut points", "in recoveries", "operations failed"],
+      rows,
+    }],
+    failures,
+    wallSeconds: (performance.now() - started) / 1000,
+  });
+}
+
 async function runOne(name: RecipeName, seed: number): Promise<boolean> {
   const over = {
     ...(values.every === undefined ? {} : { cutOneIn: Number(values.every) }),
@@ -60,11 +107,13 @@ async function runOne(name: RecipeName, seed: number): Promise<boolean> {
   try {
     if (values.fault !== undefined) {
       const { runs, injected } = await exploreFaults(scenarioOf(name, seed), planOf(values.fault));
+      count(name, { faults: injected });
       console.log(`${name} seed ${seed}: ${runs} runs with a fault, ${injected} failed operations`);
       return true;
     }
     const onCut = values.verbose ? (where: string) => console.error(where) : () => undefined;
     const report = await explore({ ...scenarioOf(name, seed, over), onCut });
+    count(name, report);
     console.log(
       `${name} seed ${seed}: ${report.moments} moments, ${report.cuts} cuts, ` +
         `${report.nestedCuts} in recoveries, ${Math.round(report.simulatedMs)} ms simulated, ` +
@@ -74,6 +123,7 @@ async function runOne(name: RecipeName, seed: number): Promise<boolean> {
   } catch (error) {
     if (!(error instanceof SimulationFailure)) throw error;
     console.error(error.message);
+    failures.push(replayLine(error.message));
     return false;
   }
 }
@@ -83,16 +133,15 @@ if (names.length === 0) {
   console.error(`no scenario ${values.scenario}; there are ${RECIPE_NAMES.join(", ")}`);
   process.exit(2);
 }
-let failures = 0;
 const first = Number(values.seed);
 for (let seed = first; seed < first + Number(values.count); seed++) {
   for (const name of names) {
     if (await runOne(name, seed)) continue;
-    failures++;
     if (values.first) process.exit(1);
   }
 }
-if (failures > 0) {
-  console.error(`${failures} failed`);
+if (values.record !== undefined) record(values.record);
+if (failures.length > 0) {
+  console.error(`${failures.length} failed`);
   process.exitCode = 1;
 }

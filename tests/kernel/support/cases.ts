@@ -27,6 +27,14 @@ export interface Case {
   readonly kernelEnd: "stop" | "cut";
 }
 
+/**
+ * How often the set goes from here to the kernel and back, with every byte compared on both sides:
+ * the kernel runs twice, but what it formatted itself was not here before its first run.
+ */
+export function roundTripsOf(one: Case): number {
+  return one.maker === "ours" ? 2 : 1;
+}
+
 /** One of each kind: eight cases that between them have every pair of neighbours that matters. */
 export const QUICK_CASES: readonly Case[] = [
   quick("q1", "ours", "writeback", 4096, "close", "stop"),

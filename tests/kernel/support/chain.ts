@@ -312,8 +312,9 @@ function checkWitness(lines: readonly string[], chains: readonly Chain[], path: 
   if (compared < chains.length) throw new Error(`the kernel compared ${compared} volumes only`);
 }
 
-async function bootWith(chains: readonly Chain[], dataPath: string, cut: boolean): Promise<void> {
-  if (chains.length === 0) return;
+/** @returns how often it booted. */
+async function bootWith(chains: readonly Chain[], dataPath: string, cut: boolean): Promise<number> {
+  if (chains.length === 0) return 0;
   const scripts = chains.map((chain, place) => chain.script(2 * place));
   const witness = `${dataPath}.witness`;
   createFile(witness, 4 * SLOTS << 20);
@@ -335,14 +336,20 @@ async function bootWith(chains: readonly Chain[], dataPath: string, cut: boolean
     await chain.checkOffline();
   }
   checkWitness(lines, chains, witness);
+  return 1;
 }
 
-/** Runs all cases, in three boots. @throws at the first thing that is not as it must be. */
+/**
+ * Runs all cases, in three boots.
+ *
+ * @returns how many boots it took. @throws at the first thing that is not as it must be.
+ */
 export async function runCases(
   cases: readonly Case[],
   options: { readonly folder: string; readonly seed: number },
-): Promise<void> {
+): Promise<number> {
   const { folder, seed } = options;
+  let boots = 0;
   mkdirSync(folder, { recursive: true });
   const data = dataDisk();
   const dataPath = join(folder, "data");
@@ -354,7 +361,7 @@ export async function runCases(
   }
   for (const end of ["stop", "cut"] as const) {
     const these = chains.filter((chain) => chain.case.kernelEnd === end);
-    await bootWith(these, dataPath, end === "cut");
+    boots += await bootWith(these, dataPath, end === "cut");
   }
   for (const chain of chains) {
     await chain.runOurs(true);
@@ -362,7 +369,8 @@ export async function runCases(
   }
   // Cases that lost power before are stopped now, with all the others.
   for (const chain of chains) chain.kernelEnd = "stop";
-  await bootWith(chains, dataPath, false);
+  boots += await bootWith(chains, dataPath, false);
   for (const chain of chains) await chain.drain();
   rmSync(folder, { recursive: true });
+  return boots;
 }

@@ -19,14 +19,14 @@ import type { Hunt, Mutation } from "./mutations.ts";
 const TOP = join(import.meta.dirname!, "../../..");
 /** Everything that the simulator's command runs from. */
 const COPIED = ["lib", "tests/simulation", "tests/support", "package.json", "tsconfig.json"];
-COPIED.push("deno.json");
+COPIED.push("deno.json", "tests/assurance/record.ts");
 
 export interface Outcome {
   /** Where it showed; undefined when it never did. */
   readonly scenario?: string;
   /** Seeds that were run, in all hunts. */
   readonly seeds: number;
-  /** Cuts that were looked into in seeds that did not show it. */
+  /** Recoveries that were looked at until then, in all hunts. */
   readonly cuts: number;
   /** What the simulator said of it. */
   readonly message: string;
@@ -90,7 +90,11 @@ async function run(copy: string, hunt: Hunt) {
   if (code !== 0 && !message.includes("replay: ")) {
     throw new Error(`the simulator itself failed (${code}): ${message}`);
   }
-  const cuts = [...out.matchAll(/, (\d+) cuts/g)].reduce((sum, [, some]) => sum + Number(some), 0);
+  const found = `${out}\n${message}`.matchAll(/, (\d+) cuts, (\d+) in|, after (\d+) recoveries:/g);
+  let cuts = 0;
+  for (const [, some = 0, nested = 0, last = 0] of found) {
+    cuts += Number(some) + Number(nested) + Number(last);
+  }
   const seeds = out.split("\n").filter((line) => line.includes(" seed ")).length;
   return { seeds: seeds + (code === 0 ? 0 : 1), cuts, message: code === 0 ? "" : message };
 }

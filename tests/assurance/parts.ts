@@ -1,0 +1,107 @@
+/**
+ * What `npm run assurance` runs, as a table: every part of it is a number of jobs, each a run of
+ * one of the test commands over seeds of its own, small enough that an interrupted run loses
+ * little. How many there are follows from the scale: 1 is what a release asks for.
+ */
+import { CACHE_MODES } from "../../lib/cache/ports.ts";
+import { RECIPE_NAMES } from "../simulation/scenarios.ts";
+import type { RecipeName } from "../simulation/scenarios.ts";
+
+export interface Job {
+  /** Its record is kept under this name. */
+  readonly name: string;
+  /** The script, from the top of the project, and its arguments. */
+  readonly args: readonly string[];
+  readonly runtime: "bun" | "deno";
+}
+
+export interface Part {
+  /** As `--only` names it. */
+  readonly name: string;
+  readonly title: string;
+  /** Mounts, starts machines or kills processes: two of these at a time disturb each other. */
+  readonly alone: boolean;
+  jobs(scale: number): Job[];
+}
+
+interface Slices {
+  readonly script: string;
+  readonly args?: readonly string[];
+  /** What the whole part counts at scale 1; a job does at most `perJob` of it. */
+  readonly count: number;
+  readonly perJob: number;
+  /** The option that names the count: `--count`, unless said otherwise. */
+  readonly option?: string;
+  readonly runtime?: Job["runtime"];
+}
+
+/** Divides a count among jobs, whose seeds follow each other; one is left at any scale. */
+export function slices(name: string, scale: number, what: Slices): Job[] {
+  const { script, args = [], count, perJob, option = "--count", runtime = "bun" } = what;
+  const total = Math.max(1, Math.round(count * scale));
+  const jobs: Job[] = [];
+  for (let done = 0; done < total; done += perJob) {
+    const seed = 1 + done;
+    const own = ["--seed", `${seed}`, option, `${Math.min(perJob, total - done)}`];
+    jobs.push({ name: `${name}-${seed}`, args: [script, ...args, ...own], runtime });
+  }
+  return jobs;
+}
+
+const SIMULATE = "tests/simulation/run.ts";
+/** Seeds of each scenario: together a little over 200,000 cut points. */
+const CUT_SEEDS = 12;
+const SOAK_MINUTES = 60;
+const POLICIES = ["lru", "fifo", "random"];
+
+function cutJobs(scale: number): Job[] {
+  return RECIPE_NAMES.flatMap((name: RecipeName) =>
+    slices(`cuts-${name}`, scale, {
+      script: SIMULATE,
+      args: ["--scenario", name],
+      count: CUT_SEEDS,
+      perJob: 4,
+    })
+  );
+}
+
+/** Every mode and policy under Bun, every mode under Deno too. */
+function soakJobs(scale: number): Job[] {
+  const minutes = ["--minutes", `${Math.max(4, Math.round(SOAK_MINUTES * scale))}`];
+  return CACHE_MODES.flatMap((mode) =>
+    POLICIES.flatMap((policy) => {
+      const args = ["tests/simulation/run_soak.ts", "--mode", mode, "--policy", policy, ...minutes];
+      const name = `soak-${mode}-${policy}`;
+      const runtimes = policy === "lru" ? ["bun", "deno"] as const : ["bun"] as const;
+      return runtimes.map((runtime) => ({ name: `${name}-${runtime}`, args, runtime }));
+    })
+  );
+}
+
+/** In quarters, so that they spread over the processors. */
+function mutationJobs(): Job[] {
+  return [1, 2, 3, 4].map((slice) => ({
+    name: `mutations-${slice}`,
+    args: ["tests/simulation/mutations/run.ts", "--slice", `${slice}/4`, "--jobs", "1"],
+    runtime: "bun",
+  }));
+}
+
+/** The longest first, so that the lanes end at about the same time. */
+export const PARTS: readonly Part[] = [
+  {
+    name: "kernel",
+    title: "The Linux kernel as judge",
+    alone: true,
+    jobs: (scale) =>
+      slices("kernel", scale, { script: "tests/kernel/run.ts", count: 1, perJob: 1 }),
+  },
+  {
+    name: "mutations",
+    title: "Deliberate breakages",
+    alone: false,
+    jobs: mutationJobs,
+  },
+  { name: "soak", title: "Long lives", alone: false, jobs: soakJobs },
+  { name: "cuts", title: "Power cuts at every write", alone: false, jobs: cutJobs },
+];
