@@ -21,13 +21,15 @@ export interface BcacheOptions {
   readonly blockSectors: number;
   readonly volumeSectors: number;
   readonly replacement?: ReplacementPolicy;
+  /** The mode of each further cached device; as large as the first. */
+  readonly besideModes?: readonly CacheMode[];
   /** After a recovery, dirty keys behind a superblock that says clean are a failure. */
   readonly checkState?: boolean;
   /**
    * What `disturb` does: drains, collects, anything a person may do while a device is attached,
-   * or devices come and go.
+   * or devices come and go, or volumes on the cache alone beside devices that are turned about.
    */
-  readonly disturbance?: "drain" | "collect" | "any" | "come and go";
+  readonly disturbance?: "drain" | "collect" | "any" | "come and go" | "neighbours";
   /** Attributes of the device, set at every start. */
   readonly settings?: ReadonlyArray<readonly [string, string]>;
   /** The same of the set. */
@@ -47,8 +49,9 @@ export function bcacheKind(options: BcacheOptions): EngineKind {
     name: `bcache ${options.mode}`,
     cacheSectors,
     backingSectors,
+    besideSectors: (options.besideModes ?? []).map(() => backingSectors),
     dataOffsetSectors: DATA_OFFSET,
-    format: (cache, backing) => {
+    format: (cache, ...backings) => {
       const { blockSectors, bucketSectors, replacement } = options;
       const common = { logicalBlockSectors: 1, setUuid: uuid(0x40), blockSectors, bucketSectors };
       cache.patch(
@@ -61,16 +64,19 @@ export function bcacheKind(options: BcacheOptions): EngineKind {
           ...(replacement === undefined ? {} : { replacement }),
         }),
       );
-      backing.patch(
-        8,
-        formatBacking({
-          ...common,
-          name: backing.name,
-          sizeSectors: backingSectors,
-          uuid: uuid(0x70),
-          cacheMode: options.mode,
-        }),
-      );
+      const modes = [options.mode, ...(options.besideModes ?? [])];
+      for (const [number, backing] of backings.entries()) {
+        backing.patch(
+          8,
+          formatBacking({
+            ...common,
+            name: backing.name,
+            sizeSectors: backingSectors,
+            uuid: uuid(0x70 + number),
+            cacheMode: modes[number]!,
+          }),
+        );
+      }
       return Promise.resolve();
     },
     open: (parts) => openBcache(parts, options),
@@ -87,16 +93,16 @@ export async function openBcache(
   parts: EngineParts,
   options: BcacheOptions,
 ): Promise<BcacheEngine> {
-  const { cache, backing, clock, random, log } = parts;
+  const { cache, backing, backings, clock, random, log } = parts;
   const { [8 * 512 + FLAGS_HIGH]: found } = await firstSectors(backing);
-  const source = { device: backing, path: backing.name };
+  const sources = backings.map((device) => ({ device, path: device.name }));
   const set = await CacheSet.open({
     cache,
-    backings: [source],
+    backings: sources,
     clock,
     random,
     log,
-    openBacking: () => Promise.resolve(source),
+    openBacking: () => Promise.resolve(sources[0]!),
   });
   // Whoever looks at the backing device alone must be warned: what is dirty is not on it.
   const dirtyBytes = (await set.status()).devices[0]?.dirtyBytes ?? 0;
@@ -104,10 +110,12 @@ export async function openBcache(
   if (options.checkState && dirtyBytes > 0 && state !== STATE_DIRTY) {
     throw new Error(`the superblock said state ${state}, but ${dirtyBytes} bytes are dirty`);
   }
-  const volume = set.volumes[0];
+  const [volume, ...beside] = set.volumes.slice(0, backings.length);
   if (volume === undefined) throw new Error("the set came up without a volume");
-  for (const [name, value] of options.settings ?? []) {
-    await set.setAttribute(volume.name, name, value);
+  for (const device of [volume, ...beside]) {
+    for (const [name, value] of options.settings ?? []) {
+      await set.setAttribute(device.name, name, value);
+    }
   }
   for (const [name, value] of options.setSettings ?? []) {
     await set.setAttribute(undefined, name, value);
@@ -116,15 +124,20 @@ export async function openBcache(
   return {
     set,
     volume,
+    beside,
     drain: async () => {
-      await volume.flush(); // What went past the cache is not dirty, but may not be stable yet.
-      await set.flushDirty(volume.name);
+      // What went past the cache is not dirty, but may not be stable yet.
+      for (const device of [volume, ...beside]) await device.flush();
+      await set.flushDirty(undefined);
     },
     close: () => set.close(),
     disturb: async (random: SimRandom) => {
       if (options.disturbance === "drain") await set.flushDirty(volume.name);
       else if (options.disturbance === "collect") {
         await set.setAttribute(undefined, "trigger_gc", "1");
+      } else if (options.disturbance === "neighbours") {
+        if (random.chance(0.4)) await comeAndGo(set, backings.length, random);
+        else await disturb(set, random.pick([volume, ...beside]).name, random);
       } else await disturb(set, volume.name, random);
     },
   };
@@ -170,6 +183,18 @@ async function firstSectors(device: Device): Promise<Uint8Array> {
   const bytes = new Uint8Array(16 * 512);
   await device.read(0, bytes);
   return bytes;
+}
+
+/** Volumes on the cache alone: nobody looks into them, the cached devices must not notice. */
+async function comeAndGo(set: CacheSet, devices: number, random: SimRandom): Promise<void> {
+  const others = set.volumes.slice(devices);
+  const [other] = others;
+  if (other !== undefined && random.chance(0.5)) {
+    return await set.destroyVolume(other.name, { force: true });
+  }
+  const { name } = await set.createVolume({ sizeBytes: 65536 });
+  const made = set.volumes.find((volume) => volume.name === name)!;
+  await made.write(0, new Uint8Array(32768).fill(random.below(256)));
 }
 
 /** Turns what a person may turn while the device is in use. */

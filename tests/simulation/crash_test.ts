@@ -33,6 +33,7 @@ const SLICES: readonly Slice[] = [
   { name: "move-and-coalesce", seeds: [1, 4, 5], cutOneIn: 80 },
   { name: "flash-volume", seeds: [1, 2], cutOneIn: 9 },
   { name: "come-and-go", seeds: [1, 2, 3], cutOneIn: 9 },
+  { name: "neighbours", seeds: [1, 2], cutOneIn: 50 },
   { name: "drain-often", seeds: [1, 3], cutOneIn: 30 },
   { name: "wrap-journal", seeds: [1], cutOneIn: 150 },
   { name: "split-nodes", seeds: [1], cutOneIn: 1500 },

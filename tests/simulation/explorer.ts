@@ -75,8 +75,8 @@ interface Cut {
   readonly number: number;
   readonly label: string;
   readonly snapshot: WorldSnapshot;
-  /** The oracle's time. */
-  readonly at: number;
+  /** The time of each volume's oracle. */
+  readonly at: readonly number[];
 }
 
 /** Runs the scenario. @throws SimulationFailure */
@@ -86,7 +86,8 @@ export async function explore(scenario: Scenario): Promise<Report> {
 
 class Explorer {
   #scenario: Scenario;
-  #oracle: Oracle;
+  /** One for each volume. */
+  #oracles: readonly Oracle[];
   #world: World;
   #waiting: Cut[] = [];
   #workloadRuns = false;
@@ -95,7 +96,11 @@ class Explorer {
 
   constructor(scenario: Scenario) {
     this.#scenario = scenario;
-    this.#oracle = new Oracle(scenario.seed);
+    const volumes = 1 + (scenario.kind.besideSectors?.length ?? 0);
+    this.#oracles = Array.from(
+      { length: volumes },
+      (_, number) => new Oracle(contentSeed(scenario.seed, number)),
+    );
     this.#world = new World({
       ...this.#worldOptions(scenario.seed),
       onMoment: (moment) => this.#note(moment),
@@ -103,25 +108,16 @@ class Explorer {
   }
 
   async run(): Promise<Report> {
-    const { kind, seed, workload } = this.#scenario;
+    const { kind, workload } = this.#scenario;
     const world = this.#world;
     try {
-      await world.run(kind.format(world.cache, world.backing));
-      await world.run(Promise.all([world.cache.flush(), world.backing.flush()]));
+      await world.format();
       this.#workloadRuns = true;
       const engine = await this.#runMain(kind.open(world.parts));
-      const random = new SimRandom(hashOf(seed, 21));
-      const target = {
-        volume: engine.volume,
-        oracle: this.#oracle,
-        clock: world.clock,
-        random,
-        disturb: engine.disturb?.bind(engine),
-      };
-      await this.#runMain(runWorkload(target, workload));
+      await this.#runMain(this.#work(world, engine, this.#oracles, workload));
       this.#cutNow("after the last operation");
       await this.#verifyWaiting();
-      await this.#finish(world, engine, this.#oracle);
+      await this.#finish(world, engine, this.#oracles);
     } catch (error) {
       if (error instanceof SimulationFailure) throw error;
       this.#fail({ where: "the run without a cut", cut: undefined, error, world });
@@ -131,10 +127,31 @@ class Explorer {
     return this.#report;
   }
 
+  /** The workload on every volume at once; the disturbances come from the first. */
+  async #work(
+    world: World,
+    engine: Engine,
+    oracles: readonly Oracle[],
+    workload: WorkloadOptions,
+  ): Promise<void> {
+    const main = world === this.#world;
+    const seed = main
+      ? hashOf(this.#scenario.seed, 21)
+      : hashOf(this.#scenario.seed, oracles[0]!.time, 31);
+    await Promise.all(
+      volumesOf(engine).map((volume, number) => {
+        const random = new SimRandom(contentSeed(seed, number));
+        const disturb = main && number === 0 ? engine.disturb?.bind(engine) : undefined;
+        const oracle = oracles[number]!;
+        return runWorkload({ volume, oracle, clock: world.clock, random, disturb }, workload);
+      }),
+    );
+  }
+
   #worldOptions(seed: number) {
     const { kind, sync } = this.#scenario;
-    const initial = (sector: number, into: Uint8Array) =>
-      fillSector(into, this.#scenario.seed, sector, 0);
+    const initial = (sector: number, into: Uint8Array, backing: number) =>
+      fillSector(into, contentSeed(this.#scenario.seed, backing), sector, 0);
     return { kind, seed, sync, initial };
   }
 
@@ -153,7 +170,7 @@ class Explorer {
     const { seed, cutOneIn, onlyCut } = this.#scenario;
     const number = this.#report.moments++;
     if (onlyCut !== undefined ? number !== onlyCut : hashOf(seed, number) % cutOneIn !== 0) return;
-    const at = this.#oracle.time;
+    const at = this.#oracles.map(({ time }) => time);
     this.#waiting.push({ number, label, snapshot: this.#world.snapshot(), at });
   }
 
@@ -166,9 +183,10 @@ class Explorer {
       const policies = oneOutcome ? (["none"] as const) : subsets ?? this.#scenario.policies;
       for (const policy of policies) await this.#verify(cut, policy);
     }
-    if (this.#oracle.time > this.#lastTime + 500) {
-      this.#lastTime = this.#oracle.time;
-      this.#oracle.prune();
+    const [{ time }] = this.#oracles as [Oracle];
+    if (time > this.#lastTime + 500) {
+      this.#lastTime = time;
+      for (const oracle of this.#oracles) oracle.prune();
     }
   }
 
@@ -185,13 +203,13 @@ class Explorer {
       onMoment: ({ operation, phase, disk }) => {
         if (!recovering || hashOf(worldSeed, moments++) % nestedOneIn !== 0) return;
         const label = `${operation} ${phase} on ${disk.name}`;
-        nested.push({ number: moments, label, snapshot: world.snapshot(), at: 0 });
+        nested.push({ number: moments, label, snapshot: world.snapshot(), at: [] });
       },
     });
     this.#report.cuts++;
     this.#scenario.onCut?.(where);
     try {
-      const { engine, after } = await this.#recover(world, this.#oracle, cut.at);
+      const { engine, after } = await this.#recover(world, this.#oracles, cut.at);
       recovering = false;
       for (const second of nested) await this.#verifyNested(second, where, cut, after);
       await this.#workOn(world, engine, after);
@@ -202,7 +220,12 @@ class Explorer {
   }
 
   /** A recovery that was cut itself must come to the same state in the end. */
-  async #verifyNested(second: Cut, first: string, cut: Cut, oracle: Oracle): Promise<void> {
+  async #verifyNested(
+    second: Cut,
+    first: string,
+    cut: Cut,
+    oracles: readonly Oracle[],
+  ): Promise<void> {
     const policy = CUT_POLICIES[second.number % CUT_POLICIES.length]!;
     const where = `${first}; then cut again in the recovery, at its operation ${second.number} ` +
       `(${second.label}), unflushed kept: ${policy}`;
@@ -211,7 +234,11 @@ class Explorer {
     this.#report.nestedCuts++;
     this.#scenario.onCut?.(where);
     try {
-      const { engine, after } = await this.#recover(world, oracle, oracle.time);
+      const { engine, after } = await this.#recover(
+        world,
+        oracles,
+        oracles.map(({ time }) => time),
+      );
       await this.#finish(world, engine, after);
     } catch (error) {
       this.#fail({ where, cut, error, world });
@@ -221,30 +248,32 @@ class Explorer {
   /** Opens the world's engine and reads back all that was ever written. */
   async #recover(
     world: World,
-    oracle: Oracle,
-    cutAt: number,
-  ): Promise<{ engine: Engine; after: Oracle }> {
+    oracles: readonly Oracle[],
+    cutAt: readonly number[],
+  ): Promise<{ engine: Engine; after: readonly Oracle[] }> {
     const engine = await world.run(world.kind.open(world.parts)) as Engine;
     const { steadfast } = this.#scenario;
-    const reading = checkAllRecovered(engine.volume, oracle, { cutAt, steadfast });
-    const after = await world.run(reading) as Oracle;
+    const after: Oracle[] = [];
+    for (const [number, volume] of volumesOf(engine).entries()) {
+      const options = { cutAt: cutAt[number]!, steadfast };
+      const reading = checkAllRecovered(volume, oracles[number]!, options);
+      after.push(await world.run(reading) as Oracle);
+    }
     return { engine, after };
   }
 
-  async #workOn(world: World, engine: Engine, after: Oracle): Promise<void> {
-    const { workload, workOnSteps: steps, seed } = this.#scenario;
-    const random = new SimRandom(hashOf(seed, after.time, 31));
-    const target = { volume: engine.volume, oracle: after, clock: world.clock, random };
-    await world.run(runWorkload(target, { ...workload, steps }));
+  async #workOn(world: World, engine: Engine, after: readonly Oracle[]): Promise<void> {
+    const { workload, workOnSteps: steps } = this.#scenario;
+    await world.run(this.#work(world, engine, after, { ...workload, steps }));
     await this.#finish(world, engine, after);
   }
 
-  /** Drains, looks at the backing disk alone, closes, and looks for what was done wrong. */
-  async #finish(world: World, engine: Engine, oracle: Oracle): Promise<void> {
+  /** Drains, looks at the backing disks alone, closes, and looks for what was done wrong. */
+  async #finish(world: World, engine: Engine, oracles: readonly Oracle[]): Promise<void> {
     const run = <T>(work: Promise<T>) =>
       world === this.#world ? this.#runMain(work) : world.run(work);
     await run(engine.drain());
-    checkBackingAlone(world, oracle);
+    for (const [number, oracle] of oracles.entries()) checkBackingAlone(world, oracle, number);
     await run(engine.close());
     const violations = world.violations();
     if (violations.length > 0) throw new Error(violations.join("; "));
@@ -279,11 +308,20 @@ function nameOf(policy: CutPolicy): string {
   return typeof policy === "object" ? `subset ${policy.subset.toString(2)}` : policy;
 }
 
+/** Equal for equal seeds, another for each volume. */
+function contentSeed(seed: number, volume: number): number {
+  return volume === 0 ? seed : hashOf(seed, volume, 51);
+}
+
+function volumesOf(engine: Engine): readonly BlockVolume[] {
+  return [engine.volume, ...(engine.beside ?? [])];
+}
+
 /** What a drained backing disk holds for certain is what the oracle says. @throws OracleMismatch */
-export function checkBackingAlone(world: World, oracle: Oracle): void {
+export function checkBackingAlone(world: World, oracle: Oracle, number = 0): void {
   if (world.kind.backingHolds === false) return;
   const begunAt = oracle.beginRead();
-  const alone = imageAfterCut(world.backing.snapshot(), "none", new SimRandom(0));
+  const alone = imageAfterCut(world.backings[number]!.snapshot(), "none", new SimRandom(0));
   for (const { sector, sectors } of rangesOf(oracle.touchedSectors())) {
     const bytes = new Uint8Array(sectors * SECTOR_BYTES);
     alone.read(sector + world.kind.dataOffsetSectors, bytes);
@@ -291,7 +329,9 @@ export function checkBackingAlone(world: World, oracle: Oracle): void {
       oracle.checkRead(begunAt, sector * SECTOR_BYTES, bytes);
     } catch (error) {
       if (!(error instanceof OracleMismatch)) throw error;
-      throw new OracleMismatch(`the drained backing disk alone: ${error.message}`);
+      throw new OracleMismatch(
+        `the drained ${world.backings[number]!.name} disk alone: ${error.message}`,
+      );
     }
   }
 }

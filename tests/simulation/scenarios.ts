@@ -24,6 +24,8 @@ interface Recipe {
   readonly setSettings?: ReadonlyArray<readonly [string, string]>;
   readonly disturbance?: BcacheOptions["disturbance"];
   readonly checkState?: boolean;
+  /** Further devices on the same cache, each in its mode. */
+  readonly besideModes?: readonly CacheMode[];
   /** A volume on the cache alone instead of a cached device. */
   readonly flash?: boolean;
   /** See Scenario.steadfast. Only what never writes past the cache can promise it. */
@@ -255,6 +257,22 @@ export const RECIPES = {
     volumeSectors: 256,
     steadfast: true,
   },
+  // Three devices of one cache at once, and volumes that come and go beside them.
+  "neighbours": {
+    mode: "writeback",
+    besideModes: ["writethrough", "writeback"],
+    workload: {
+      steps: 50,
+      lanes: 2,
+      spanBytes: 128 << 10,
+      writeBytesMax: 8192,
+      weights: { write: 45, read: 25, flush: 12, zero: 4, sleep: 8, disturb: 12 },
+      sleepMsMax: 40,
+    },
+    volumeSectors: 1024,
+    settings: PROMPT,
+    disturbance: "neighbours",
+  },
   "change-settings": {
     mode: "writeback",
     workload: {
@@ -293,6 +311,7 @@ export function scenarioOf(
       blockSectors,
       volumeSectors: recipe.volumeSectors ?? 16384,
       replacement,
+      besideModes: recipe.besideModes ?? [],
       settings: recipe.settings ?? [],
       setSettings: recipe.setSettings ?? [],
       disturbance: recipe.disturbance ?? "any",

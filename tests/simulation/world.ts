@@ -1,12 +1,12 @@
 /**
- * One simulated machine: a clock, a cache disk, a backing disk, and an engine that runs on them.
- * A power cut is a snapshot of both disks at one moment; a new world boots from it, with a clock
+ * One simulated machine: a clock, a cache disk, backing disks, and an engine that runs on them.
+ * A power cut is a snapshot of all disks at one moment; a new world boots from it, with a clock
  * of its own, while the old one may run on. So one run of a workload serves all its crash points.
  */
 import type { Clock, Log, Random } from "../../lib/base/runtime.ts";
 import type { BlockVolume } from "../../lib/cache/ports.ts";
 import type { Device } from "../../lib/device/device.ts";
-import type { DiskImage, Unwritten } from "./disk_image.ts";
+import type { DiskImage } from "./disk_image.ts";
 import { imageAfterCut, pendingSectors, SUBSET_WRITES_MAX } from "./power_cut.ts";
 import type { CutPolicy, DiskSnapshot } from "./power_cut.ts";
 import { SimClock } from "./sim_clock.ts";
@@ -18,16 +18,20 @@ import { hashOf, SimRandom } from "./sim_random.ts";
 /** All that an engine gets from outside. */
 export interface EngineParts {
   readonly cache: Device;
+  /** The first backing device; most engines have no other. */
   readonly backing: Device;
+  readonly backings: readonly Device[];
   readonly clock: Clock;
   readonly random: Random;
   readonly log: Log;
 }
 
-/** An engine that runs: one volume over one cache and one backing device. */
+/** An engine that runs: one volume or more over one cache, each on a backing device of its own. */
 export interface Engine {
   readonly volume: BlockVolume;
-  /** Afterwards the backing device alone holds everything, durably. */
+  /** Those beside it: the first of them is on the second backing disk, and so on. */
+  readonly beside?: readonly BlockVolume[];
+  /** Afterwards the backing devices alone hold everything, durably. */
   drain(): Promise<void>;
   close(): Promise<void>;
   /** Changes something while the workload runs (a mode, a setting). */
@@ -39,24 +43,26 @@ export interface EngineKind {
   readonly name: string;
   readonly cacheSectors: number;
   readonly backingSectors: number;
+  /** Sizes of further backing disks, each with a volume of its own. */
+  readonly besideSectors?: readonly number[];
   /** False: nothing is written back, so the drained backing disk is not looked at. */
   readonly backingHolds?: boolean;
   /** The volume's sector 0 is this sector of the backing disk. */
   readonly dataOffsetSectors: number;
   readonly logicalBlockSectors?: number;
   /** Makes fresh disks ready for `open`. */
-  format(cache: SimDisk, backing: SimDisk): Promise<void>;
+  format(cache: SimDisk, ...backings: readonly SimDisk[]): Promise<void>;
   open(parts: EngineParts): Promise<Engine>;
 }
 
 export interface WorldSnapshot {
   readonly cache: DiskSnapshot;
-  readonly backing: DiskSnapshot;
+  readonly backings: readonly DiskSnapshot[];
 }
 
 /** With nothing pending anywhere, every cut policy has the same outcome. */
 export function hasOneOutcome(snapshot: WorldSnapshot): boolean {
-  return pendingSectors(snapshot.cache) + pendingSectors(snapshot.backing) === 0;
+  return [snapshot.cache, ...snapshot.backings].every((disk) => pendingSectors(disk) === 0);
 }
 
 export interface WorldOptions {
@@ -64,17 +70,17 @@ export interface WorldOptions {
   readonly seed: number;
   /** Offers the synchronous device calls to the engine. */
   readonly sync: boolean;
-  /** What the backing device's data holds before anything is written. */
-  readonly initial: Unwritten;
+  /** What a backing device's data holds before anything is written; the first has number 0. */
+  readonly initial: (sector: number, into: Uint8Array, backing: number) => void;
   readonly onMoment?: (moment: DiskMoment) => void;
   /** Boots from these instead of fresh disks. */
-  readonly images?: { readonly cache: DiskImage; readonly backing: DiskImage };
+  readonly images?: { readonly cache: DiskImage; readonly backings: readonly DiskImage[] };
 }
 
 export class World {
   readonly clock: SimClock;
   readonly cache: SimDisk;
-  readonly backing: SimDisk;
+  readonly backings: readonly SimDisk[];
   /** What the engine logged. */
   readonly logLines: string[] = [];
   readonly kind: EngineKind;
@@ -99,25 +105,46 @@ export class World {
       latency: SSD,
       ...(images === undefined ? {} : { image: images.cache }),
     });
-    this.backing = new SimDisk({
-      ...common,
-      name: "backing",
-      sizeSectors: kind.backingSectors,
-      random: random.fork(3),
-      latency: HARD_DISK,
-      unwritten: (sector, into) => {
-        if (sector < kind.dataOffsetSectors) into.fill(0);
-        else options.initial(sector - kind.dataOffsetSectors, into);
-      },
-      ...(images === undefined ? {} : { image: images.backing }),
-    });
+    const first = random.fork(3);
+    const engineRandom = random.fork(4);
+    const sizes = [kind.backingSectors, ...(kind.besideSectors ?? [])];
+    this.backings = sizes.map((sizeSectors, number) =>
+      new SimDisk({
+        ...common,
+        name: number === 0 ? "backing" : `backing${number}`,
+        sizeSectors,
+        random: number === 0 ? first : random.fork(4 + number),
+        latency: HARD_DISK,
+        unwritten: (sector, into) => {
+          if (sector < kind.dataOffsetSectors) into.fill(0);
+          else options.initial(sector - kind.dataOffsetSectors, into, number);
+        },
+        ...(images === undefined ? {} : { image: images.backings[number]! }),
+      })
+    );
     this.parts = {
       cache: this.cache,
       backing: this.backing,
+      backings: this.backings,
       clock: this.clock,
-      random: random.fork(4),
+      random: engineRandom,
       log: (level, message) => this.logLines.push(`${this.clock.nowMs()} ${level}: ${message}`),
     };
+  }
+
+  /** The first backing disk; most worlds have no other. */
+  get backing(): SimDisk {
+    return this.backings[0]!;
+  }
+
+  get disks(): SimDisk[] {
+    return [this.cache, ...this.backings];
+  }
+
+  /** Fresh disks, formatted, stable. */
+  async format(): Promise<void> {
+    await this.run(this.kind.format(this.cache, ...this.backings));
+    await this.run(Promise.all(this.disks.map((disk) => disk.flush())));
   }
 
   run<T>(work: Promise<T>, options: RunOptions = {}): Promise<T | undefined> {
@@ -125,45 +152,43 @@ export class World {
   }
 
   snapshot(): WorldSnapshot {
-    return { cache: this.cache.snapshot(), backing: this.backing.snapshot() };
+    const backings = this.backings.map((disk) => disk.snapshot());
+    return { cache: this.cache.snapshot(), backings };
   }
 
   /** What the engine did to the disks that it must not; call when it should be quiet. */
   violations(): string[] {
-    const all = [...this.cache.violations, ...this.backing.violations];
-    for (const disk of [this.cache, this.backing]) {
+    const all = this.disks.flatMap((disk) => disk.violations);
+    for (const disk of this.disks) {
       if (disk.inFlight > 0) all.push(`${disk.name}: ${disk.inFlight} operations still under way`);
     }
     return all;
   }
 }
 
-/** Every subset of the writes pending on both disks; undefined when they are too many. */
+/** Every subset of the writes pending on all disks; undefined when they are too many. */
 export function allSubsets(snapshot: WorldSnapshot): CutPolicy[] | undefined {
-  const writes = snapshot.cache.pending.length + snapshot.backing.pending.length;
+  const disks = [snapshot.cache, ...snapshot.backings];
+  const writes = disks.reduce((sum, { pending }) => sum + pending.length, 0);
   if (writes > SUBSET_WRITES_MAX) return undefined;
   return Array.from({ length: 1 << writes }, (_, subset) => ({ subset }));
 }
 
 /**
- * The world as it boots after a power cut; both disks lost power at the same moment. The bits of a
- * subset are the cache's writes first, then the backing device's.
+ * The world as it boots after a power cut; all disks lost power at the same moment. The bits of a
+ * subset are the cache's writes first, then the backing devices' in order.
  */
 export function worldAfterCut(
   snapshot: WorldSnapshot,
   policy: CutPolicy,
   options: Omit<WorldOptions, "images">,
 ): World {
-  const backingPolicy = typeof policy === "object"
-    ? { subset: policy.subset >>> snapshot.cache.pending.length }
-    : policy;
-  const images = {
-    cache: imageAfterCut(snapshot.cache, policy, new SimRandom(hashOf(options.seed, 11))),
-    backing: imageAfterCut(
-      snapshot.backing,
-      backingPolicy,
-      new SimRandom(hashOf(options.seed, 12)),
-    ),
-  };
-  return new World({ ...options, images });
+  let rest = policy;
+  const [cache, ...backings] = [snapshot.cache, ...snapshot.backings].map((disk, number) => {
+    const random = new SimRandom(hashOf(options.seed, 11 + number));
+    const image = imageAfterCut(disk, rest, random);
+    if (typeof rest === "object") rest = { subset: rest.subset >>> disk.pending.length };
+    return image;
+  });
+  return new World({ ...options, images: { cache: cache!, backings } });
 }
