@@ -7,6 +7,11 @@
  * halves, which can miss the newest entry when a bucket in the middle is damaged; the result on
  * an undamaged journal is the same, and here it does not depend on luck.
  *
+ * An entry is written when the one before it is durable, so a power cut leaves nothing intact behind
+ * a torn one. Intact entries behind the end of the newest bucket, or in the one after it, therefore
+ * mean that damage hides what was promised to be durable. Linux goes on without them, and nobody
+ * learns that flushed writes are gone; here that is refused.
+ *
  * What is remembered per entry is a number and a place; `entries` reads the keys again, so memory
  * does not grow with the journal.
  *
@@ -15,6 +20,7 @@
 import { assert } from "../base/assert.ts";
 import { BcacheError } from "../base/errors.ts";
 import { keyDiskWords, keyOffset, keyPointers, keySizeSectors } from "../ondisk/bkey.ts";
+import { SECTOR_BYTES } from "../device/device.ts";
 import { JSET, JSET_HEADER_BYTES, JSET_KEY_BYTES, JSET_VERSION } from "../ondisk/jset.ts";
 import { BucketReader, type JournalPlace, type ParsedEntry } from "./parse.ts";
 import type { JournalStart } from "./writer.ts";
@@ -25,6 +31,9 @@ const ADVICE = "see what is left with `check`, save it with `extract --rescue`, 
 const HEADER_WORDS = JSET_HEADER_BYTES / 4;
 /** Warnings kept; a journal has at most 256 buckets, each can have one. */
 const WARNINGS_MAX = 300;
+
+/** How far behind the end of the newest bucket entries are looked for: many of the largest. */
+const HIDDEN_BYTES_MAX = 1024 * 1024;
 
 /** What the newest entry says besides keys. */
 export interface JournalHead {
@@ -85,8 +94,9 @@ interface Survey {
 
 /**
  * Reads the journal. Rejects with BcacheError: DeviceIo; BadFormat when there is no entry at all,
- * when one that is needed is missing, or when a key in one cannot be a key. Bytes that are no
- * entry are passed over, as in Linux, with a warning.
+ * when one that is needed is missing, when damage hides newer ones, or when a key in one cannot be
+ * a key. A damaged entry with nothing intact behind it is passed over, as in Linux, with a warning:
+ * so looks what a power cut tore.
  */
 export async function readJournal(
   place: JournalPlace,
@@ -96,6 +106,7 @@ export async function readJournal(
   const survey = await readBuckets(place, reader);
   const { head, warnings } = survey;
   const where = `${place.device.name}: journal`;
+  await refuseHidden(where, place, { reader, survey });
   if (head.version > JSET_VERSION) {
     throw new BcacheError(
       "BadFormat",
@@ -194,6 +205,35 @@ async function firstSeqs(
     seqs.push(typeof first === "object" ? first.header.sequence : 0);
   }
   return seqs;
+}
+
+/**
+ * Throws if intact entries newer than the newest that was found lie where the next would be: behind
+ * it in its bucket, or in the bucket after it.
+ */
+async function refuseHidden(
+  where: string,
+  place: JournalPlace,
+  { reader, survey }: { reader: BucketReader; survey: Survey },
+): Promise<void> {
+  const { head, currentIndex, currentUsedBlocks } = survey;
+  const nextIndex = (currentIndex + 1) % place.buckets.length;
+  const spots = [{ index: currentIndex, block: currentUsedBlocks }];
+  if (nextIndex !== currentIndex) spots.push({ index: nextIndex, block: 0 });
+  const blocksMax = Math.ceil(HIDDEN_BYTES_MAX / (place.blockSectors * SECTOR_BYTES));
+  for (const { index, block } of spots) {
+    const end = Math.min(reader.blocksPerBucket, block + blocksMax);
+    for (let at = block; at < end; at++) {
+      const entry = await reader.entryAt(index, at);
+      if (typeof entry !== "object" || entry.header.sequence <= head.seq) continue;
+      throw new BcacheError(
+        "BadFormat",
+        `${where} bucket ${place.buckets[index]}, offset ${block * place.blockSectors} sectors: ` +
+          `entry ${head.seq + 1} is damaged, but entry ${entry.header.sequence} behind it is ` +
+          `intact: writes that were flushed would be lost; ${ADVICE}`,
+      );
+    }
+  }
 }
 
 /** Throws if one of the entries that `head` needs is not among `needed`, which are in order. */

@@ -116,6 +116,29 @@ describe("reading the journal", () => {
     assertStringIncludes(replay.warnings[0]!, "journal bucket 2, offset 3 sectors: checksum 0x");
   });
 
+  test("refuses a journal whose newest entries are hidden behind damage", async () => {
+    const damages: Array<(bytes: Uint8Array, at: number) => void> = [
+      (bytes, at) => void (bytes[at + 100]! ^= 1),
+      (bytes, at) => void (bytes[at + 8]! ^= 1), // The magic: not even a damaged entry.
+      (bytes, at) => void bytes.fill(0, at, at + SECTOR_BYTES),
+    ];
+    for (const damage of damages) {
+      // In the bucket of the newest entry, and at the start of the one after it.
+      for (const [bucket, block] of [[1, 2], [1, 0]] as const) {
+        const bytes = image(run(0, 1, 13, 1));
+        damage(bytes, offsetOf(bucket, block));
+        const lost = 9 + block;
+        const error = await assertRejects(
+          () => read(bytes),
+          BcacheError,
+          `bucket ${bucket + 1}, offset ${block} sectors: entry ${lost} is damaged, but entry ` +
+            `${lost + 1} behind it is intact`,
+        );
+        assertEquals(error.code, "BadFormat");
+      }
+    }
+  });
+
   test("refuses a journal that lacks an entry in the middle", async () => {
     const bytes = image(run(0, 1, 20, 3));
     bytes[offsetOf(1, 2) + 16]! ^= 1;
@@ -274,14 +297,14 @@ describe("a journal that goes on after recovery", () => {
     assert(replay.start.ring.currentUsedBlocks > 2);
   });
 
-  test("erases what lay behind a damaged entry before its numbers are used again", async () => {
+  test("erases what a power cut tore behind the newest entry", async () => {
     const bytes = image(run(0, 1, 6, 1));
-    bytes[offsetOf(0, 3) + 50]! ^= 1; // Entry 4 is damaged; 5 and 6 are given up with it.
+    bytes[offsetOf(0, 5) + 50]! ^= 1; // Entry 6 was being written.
     const { device, replay } = await goOn(bytes, 1);
-    assertEquals(replay.head.seq, 4);
-    const hidden = new Uint8Array(2 * SECTOR_BYTES);
-    await device.read(offsetOf(0, 4) / SECTOR_BYTES, hidden);
-    assert(hidden.every((byte) => byte === 0), "entries 5 and 6 cannot come back");
+    assertEquals(replay.head.seq, 6);
+    const torn = new Uint8Array(3 * SECTOR_BYTES);
+    await device.read(offsetOf(0, 5) / SECTOR_BYTES, torn);
+    assert(torn.every((byte) => byte === 0), "nothing is left of it behind the newest");
   });
 
   test("recovers from a ring without one free block, by renewing the newest entry", async () => {
