@@ -38,7 +38,7 @@ export function parseHostPort(text: string): HostPort {
   if (host === undefined || !(port <= 65535) || !isAddress) {
     throw new BcacheError(
       "InvalidArgument",
-      `--http ${text}: expected HOST:PORT such as 127.0.0.1:8380, or off`,
+      `--http ${JSON.stringify(text)}: expected HOST:PORT such as 127.0.0.1:8380, or off`,
     );
   }
   return { host, port };

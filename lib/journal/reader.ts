@@ -7,10 +7,10 @@
  * halves, which can miss the newest entry when a bucket in the middle is damaged; the result on
  * an undamaged journal is the same, and here it does not depend on luck.
  *
- * An entry is written when the one before it is durable, so a power cut leaves nothing intact behind
- * a torn one. Intact entries behind the end of the newest bucket, or in the one after it, therefore
- * mean that damage hides what was promised to be durable. Linux goes on without them, and nobody
- * learns that flushed writes are gone; here that is refused.
+ * An entry is begun when the one before it is durable, so a power cut leaves nothing intact behind
+ * a torn one. Intact newer entries behind the end of the newest bucket, or in the one after it,
+ * therefore mean that damage hides what was promised to be durable. Linux goes on without them, and
+ * nobody learns that flushed writes are gone; here that is refused.
  *
  * What is remembered per entry is a number and a place; `entries` reads the keys again, so memory
  * does not grow with the journal.

@@ -124,6 +124,7 @@ export class FakeControl implements CacheControl {
   destroyVolume(name: string, options: { force?: boolean } = {}): Promise<void> {
     this.calls.push(`destroy ${name}${options.force ? " by force" : ""}`);
     const at = this.volumes.findIndex((each) => each.name === name);
+    if (at < 0) return Promise.reject(new BcacheError("NotFound", name));
     if (!options.force && this.volumes[at]!.usedBytes > 0) {
       return Promise.reject(new BcacheError("Exists", `${name}: holds data; --force gives it up`));
     }
@@ -138,6 +139,7 @@ export class FakeControl implements CacheControl {
   forget(uuid: string, options: { force?: boolean } = {}): Promise<void> {
     this.calls.push(`forget ${uuid}${options.force ? " by force" : ""}`);
     const at = this.known.findIndex((each) => each.uuid === uuid);
+    if (at < 0) return Promise.reject(new BcacheError("NotFound", `the cache knows no ${uuid}`));
     if (!options.force && this.known[at]!.dirtyBytes > 0) {
       return Promise.reject(new BcacheError("Exists", `${uuid}: 4096 bytes are nowhere else`));
     }
