@@ -27,7 +27,14 @@ interface Counts {
 }
 
 /** Folders whose tests share the machine's mounts, ports, loop devices or all of its processors. */
-const ALONE = ["tests/api/", "tests/bench/", "tests/e2e/", "tests/fuse/", "tests/kernel/"];
+const ALONE = [
+  "tests/api/",
+  "tests/bench/",
+  "tests/e2e/",
+  "tests/fuse/",
+  "tests/kernel/",
+  "tests/processes/",
+];
 const FILE_LIMIT_MS = 8 * 60_000;
 /** For a test under Bun that names no limit of its own; the default of 5 s suits idle machines. */
 const TEST_LIMIT_MS = 60_000;

@@ -37,15 +37,17 @@ export class JournalOfWrites {
 
   /**
    * Writes random batches of blocks, each followed by fsync, until the file's server dies. Only
-   * what an fsync returned for counts as durable. Returns the number of fsyncs. Throws when
+   * what an fsync returned for counts as durable; with `durably` the file is opened with O_DIRECT
+   * and O_DSYNC, and every write that returned counts. Returns the number of batches. Throws when
    * nothing has died after `limitMs`.
    */
-  writeUntilDeath(path: string, random: () => number, limitMs: number): number {
-    const file = openSync(path, constants.O_RDWR);
+  writeUntilDeath(path: string, random: () => number, limitMs: number, durably = false): number {
+    const durable = durably ? constants.O_DIRECT | constants.O_DSYNC : 0;
+    const file = openSync(path, constants.O_RDWR | durable);
     const deadlineMs = performance.now() + limitMs;
     let fsyncs = 0;
     try {
-      while (this.#writeBatch(file, random)) {
+      while (this.#writeBatch(file, random, durably)) {
         fsyncs++;
         if (performance.now() > deadlineMs) throw new Error(`still served after ${limitMs} ms`);
       }
@@ -60,11 +62,14 @@ export class JournalOfWrites {
   }
 
   /** False when the server has died before the batch was durable. */
-  #writeBatch(file: number, random: () => number): boolean {
+  #writeBatch(file: number, random: () => number, durably: boolean): boolean {
     const batch = Array.from({ length: 1 + random() % 8 }, () => random() % this.blocks);
     try {
-      for (const block of batch) this.#writeBlock(file, block);
-      fsyncSync(file);
+      for (const block of batch) {
+        this.#writeBlock(file, block);
+        if (durably) this.#markDurable(block);
+      }
+      if (!durably) fsyncSync(file);
     } catch {
       // ENOTCONN, ECONNABORTED or EIO: the server was killed, which is what we wait for.
       return false;

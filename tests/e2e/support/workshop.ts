@@ -40,6 +40,8 @@ export interface MountOptions {
   readonly cache: string;
   readonly backing: string;
   readonly flags?: readonly string[];
+  /** Another command line than PROGRAM that runs the program. */
+  readonly program?: readonly string[];
 }
 
 /** Runs a command to its end. Never rejects for a command that fails: look at `status`. */
@@ -124,7 +126,7 @@ export class Workshop {
     const args = ["mount", "--cache", options.cache, "--backing", options.backing, mountpoint];
     const flags = options.flags ?? [];
     const http = flags.includes("--http") ? [] : ["--http", "off"];
-    const [program, ...before] = PROGRAM;
+    const [program, ...before] = options.program ?? PROGRAM;
     const child = spawn(program!, [...before, ...args, ...http, ...flags], {
       stdio: ["ignore", "pipe", "pipe"],
     });
