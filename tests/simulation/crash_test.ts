@@ -39,6 +39,8 @@ const SLICES: readonly Slice[] = [
   { name: "split-nodes", seeds: [1], cutOneIn: 1500 },
   { name: "reuse-buckets", seeds: [1], cutOneIn: 1000 },
   { name: "fill-and-reuse", seeds: [2], cutOneIn: 1000 },
+  { name: "fill-holes", seeds: [1, 2], cutOneIn: 400 },
+  { name: "discard-buckets", seeds: [1], cutOneIn: 500 },
   { name: "read-and-reuse", seeds: [1, 2], cutOneIn: 400 },
   { name: "tiny-nodes", seeds: [1], cutOneIn: 600 },
 ];

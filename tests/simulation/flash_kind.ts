@@ -2,6 +2,10 @@
  * A volume on the cache alone, as the simulator runs it: there is nothing to drain it to. It is
  * made at the first start, and filled with what the oracle takes for its first content; its label
  * says when that is durable. A start that finds it unfinished destroys it and begins again.
+ *
+ * Beside it others are made, filled, flushed, resized and destroyed. After a power cut such a one
+ * is there with all that was flushed, until it is to be destroyed; from then on it is there whole,
+ * or not at all.
  */
 import { CacheSet } from "../../lib/cache/cache_set.ts";
 import { SECTOR_BYTES } from "../../lib/device/device.ts";
@@ -11,61 +15,107 @@ import type { SimRandom } from "./sim_random.ts";
 import type { Engine, EngineKind, EngineParts } from "./world.ts";
 
 const READY = "filled";
+/** Others are labelled so, with the number that all their bytes are once they were flushed. */
+const GUEST = "guest ";
+const GUEST_BYTES = 32768;
 
-export function flashKind(options: BcacheOptions & { readonly seed: number }): EngineKind {
+type FlashOptions = BcacheOptions & { readonly seed: number };
+/** Labels of what a power cut must not change. */
+interface Promised {
+  /** Is there. */
+  readonly present: Set<string>;
+  /** Is whole, if it is there. */
+  readonly whole: Set<string>;
+}
+
+export function flashKind(options: FlashOptions): EngineKind {
+  const promised = { present: new Set<string>(), whole: new Set<string>() };
   return {
     ...bcacheKind(options),
     name: "volume on the cache alone",
     backingHolds: false,
-    open: (parts) => openVolume(parts, options),
+    open: (parts) => openVolume(parts, options, promised),
   };
 }
 
 async function openVolume(
   parts: EngineParts,
-  options: BcacheOptions & { readonly seed: number },
+  options: FlashOptions,
+  promised: Promised,
 ): Promise<Engine> {
   const { cache, clock, random, log } = parts;
   const set = await CacheSet.open({ cache, backings: [], clock, random, log });
-  // Others that were there when the power was cut are of no use to anybody.
-  for (const { name, label } of (await set.status()).volumes) {
-    if (label !== READY) await set.destroyVolume(name, { force: true });
+  const { volumes } = await set.status();
+  // Those that were not finished when the power was cut are of no use to anybody.
+  for (const { name, label } of volumes) {
+    if (label === READY) continue;
+    if (promised.whole.has(label)) await checkWhole(set, name, label);
+    else await set.destroyVolume(name, { force: true });
   }
-  if (set.volumes.length === 0) await makeVolume(set, options);
-  if (set.volumes.length > 1) throw new Error("two volumes say that they are the one");
-  const [volume] = set.volumes;
+  const missing = [...promised.present].filter((label) =>
+    !volumes.some((each) => each.label === label)
+  );
+  if (missing.length > 0) throw new Error(`volumes were lost: ${missing.join(", ")}`);
+  const found = volumes.filter(({ label }) => label === READY).map(({ name }) => name);
+  if (found.length > 1) throw new Error("two volumes say that they are the one");
+  const name = found[0] ?? await makeVolume(set, options);
+  const volume = set.volumes.find((each) => each.name === name)!;
+  const main = { set, name };
+  let turns = 0;
   return {
-    volume: volume!,
-    drain: () => volume!.flush(),
+    volume,
+    drain: () => volume.flush(),
     close: () => set.close(),
-    disturb: (random: SimRandom) => disturb(set, random),
+    disturb: (random: SimRandom) => disturb(main, promised, { random, turn: turns++ }),
   };
 }
 
-async function makeVolume(
-  set: CacheSet,
-  options: { readonly volumeSectors: number; readonly seed: number },
-): Promise<void> {
+/** @throws when it holds anything but what its label says. */
+async function checkWhole(set: CacheSet, name: string, label: string): Promise<void> {
+  const volume = set.volumes.find((each) => each.name === name)!;
+  const bytes = new Uint8Array(GUEST_BYTES);
+  await volume.read(0, bytes);
+  const expected = Number(label.slice(GUEST.length).split(" ")[0]);
+  const wrong = bytes.findIndex((byte) => byte !== expected);
+  if (wrong < 0) return;
+  throw new Error(`volume "${label}": byte ${wrong} is ${bytes[wrong]}, expected ${expected}`);
+}
+
+/** @returns its name. */
+async function makeVolume(set: CacheSet, options: FlashOptions): Promise<string> {
   const { volumeSectors: sectors, seed } = options;
   const { name } = await set.createVolume({ sizeBytes: sectors * SECTOR_BYTES });
-  const [volume] = set.volumes;
+  const volume = set.volumes.find((each) => each.name === name)!;
   const bytes = new Uint8Array(sectors * SECTOR_BYTES);
   for (let sector = 0; sector < sectors; sector++) {
     const at = sector * SECTOR_BYTES;
     fillSector(bytes.subarray(at, at + SECTOR_BYTES), seed, sector, 0);
   }
-  await volume!.write(0, bytes);
-  await volume!.flush();
+  await volume.write(0, bytes);
+  await volume.flush();
   await set.setAttribute(name, "label", READY);
+  return name;
 }
 
 /** Volumes come and go, and grow, beside the one that is looked at. */
-async function disturb(set: CacheSet, random: SimRandom): Promise<void> {
-  const [first] = set.volumes;
-  const { name } = await set.createVolume({ sizeBytes: 65536 });
+async function disturb(
+  main: { readonly set: CacheSet; readonly name: string },
+  promised: Promised,
+  { random, turn }: { readonly random: SimRandom; readonly turn: number },
+): Promise<void> {
+  const { set } = main;
+  const byte = 1 + random.below(255);
+  const label = `${GUEST}${byte} ${turn}`;
+  const { name } = await set.createVolume({ sizeBytes: 2 * GUEST_BYTES, label });
   const other = set.volumes.find((volume) => volume.name === name)!;
-  await other.write(0, new Uint8Array(32768).fill(random.below(256)));
-  if (random.chance(0.5)) await set.resizeVolume(name, 32768);
+  await other.write(0, new Uint8Array(GUEST_BYTES).fill(byte));
+  await other.flush();
+  promised.whole.add(label);
+  promised.present.add(label);
+  if (random.chance(0.5)) await set.resizeVolume(name, GUEST_BYTES);
+  promised.present.delete(label);
   await set.destroyVolume(name, { force: true });
-  if (random.chance(0.3)) await set.resizeVolume(first!.name, first!.sizeBytes + 4096);
+  if (!random.chance(0.3)) return;
+  const first = set.volumes.find((volume) => volume.name === main.name)!;
+  await set.resizeVolume(first.name, first.sizeBytes + 4096);
 }

@@ -145,6 +145,22 @@ export const RECIPES = {
     cutOneIn: 200,
     nestedOneIn: 1000,
   },
+  // Holes appear all the time, and are read, filled and written to at once.
+  "fill-holes": {
+    mode: "writethrough",
+    workload: {
+      steps: 500,
+      lanes: 8,
+      spanBytes: 64 << 10,
+      writeBytesMax: 8192,
+      unaligned: 0.05,
+      sequential: 0,
+      weights: { write: 30, read: 45, flush: 3, zero: 20, sleep: 2 },
+      sleepMsMax: 20,
+    },
+    cutOneIn: 100,
+    nestedOneIn: 1000,
+  },
   // Reads alone reuse the buckets, so nothing but the priorities themselves writes the journal:
   // what it does not name yet must not be relied on, what it still names not be overwritten.
   "read-and-reuse": {
@@ -194,6 +210,23 @@ export const RECIPES = {
     cutOneIn: 40,
     nestedOneIn: 1000,
     settings: [["sequential_cutoff", "0"]],
+  },
+  // The same with buckets that are given up to the disk before they are used again.
+  "discard-buckets": {
+    mode: "writeback",
+    workload: {
+      steps: 450,
+      lanes: 4,
+      spanBytes: 6 << 20,
+      writeBytesMax: 32 << 10,
+      weights: { write: 15, read: 75, flush: 3, zero: 2, sleep: 5 },
+      sleepMsMax: 500,
+      remembersReads: true,
+    },
+    cutOneIn: 100,
+    nestedOneIn: 1000,
+    settings: [...PROMPT, ["sequential_cutoff", "0"]],
+    setSettings: [["discard", "1"]],
   },
   // Clean and dirty in quick turns: the state in the superblock, and keys that change meanwhile.
   "drain-often": {

@@ -14,7 +14,7 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import type { Hunt, Mutation } from "./mutations.ts";
+import type { Hunt, Mutation } from "./mutation.ts";
 
 const TOP = join(import.meta.dirname!, "../../..");
 /** Everything that the simulator's command runs from. */

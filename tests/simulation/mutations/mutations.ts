@@ -9,32 +9,10 @@
  *
  * `hunts` says where it is looked for: a scenario, how many seeds, one cut in how many.
  */
-import type { RecipeName } from "../scenarios.ts";
-
-export interface Hunt {
-  readonly scenario: RecipeName;
-  /** Seeds 1 to so many; ends at the first that shows the breakage. */
-  readonly seeds: number;
-  /** Cuts the power at one moment in so many. */
-  readonly every: number;
-}
-
-export interface Mutation {
-  /** What is broken, in words. */
-  readonly name: string;
-  readonly file: string;
-  readonly text: string;
-  readonly becomes: string;
-  readonly hunts: readonly Hunt[];
-  /** Among those that every run of the suite tries. */
-  readonly quick?: boolean;
-}
-
-const hunt = (scenario: RecipeName, seeds: number, every: number): Hunt => ({
-  scenario,
-  seeds,
-  every,
-});
+import { COLLECTION } from "./collection.ts";
+import { MEMBERSHIP } from "./membership.ts";
+import { hunt } from "./mutation.ts";
+import type { Mutation } from "./mutation.ts";
 
 /** What goes wrong when something is not durable before something else. */
 const ORDER: readonly Mutation[] = [
@@ -204,4 +182,9 @@ const FORGOTTEN: readonly Mutation[] = [
   },
 ];
 
-export const MUTATIONS: readonly Mutation[] = [...ORDER, ...FORGOTTEN];
+export const MUTATIONS: readonly Mutation[] = [
+  ...ORDER,
+  ...FORGOTTEN,
+  ...COLLECTION,
+  ...MEMBERSHIP,
+];
