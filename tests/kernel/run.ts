@@ -8,7 +8,7 @@
  * what was done in a file. The exit status is 1 when something failed.
  */
 // deno-lint-ignore-file no-console
-import { mkdtempSync } from "node:fs";
+import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
@@ -64,10 +64,13 @@ function rowsOf(): Array<readonly [string, number, number]> {
     ["formatted by the kernel's tools", ({ maker }) => maker === "kernel"],
     ["clean stop on both sides", (one) => one.ourEnd === "close" && one.kernelEnd === "stop"],
     ["our process killed", ({ ourEnd }) => ourEnd === "kill"],
+    ["power cut under our engine", ({ ourEnd }) => ourEnd === "cut"],
     ["power cut under the kernel", ({ kernelEnd }) => kernelEnd === "cut"],
     ["one backing device", ({ backings }) => backings === 1],
     ["two backing devices", ({ backings }) => backings === 2],
-    ["volume on the cache alone", ({ flash }) => flash === true],
+    ["volume on the cache beside a backing device", (one) => !!one.flash && one.backings > 0],
+    ["volume on the cache and nothing else", ({ backings }) => backings === 0],
+    ["moving collection", ({ moving }) => moving === true],
     ["image with a sidecar", ({ sidecar }) => sidecar === true],
   ];
   return kinds.map(([name, has]) => {
@@ -107,3 +110,4 @@ for (let seed = first; seed < first + Number(values.count); seed++) {
 }
 if (values.record !== undefined) record(values.record);
 if (failures.length > 0) process.exitCode = 1;
+else rmSync(scratch, { recursive: true });

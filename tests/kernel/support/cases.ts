@@ -18,13 +18,16 @@ export interface Case {
   readonly replacement: ReplacementPolicy;
   /** The superblock in a file of its own, joined in front of a plain image for the kernel. */
   readonly sidecar?: boolean;
-  readonly backings: 1 | 2;
-  /** Beside one backing device, a volume that lives on the cache alone. */
+  /** 0: nothing but a volume on the cache alone. */
+  readonly backings: 0 | 1 | 2;
+  /** Beside the backing device, if there is one, a volume that lives on the cache alone. */
   readonly flash?: boolean;
-  /** How our runs end: closed, or killed with SIGKILL between two writes. */
-  readonly ourEnd: "close" | "kill";
+  /** How our runs end: closed, killed with SIGKILL between two writes, or by a power cut. */
+  readonly ourEnd: "close" | "kill" | "cut";
   /** How the kernel's first run ends: everything stopped, or a power cut. */
   readonly kernelEnd: "stop" | "cut";
+  /** Collections copy what is left in sparse buckets, on both sides. */
+  readonly moving?: boolean;
 }
 
 /**
@@ -41,8 +44,8 @@ export const QUICK_CASES: readonly Case[] = [
   quick("q2", "ours", "writeback", 512, "kill", "cut"),
   { ...quick("q3", "kernel", "writeback", 4096, "kill", "cut"), flash: true, bucketKib: 128 },
   quick("q4", "kernel", "writethrough", 512, "close", "stop"),
-  { ...quick("q5", "ours", "writethrough", 4096, "kill", "cut"), sidecar: true },
-  { ...quick("q6", "ours", "writeback", 4096, "kill", "stop"), backings: 2 },
+  { ...quick("q5", "ours", "writethrough", 4096, "cut", "cut"), sidecar: true },
+  { ...quick("q6", "ours", "writeback", 4096, "cut", "stop"), backings: 2, moving: true },
   { ...quick("q7", "kernel", "writearound", 4096, "close", "cut"), replacement: "fifo" },
   {
     ...quick("q8", "ours", "none", 512, "close", "stop"),
@@ -67,13 +70,15 @@ function quick(
 /** Every maker, mode, block size and end with every other; the rest varies along. */
 export function allCases(): Case[] {
   const policies: readonly ReplacementPolicy[] = ["lru", "fifo", "random"];
+  const ends = ["close", "kill", "cut"] as const;
   const cases: Case[] = [];
   for (const maker of ["ours", "kernel"] as const) {
     for (const mode of CACHE_MODES) {
       for (const blockBytes of [512, 4096] as const) {
-        for (const ourEnd of ["close", "kill"] as const) {
+        for (const ourEnd of ends) {
           for (const kernelEnd of ["stop", "cut"] as const) {
             const number = cases.length;
+            const flash = number % 7 === 6 || number % 5 === 3;
             cases.push({
               id: `a${number}`,
               maker,
@@ -81,8 +86,9 @@ export function allCases(): Case[] {
               blockBytes,
               bucketKib: [32, 64, 128][number % 3]!,
               replacement: policies[Math.floor(number / 3) % 3]!,
-              backings: number % 5 === 4 ? 2 : 1,
-              ...(number % 5 === 3 ? { flash: true, bucketKib: 128 } : {}),
+              backings: number % 7 === 6 ? 0 : number % 5 === 4 ? 2 : 1,
+              ...(flash ? { flash, bucketKib: 128 } : {}),
+              ...(kernelEnd === "stop" && number % 3 === 1 ? { moving: true } : {}),
               ...(maker === "ours" && number % 4 === 1 ? { sidecar: true } : {}),
               ourEnd,
               kernelEnd,

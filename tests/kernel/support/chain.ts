@@ -11,15 +11,7 @@
  * it is written again; everything else reads as it was written.
  */
 import { execFileSync } from "node:child_process";
-import {
-  closeSync,
-  ftruncateSync,
-  mkdirSync,
-  openSync,
-  readFileSync,
-  rmSync,
-  writeFileSync,
-} from "node:fs";
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { makeBacking, makeCache, prepareSidecar, writePrepared } from "../../../lib/cache/make.ts";
 import { sidecarPath } from "../../../lib/cache/members/open_backing.ts";
@@ -29,8 +21,10 @@ import { openFileDevice } from "../../../lib/device/file.ts";
 import { SimRandom } from "../../simulation/sim_random.ts";
 import type { Case } from "./cases.ts";
 import type { CacheSet } from "../../../lib/cache/cache_set.ts";
+import { createFile } from "./files.ts";
 import { boot } from "./machine.ts";
 import type { GuestDisk } from "./machine.ts";
+import { writeAndLosePower } from "./lost_power.ts";
 import { readAll, withSet, writeAndBeKilled, writePieces } from "./ours.ts";
 import { dataDisk, Model, type Piece, pieces, SECTOR, VOLUME_BYTES } from "./pieces.ts";
 
@@ -99,7 +93,8 @@ class Chain {
     if (maker === "kernel") {
       const args = ["-b", `${bucketKib}k`, "-w", `${blockBytes}`];
       args.push(`--cache-replacement-policy=${replacement}`);
-      args.push("-C", this.cachePath, "-B", ...this.paths.backings);
+      args.push("-C", this.cachePath);
+      for (const path of this.paths.backings) args.push("-B", path);
       execFileSync("make-bcache", args, { stdio: "ignore" });
       return;
     }
@@ -149,13 +144,15 @@ class Chain {
 
   /** One run of ours: reads everything, then works. */
   async runOurs(verify: boolean): Promise<void> {
-    const kill = this.case.ourEnd === "kill";
+    const { ourEnd, moving } = this.case;
     if (verify) await this.check(false);
-    const work = this.plan(OUR_PIECES, kill);
-    if (!kill) {
+    const work = this.plan(OUR_PIECES, ourEnd !== "close");
+    if (ourEnd === "close") {
       await withSet(this.paths, { readOnly: false }, async (set) => {
+        await set.setAttribute(undefined, "copy_gc_enabled", moving ? "1" : "0");
         for (const [index, { certain }] of work.entries()) {
           await writePieces(set, index, certain, this.#data);
+          await set.setAttribute(undefined, "trigger_gc", "1");
         }
       });
       return;
@@ -166,7 +163,8 @@ class Chain {
       certain: work.map(({ certain }) => certain),
       uncertain: work.map(({ uncertain }) => uncertain),
     };
-    await writeAndBeKilled(orders, this.#random.between(0, 60));
+    if (ourEnd === "cut") await writeAndLosePower(orders, this.#random);
+    else await writeAndBeKilled(orders, this.#random.between(0, 60));
     await this.check(true);
   }
 
@@ -236,6 +234,7 @@ class Chain {
     const { kernelEnd } = this;
     this.before = this.models.map((model) => model.copy());
     const lines = [`register ${id}-c`];
+    if (this.case.moving) lines.push(`put "$(set_of ${id}-c)/internal/copy_gc_enabled" 1`);
     const work = this.plan(KERNEL_PIECES, kernelEnd === "cut");
     const uncertain: string[] = [];
     for (const [index, one] of work.entries()) {
@@ -252,6 +251,8 @@ class Chain {
       lines.push(expectLine(`${serial}-before`, this.before[index]!, slot + index));
       for (const piece of one.certain) lines.push(copyLine("$volume", piece));
       lines.push("durable $volume", `collect ${id}-c`);
+      // Before the power is cut: the host wants the collection whole, not the time it takes.
+      if (index === this.models.length - 1) lines.push(`until_is 60 collected ${id}-c`);
       uncertain.push(name);
       for (const piece of one.uncertain) uncertain.push(copyLine("$volume", piece));
       if (kernelEnd === "cut") continue;
@@ -275,12 +276,6 @@ function expectLine(name: string, model: Model, slot: number): string {
 
 function copyLine(volume: string, { unitBytes, from, to, count }: Piece): string {
   return `copy ${volume} ${unitBytes} ${from} ${to} ${count}`;
-}
-
-function createFile(path: string, bytes: number): void {
-  const fd = openSync(path, "w");
-  ftruncateSync(fd, bytes);
-  closeSync(fd);
 }
 
 /** A case in words, for a message. */

@@ -79,6 +79,8 @@ durable() {
 }
 # collect SERIAL: garbage collection of the set with this cache; it runs beside what follows.
 collect() { put "$(set_of "$1")/internal/trigger_gc" 1; }
+# collected SERIAL: a collection of that set has ended since it was registered.
+collected() { [ "$(cat "$(set_of "$1")/internal/btree_gc_last_sec")" -ge 0 ]; }
 # stop_all: stops every device and set, as a shutdown does.
 stop_all() {
   for each in /sys/block/bcache*/bcache/stop /sys/fs/bcache/*-*/stop /sys/block/vd*/bcache/stop; do

@@ -21,6 +21,8 @@ export interface GuestDisk {
   /** At most 20 characters. */
   readonly serial: string;
   readonly path: string;
+  /** A file that gets a log of all that the guest writes and flushes; see write_log.ts. */
+  readonly logPath?: string;
 }
 
 export interface BootOptions {
@@ -73,7 +75,14 @@ function commandOf(disks: readonly GuestDisk[], initrd: string, console: string)
   command.push("-kernel", kernel, "-initrd", initrd, "-append", words);
   command.push("-chardev", "stdio,id=script,signal=off", "-serial", "chardev:script");
   command.push("-serial", `file:${console}`);
-  disks.forEach(({ serial, path }, index) => {
+  disks.forEach(({ serial, path, logPath }, index) => {
+    if (logPath !== undefined) {
+      const file = (name: string) => ({ driver: "file", filename: name });
+      const node = { driver: "blklogwrites", "node-name": `d${index}`, log: file(logPath) };
+      command.push("-blockdev", JSON.stringify({ ...node, file: file(path) }));
+      command.push("-device", `virtio-blk-pci,drive=d${index},serial=${serial}`);
+      return;
+    }
     // The images are thrown away afterwards: nothing has to reach this machine's own disk.
     const file = `file=${path.replaceAll(",", ",,")},format=raw,if=none,id=d${index}`;
     command.push("-drive", `${file},cache=unsafe,discard=unmap`);
