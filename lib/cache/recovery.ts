@@ -19,6 +19,7 @@ import { BcacheError } from "../base/errors.ts";
 import { KeySet } from "../bset/key_set.ts";
 import { MARK } from "../buckets/table.ts";
 import type { Device } from "../device/device.ts";
+import { BucketReader } from "../journal/parse.ts";
 import { type JournalReplay, readJournal } from "../journal/reader.ts";
 import { freshJournal } from "../journal/writer.ts";
 import type { Btree } from "../btree/btree.ts";
@@ -47,6 +48,9 @@ import {
 import { Engine, type EngineWorld, Foundations } from "./engine.ts";
 import { adoptKey, adoptNode } from "./collection/gc.ts";
 import { StartReporter } from "./start_progress.ts";
+
+/** Of a set that never said that it is valid. */
+const FIRST_ENTRIES_MAX = 16;
 
 export interface EngineSource {
   readonly device: Device;
@@ -281,14 +285,41 @@ function startBackground(engine: Engine): void {
   engine.allocator.start(engine.tasks);
 }
 
-/** Starts a set on a device whose superblock says that nothing on it is valid. */
+/**
+ * Starts a set on a device whose superblock says that nothing on it is valid. Rejects with
+ * BadFormat, with nothing written, when the journal tells that this cannot be.
+ */
 export async function startNew(source: EngineSource): Promise<Engine> {
-  const { superblock, geometry, device } = source;
+  const { superblock, geometry, device, world } = source;
   refuseTinyNodes(geometry, device.name);
   superblock.journalBucketCount = geometry.newJournalBucketCount;
+  await refuseOldJournal(new Foundations(device, superblock, geometry, world));
   const engine = new Engine(source, freshJournal(superblock.journalBucketCount));
   await stoppedOnFailure(engine, () => initialize(engine));
   return engine;
+}
+
+/**
+ * A set that was interrupted before its superblock said that it is valid has journaled an entry or
+ * two. More of them with the magic of this very set: the superblock is an old copy, and beginning
+ * anew would throw away what is dirty. (`make` blanks the journal; Linux throws it away.)
+ */
+async function refuseOldJournal(probe: Foundations): Promise<void> {
+  const place = probe.journalPlace();
+  const reader = new BucketReader(place);
+  for (let index = 0; index < place.buckets.length; index++) {
+    const entry = await reader.entryAt(index, 0, true);
+    if (typeof entry !== "object" || entry.header.sequence <= FIRST_ENTRIES_MAX) continue;
+    throw new BcacheError(
+      "BadFormat",
+      `${place.device.name}: superblock: says that the set never ran, but bucket ` +
+        `${
+          place.buckets[index]
+        } has journal entry ${entry.header.sequence} of it: the superblock ` +
+        "is an old copy; restore sector 8 from a newer one, or make the cache anew if nothing in " +
+        "it is dirty",
+    );
+  }
 }
 
 async function initialize(engine: Engine): Promise<void> {

@@ -72,11 +72,6 @@ export class UuidTable {
     );
   }
 
-  /** A slot that was never used; -1: none is left. Used ones may still have keys in the index. */
-  findFree(): number {
-    return this.#entries.findIndex((entry) => isZeroUuid(entry.uuid));
-  }
-
   /** What memory and disk agree on about a slot; "used" while they do not. */
   slotState(index: number): "unused" | "invalidated" | "used" {
     if (this.#onDisk === undefined) return "used";

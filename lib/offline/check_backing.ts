@@ -101,7 +101,7 @@ async function compare(
       advice: `make the cache with -w ${superblock.blockSectors * 512}`,
     });
   }
-  if (uuids !== undefined && slot === undefined && attached) {
+  if (uuids !== undefined && slot === undefined && (attached || state === "dirty")) {
     reportUnknown(superblock, state, fault);
   }
   if (slot === undefined) return undefined;
@@ -136,10 +136,14 @@ function reportExtents(
   const state = backingState(superblock);
   if (state === "none" || state === "stale") {
     const was = state === "stale" ? "was used without its cache" : "was detached";
-    fault("warning", {
+    const isDirty = tally.dirtySectors > 0;
+    fault(isDirty ? "error" : "warning", {
       what: `${was}, and the cache still holds data of it, which will not be used again`,
       found: `${tally.cachedSectors} sectors, ${tally.dirtySectors} of them dirty`,
-      advice: "attach it anew; what is dirty in the cache is older than the device",
+      advice: isDirty
+        ? "if that is so, the dirty data is older than the device: `forget` it; if it is not, " +
+          "the superblock is damaged: restore it from a copy"
+        : "attach it anew",
     });
   }
   if (tally.start < superblock.dataOffsetSectors) {

@@ -15,6 +15,8 @@ import { UUID_ENTRY_BYTES } from "./uuid_entry.ts";
 const SECTOR_BYTES = 512;
 /** The least with which a set can run: a heap of one entry per 1024 buckets must not be empty. */
 export const RUNNING_BUCKETS_MIN = 513;
+/** More than this fit in no memory: the engine keeps 12 bytes a bucket, so 12 GiB. */
+export const RUNNING_BUCKETS_MAX = 2 ** 30;
 /** Metadata uses at most this much of a bucket: MAX_ORDER_NR_PAGES pages on x86-64. */
 const META_BYTES_MAX = 4 * 1024 * 1024;
 /** Meta areas up to this size are whole b-tree nodes; of larger ones a node is a quarter. */
@@ -51,13 +53,20 @@ export interface Geometry {
 
 /**
  * The geometry of a cache with this superblock. Throws BadFormat for a device with too few buckets
- * to run, which Linux refuses as well.
+ * to run, which Linux refuses as well, and NotSupported for one with more than memory can hold.
  */
 export function geometryOf(superblock: Superblock, name: string): Geometry {
   assert(superblock.kind === "cache", "only caches have a geometry");
   const { bucketCount, bucketSectors, blockSectors } = superblock;
   if (bucketCount < RUNNING_BUCKETS_MIN) {
     throw new BcacheError("BadFormat", `${name}: ${tooFewBuckets(bucketCount, bucketSectors)}`);
+  }
+  if (bucketCount > RUNNING_BUCKETS_MAX) {
+    throw new BcacheError(
+      "NotSupported",
+      `${name}: superblock: ${bucketCount} buckets, expected at most ${RUNNING_BUCKETS_MAX}; ` +
+        "make a cache of this size with larger buckets (-b)",
+    );
   }
   const bucketBytes = bucketSectors * SECTOR_BYTES;
   const metaBytes = Math.min(bucketBytes, META_BYTES_MAX);

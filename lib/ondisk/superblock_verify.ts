@@ -5,9 +5,9 @@
  * Kernel: read_super, read_super_common and get_bucket_size in super.c.
  *
  * Stricter than Linux in a few places, where Linux fails later or not at all: more journal buckets
- * than slots are refused before the checksum (which would run past the page), a backing device's
- * block size must be a power of two and its data must begin before its end, and the write sequence
- * must be an exact number.
+ * than slots are refused before the checksum (which would run past the page), a bucket must be left
+ * behind the journal, a backing device's block size must be a power of two and its data must begin
+ * before its end, and the write sequence must be an exact number.
  */
 import { BcacheError, type ErrorCode } from "../base/errors.ts";
 import { crc64, hex64 } from "../base/crc64.ts";
@@ -236,8 +236,11 @@ function verifyJournalBuckets(
       return bad(`journal bucket ${i} is bucket ${bucket}, expected ${firstBucket + i}`);
     }
   }
-  if (firstBucket + keys > bucketCount) {
-    return bad(`journal buckets up to ${firstBucket + keys}, but only ${bucketCount} buckets`);
+  if (firstBucket + keys >= bucketCount) {
+    return bad(
+      `buckets before ${firstBucket + keys} are the superblock's and the journal's, ` +
+        `but there are only ${bucketCount} buckets`,
+    );
   }
   if (firstBucket * bucketSectors < 16) {
     return bad(`first bucket ${firstBucket} lies over the superblock`);

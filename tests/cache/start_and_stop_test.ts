@@ -9,6 +9,7 @@ import { SLOT_WORDS } from "../../lib/ondisk/bkey.ts";
 import { isSynchronous, sealSuperblock, SUPERBLOCK } from "../../lib/ondisk/superblock.ts";
 import { decodeSuperblock } from "../../lib/ondisk/superblock_verify.ts";
 import { OneDevice, oneDevice } from "./one_device.ts";
+import { makeSet, valuesIn, write } from "./set_support.ts";
 
 function superblockOf(one: OneDevice) {
   return decodeSuperblock(one.cacheDisk.peek(8, 8), one.cacheDisk);
@@ -48,6 +49,29 @@ describe("a new cache set", () => {
     assert((await one.read(0, 8)).every((byte) => byte === 3));
     assertEquals((await one.device()).dirtyBytes, 4096);
     await one.close();
+  });
+});
+
+describe("a superblock from before the first start", () => {
+  test("is refused while the journal tells of more, and nothing is written", async () => {
+    const made = await makeSet(1);
+    const old = new Uint8Array(4096);
+    await made.cache.read(8, old);
+    let set = await made.open();
+    for (let entry = 0; entry < 20; entry++) {
+      await write(set.volumes[0]!, 4096 * entry, 4096, 1 + entry);
+      await set.volumes[0]!.flush();
+    }
+    await set.close();
+    const newer = new Uint8Array(4096);
+    await made.cache.read(8, newer);
+    await made.cache.write(8, old);
+    const error = await assertRejects(() => made.open(), BcacheError, "the set never ran, but");
+    assertEquals(error.code, "BadFormat");
+    await made.cache.write(8, newer);
+    set = await made.open();
+    assertEquals(await valuesIn(set.volumes[0]!, 4096 * 19, 4096), [20]);
+    await set.close();
   });
 });
 

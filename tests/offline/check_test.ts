@@ -268,8 +268,17 @@ const PLANTS: readonly Plant[] = [
   },
   {
     name: "a backing device that was used alone",
-    pattern: /warning: backing: backing: was used without its cache/,
+    pattern: /error: backing: backing: was used without its cache.* dirty/,
     plant: ({ backing }) => changeSuperblock(backing, (sb) => setBackingState(sb, "stale")),
+  },
+  {
+    name: "a dirty backing device that names no set and that nobody knows",
+    pattern: /error: backing: backing: is attached and dirty, but .* does not know it/,
+    plant: ({ backing }) =>
+      changeSuperblock(backing, (sb) => {
+        sb.setUuid = new Uint8Array(16);
+        sb.uuid = new Uint8Array(16).fill(8);
+      }),
   },
   {
     name: "a backing device of another set",

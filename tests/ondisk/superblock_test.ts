@@ -170,6 +170,7 @@ const REFUSED: ReadonlyArray<readonly [string, string, Change]> = [
   }],
   ["a journal over the superblock", "lies over", (_, v) => v.setUint16(0xcc, 0, true)],
   ["a first bucket beyond", "only 4096 buckets", (_, v) => v.setUint16(0xcc, 5000, true)],
+  ["no bucket behind its first", "only 4096 buckets", (_, v) => v.setUint16(0xcc, 4096, true)],
   ["a sequence of 64 bits", "write sequence", (_, v) => v.setUint32(0x74, 0xffff_ffff, true)],
 ];
 
@@ -285,6 +286,13 @@ test("512 buckets are too few to run, 513 are enough", () => {
   const decoded = (count: number) => decodeSuperblock(small(count), place);
   assertThrows(() => geometryOf(decoded(512), "d"), BcacheError, "a cache needs 513");
   assertEquals(geometryOf(decoded(513), "d").bucketCount, 513);
+});
+
+test("more buckets than memory can hold are refused before any memory is asked for", () => {
+  const huge = changed(cachePage(), (_, v) => writeU64(v, 0xb8, 2 ** 30 + 1));
+  const superblock = decodeSuperblock(huge, { ...place, sizeSectors: 2 ** 50 });
+  const error = assertThrows(() => geometryOf(superblock, "d"), BcacheError, "1073741825 buckets");
+  assertEquals(error.code, "NotSupported");
 });
 
 test("no bytes make decoding throw anything but a BcacheError", () => {

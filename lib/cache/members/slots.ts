@@ -4,6 +4,7 @@
  * not from a journal that is replayed.
  */
 import { BcacheError } from "../../base/errors.ts";
+import { isZeroUuid } from "../../ondisk/uuid.ts";
 import { INVALID_UUID, isInvalidated, type UuidEntry } from "../../ondisk/uuid_entry.ts";
 import { dropKeys } from "./drop_keys.ts";
 import type { Engine } from "../engine.ts";
@@ -17,11 +18,18 @@ export function invalidated(entry: UuidEntry, nowSeconds: number): UuidEntry {
 /**
  * A place that may be used: one that never was, else the one given up longest ago, emptied before
  * it is returned. @param what needs it, for the message. @throws BcacheError NoSpace
+ *
+ * The table has no checksum, so one that was damaged may call a place unused that has keys in the
+ * index: another device's data. What of it is clean is dropped; where some is dirty, the place is
+ * left alone.
  */
 export async function freeSlot(engine: Engine, what: string): Promise<number> {
-  const { uuids } = engine;
-  const fresh = uuids.findFree();
-  if (fresh >= 0) return fresh;
+  const { uuids, dirty } = engine;
+  for (let index = 0; index < uuids.capacity; index++) {
+    if (!isZeroUuid(uuids.entry(index).uuid) || dirty.of(index) > 0) continue;
+    if (await dropKeys(engine, index) > 0) await engine.settleKeys();
+    return index;
+  }
   let oldest = -1;
   for (let index = 0; index < uuids.capacity; index++) {
     const entry = uuids.entry(index);

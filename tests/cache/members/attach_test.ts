@@ -7,7 +7,9 @@ import { makeBacking, makeCache } from "../../../lib/cache/make.ts";
 import type { Device } from "../../../lib/device/device.ts";
 import { MemoryDevice } from "../../../lib/device/memory.ts";
 import { RealClock } from "../../../lib/runtime/clock.ts";
+import { indexOf } from "../../offline/world.ts";
 import { SimRandom } from "../../simulation/sim_random.ts";
+import { makeSet, valuesIn, write } from "../set_support.ts";
 
 const BUCKET = 16;
 const BACKING_SECTORS = 16 + 4096;
@@ -77,5 +79,23 @@ describe("a backing device that was cut short", () => {
     await set.close();
     await whole.read(BACKING_SECTORS - 8, into);
     assertEquals(into, new Uint8Array(4096).fill(0x66));
+  });
+});
+
+describe("a UUID table that was blanked", () => {
+  test("gives no device what was cached of another", async () => {
+    const made = await makeSet(2, { mode: "writethrough" });
+    let set = await made.open();
+    for (const volume of set.volumes) {
+      await write(volume, 0, 65536, volume.name === "bcache0" ? 1 : 2);
+    }
+    await set.close();
+    const { uuids } = await indexOf(made.cache);
+    await made.cache.zero(uuids!.bucket * BUCKET, BUCKET);
+    const other = [made.source(1), made.source(0)];
+    set = await CacheSet.open(made.options(other));
+    assertEquals(await valuesIn(set.volumes[0]!, 0, 65536), [2]);
+    assertEquals(await valuesIn(set.volumes[1]!, 0, 65536), [1]);
+    await set.close();
   });
 });

@@ -36,3 +36,15 @@ test("a place is given out again without keys or dirty data, after a power cut t
   assertEquals(again.engine.dirty.of(STAYS), 64);
   await again.abandon();
 });
+
+test("a place that a damaged table calls unused is emptied, or left alone when dirty", async () => {
+  const world = await freshWorld();
+  const { uuids, dirty } = world.engine;
+  for (let slot = 0; slot < uuids.capacity; slot++) uuids.set(slot, emptyUuidEntry());
+  await world.put(0, 0, 64, { dirty: true });
+  await world.put(1, 0, 64);
+  assertEquals(await world.run(freeSlot(world.engine, "a test")), 1);
+  const inodes = (await world.extents()).map(({ inode }) => inode);
+  assertEquals([new Set(inodes), dirty.of(0)], [new Set([0]), 64]);
+  await world.abandon();
+});
