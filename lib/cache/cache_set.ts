@@ -11,8 +11,8 @@ import type { TaskGroup } from "../base/sync.ts";
 import type { Device } from "../device/device.ts";
 import { OverlayDevice } from "../device/overlay.ts";
 import { geometryOf } from "../ondisk/geometry.ts";
-import { isSynchronous, type Superblock } from "../ondisk/superblock.ts";
-import { type BackingSource, readSuperblock, refuseBacking } from "./members/attach.ts";
+import { backingState, isSynchronous, type Superblock } from "../ondisk/superblock.ts";
+import { type BackingSource, readSuperblock, refuseBacking, refuseSlot } from "./members/attach.ts";
 import { bound, type BoundAttributes } from "./attributes/attribute.ts";
 import {
   checkSetting,
@@ -131,6 +131,7 @@ export class CacheSet implements CacheControl {
     const engine = isSynchronous(superblock) ? await startExisting(source) : await startNew(source);
     const set = new CacheSet(engine, options);
     try {
+      for (const { source, superblock } of backings) refuseSlot(engine, source, superblock);
       for (const { source, superblock } of backings) {
         await set.#members.add(source, superblock);
       }
@@ -410,6 +411,14 @@ async function checkDevices(
       })),
       adopt: false,
     });
+    if (!isSynchronous(cache) && backingState(superblock) === "dirty") {
+      throw new BcacheError(
+        "BadFormat",
+        `${source.path}: has dirty data in a cache, but the superblock of ${name} says that it ` +
+          "never ran; give the cache that has the data, or restore sector 8 of this one from a " +
+          "newer copy",
+      );
+    }
     checked.push({ source, superblock });
   }
   return checked;

@@ -19,8 +19,7 @@ import { BcacheError } from "../base/errors.ts";
 import { KeySet } from "../bset/key_set.ts";
 import { MARK } from "../buckets/table.ts";
 import type { Device } from "../device/device.ts";
-import { BucketReader } from "../journal/parse.ts";
-import { type JournalReplay, readJournal } from "../journal/reader.ts";
+import { findLaterEntry, type JournalReplay, readJournal } from "../journal/reader.ts";
 import { freshJournal } from "../journal/writer.ts";
 import type { Btree } from "../btree/btree.ts";
 import type { BtreeNode } from "../btree/node.ts";
@@ -48,9 +47,6 @@ import {
 import { Engine, type EngineWorld, Foundations } from "./engine.ts";
 import { adoptKey, adoptNode } from "./collection/gc.ts";
 import { StartReporter } from "./start_progress.ts";
-
-/** Of a set that never said that it is valid. */
-const FIRST_ENTRIES_MAX = 16;
 
 export interface EngineSource {
   readonly device: Device;
@@ -299,27 +295,16 @@ export async function startNew(source: EngineSource): Promise<Engine> {
   return engine;
 }
 
-/**
- * A set that was interrupted before its superblock said that it is valid has journaled an entry or
- * two. More of them with the magic of this very set: the superblock is an old copy, and beginning
- * anew would throw away what is dirty. (`make` blanks the journal; Linux throws it away.)
- */
+/** Beginning anew over a set that ran would throw away what is dirty, as Linux does. */
 async function refuseOldJournal(probe: Foundations): Promise<void> {
-  const place = probe.journalPlace();
-  const reader = new BucketReader(place);
-  for (let index = 0; index < place.buckets.length; index++) {
-    const entry = await reader.entryAt(index, 0, true);
-    if (typeof entry !== "object" || entry.header.sequence <= FIRST_ENTRIES_MAX) continue;
-    throw new BcacheError(
-      "BadFormat",
-      `${place.device.name}: superblock: says that the set never ran, but bucket ` +
-        `${
-          place.buckets[index]
-        } has journal entry ${entry.header.sequence} of it: the superblock ` +
-        "is an old copy; restore sector 8 from a newer one, or make the cache anew if nothing in " +
-        "it is dirty",
-    );
-  }
+  const found = await findLaterEntry(probe.journalPlace());
+  if (found === undefined) return;
+  throw new BcacheError(
+    "BadFormat",
+    `${probe.cache.name}: superblock: says that the set never ran, but bucket ${found.bucket} ` +
+      `has journal entry ${found.seq} of it: the superblock is an old copy; restore sector 8 ` +
+      "from a newer one, or make the cache anew if nothing in it is dirty",
+  );
 }
 
 async function initialize(engine: Engine): Promise<void> {

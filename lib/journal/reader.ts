@@ -264,6 +264,26 @@ function refuseGaps(
   assert(expected === head.seq + 1, "the newest journal entry is among those to be replayed");
 }
 
+/** So many entries a set may have journaled before its superblock said that it is valid. */
+const FIRST_ENTRIES_MAX = 16;
+
+/**
+ * The first entry of a bucket that is none of the first entries of a set. In a journal that was
+ * never valid, as the superblock says, it tells that the superblock is an old copy: `make` blanks
+ * the journal, and the magic is that of this very set.
+ */
+export async function findLaterEntry(
+  place: JournalPlace,
+): Promise<{ bucket: number; seq: number } | undefined> {
+  const reader = new BucketReader(place);
+  for (const [index, bucket] of place.buckets.entries()) {
+    const entry = await reader.entryAt(index, 0, true);
+    if (typeof entry !== "object" || entry.header.sequence <= FIRST_ENTRIES_MAX) continue;
+    return { bucket, seq: entry.header.sequence };
+  }
+  return undefined;
+}
+
 /** What an entry says besides keys. */
 export function headOf(entry: ParsedEntry): JournalHead {
   const { header } = entry;

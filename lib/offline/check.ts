@@ -6,14 +6,17 @@
  *
  * Answers to `bch_btree_check` and the checks that Linux spreads over registration.
  */
+import { BcacheError } from "../base/errors.ts";
 import type { Device } from "../device/device.ts";
+import { findLaterEntry } from "../journal/reader.ts";
 import { decodeLabel } from "../ondisk/label.ts";
 import { formatUuid } from "../ondisk/uuid.ts";
 import { USE } from "./bucket_view.ts";
 import { type CacheImage, openCacheImage, wasStarted } from "./cache_image.ts";
 import { checkBackings, type CheckedBacking } from "./check_backing.ts";
 import { checkExtents, type ExtentTally } from "./check_extents.ts";
-import { type Finding, Findings } from "./findings.ts";
+import { type Finding, Findings, type Report } from "./findings.ts";
+import { journalPlace } from "./journal_scan.ts";
 import { type IndexView, type OnProgress, openIndex } from "./index_view.ts";
 import { slotKind } from "./uuid_scan.ts";
 
@@ -87,11 +90,13 @@ export async function checkCache(options: CheckOptions): Promise<CheckReport> {
       ...(options.progress === undefined ? {} : { progress: options.progress }),
     })
     : undefined;
+  if (image !== undefined && !started) await reportOldSuperblock(image, report);
   const tally = index === undefined
     ? undefined
     : await checkExtents(index, report, options.progress);
-  const known = image === undefined || !started ? undefined : {
+  const known = image === undefined ? undefined : {
     image,
+    started,
     uuids: index?.uuids,
     index,
     devices: tally?.devices,
@@ -109,6 +114,29 @@ export async function checkCache(options: CheckOptions): Promise<CheckReport> {
     devices: index === undefined ? [] : devicesOf(index, tally),
     backings,
   };
+}
+
+/** The superblock says that the set never ran; its journal may know better. */
+async function reportOldSuperblock(image: CacheImage, report: Report): Promise<void> {
+  const { device, geometry, superblock } = image;
+  const { firstBucket } = superblock;
+  const length = geometry.newJournalBucketCount;
+  const buckets = Array.from({ length }, (_, index) => firstBucket + index);
+  try {
+    const found = await findLaterEntry({ ...journalPlace(image), buckets });
+    if (found === undefined) return;
+    report({
+      severity: "error",
+      subject: "superblock",
+      device: device.name,
+      bucket: found.bucket,
+      what: "says that the set never ran, but its journal tells of more",
+      found: `journal entry ${found.seq}`,
+      advice: "the superblock is an old copy: restore sector 8 from a newer one",
+    });
+  } catch (error) {
+    if (!(error instanceof BcacheError)) throw error; // What cannot be read tells nothing.
+  }
 }
 
 function aboutSet(image: CacheImage | undefined, started: boolean): Partial<CheckReport> {

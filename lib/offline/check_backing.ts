@@ -22,9 +22,11 @@ export interface CheckedBacking {
   readonly inode: number | undefined;
 }
 
-/** What the cache says; undefined parts could not be read. */
+/** What the cache says; undefined parts could not be read, or are not there yet. */
 export interface KnownToCache {
   readonly image: CacheImage;
+  /** False: its superblock says that it never ran. */
+  readonly started: boolean;
   readonly uuids: UuidScan | undefined;
   readonly index: IndexView | undefined;
   readonly devices: ReadonlyMap<number, DeviceTally> | undefined;
@@ -103,6 +105,13 @@ async function compare(
   }
   if (uuids !== undefined && slot === undefined && (attached || state === "dirty")) {
     reportUnknown(superblock, state, fault);
+  }
+  if (!known.started && state === "dirty") {
+    fault("error", {
+      what: "has dirty data in a cache, but the cache's superblock says that it never ran",
+      advice: "give the cache that has the data; if it is this one, its superblock is an old " +
+        "copy: restore it",
+    });
   }
   if (slot === undefined) return undefined;
   const tally = known.devices?.get(slot);

@@ -53,26 +53,33 @@ describe("a new cache set", () => {
 });
 
 describe("a superblock from before the first start", () => {
-  test("is refused while the journal tells of more, and nothing is written", async () => {
-    const made = await makeSet(1);
-    const old = new Uint8Array(4096);
-    await made.cache.read(8, old);
-    let set = await made.open();
-    for (let entry = 0; entry < 20; entry++) {
-      await write(set.volumes[0]!, 4096 * entry, 4096, 1 + entry);
-      await set.volumes[0]!.flush();
-    }
-    await set.close();
-    const newer = new Uint8Array(4096);
-    await made.cache.read(8, newer);
-    await made.cache.write(8, old);
-    const error = await assertRejects(() => made.open(), BcacheError, "the set never ran, but");
-    assertEquals(error.code, "BadFormat");
-    await made.cache.write(8, newer);
-    set = await made.open();
-    assertEquals(await valuesIn(set.volumes[0]!, 4096 * 19, 4096), [20]);
-    await set.close();
-  });
+  for (
+    const [mode, why] of [
+      ["writethrough", "journal entry"],
+      ["writeback", "/disk0: has dirty data in a cache"],
+    ] as const
+  ) {
+    test(`is refused with nothing written, told by what is there in ${mode}`, async () => {
+      const made = await makeSet(1, { mode });
+      const old = new Uint8Array(4096);
+      await made.cache.read(8, old);
+      let set = await made.open();
+      for (let entry = 0; entry < 20; entry++) {
+        await write(set.volumes[0]!, 4096 * entry, 4096, 1 + entry);
+        await set.volumes[0]!.flush();
+      }
+      await set.close();
+      const newer = new Uint8Array(4096);
+      await made.cache.read(8, newer);
+      await made.cache.write(8, old);
+      const error = await assertRejects(() => made.open(), BcacheError, "never ran");
+      assertEquals([error.code, error.message.includes(why)], ["BadFormat", true]);
+      await made.cache.write(8, newer);
+      set = await made.open();
+      assertEquals(await valuesIn(set.volumes[0]!, 4096 * 19, 4096), [20]);
+      await set.close();
+    });
+  }
 });
 
 describe("a device that is attached for the first time", () => {

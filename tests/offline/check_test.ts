@@ -117,10 +117,30 @@ describe("what the engine leaves behind", () => {
   }
 
   test("a set that never ran has nothing to be checked", async () => {
-    const { cache, backing } = await smallSet({ writes: 1 });
+    const { cache, backing } = await smallSet({ writes: 1, mode: "writethrough" });
     await changeSuperblock(cache, (superblock) => setSynchronous(superblock, false));
     const report = await checkCache({ cache, backings: [backing] });
     assertEquals([report.clean, report.started, report.btree], [true, false, undefined]);
+  });
+
+  test("a superblock that says so of a set that ran is told by a dirty device", async () => {
+    const { cache, backing } = await smallSet({ writes: 1 });
+    await changeSuperblock(cache, (superblock) => setSynchronous(superblock, false));
+    const report = await checkCache({ cache, backings: [backing] });
+    assertMatch(textsOf(report).join(), /^error: backing: backing: has dirty data .* never ran/);
+  });
+
+  test("a superblock that says so of a set that ran is told by the journal", async () => {
+    const sound = await smallSet({ writes: 1, mode: "writethrough" });
+    const set = await openSet(sound, { seed: 5 });
+    for (let entry = 0; entry < 20; entry++) {
+      await set.volumes[0]!.write(4096 * entry, new Uint8Array(4096).fill(entry));
+      await set.volumes[0]!.flush();
+    }
+    await set.close();
+    await changeSuperblock(sound.cache, (superblock) => setSynchronous(superblock, false));
+    const report = await checkCache({ cache: sound.cache });
+    assertMatch(textsOf(report).join(), /^error: cache: superblock: bucket \d+: says .* never ran/);
   });
 });
 

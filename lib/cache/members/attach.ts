@@ -125,6 +125,38 @@ interface Slot {
 }
 
 /**
+ * Refuses a device whose dirty data is not here, or does not fit it. Changes nothing: asked of all
+ * devices of a set before the first is attached, since each may write the UUID table anew, and so
+ * make damage of another's entry last.
+ */
+export function refuseSlot(engine: Engine, source: BackingSource, superblock: Superblock): void {
+  const { uuids, dirty } = engine;
+  const { path } = source;
+  const state = backingState(superblock);
+  const known = uuids.find(superblock.uuid);
+  const uuid = formatUuid(superblock.uuid);
+  if (known >= 0 && state !== "stale" && state !== "none") {
+    const end = dirty.endOf(known);
+    if (end <= source.device.sizeSectors) return;
+    throw new BcacheError(
+      "BadFormat",
+      `${path}: has ${source.device.sizeSectors} sectors, but the cache has dirty data up to ` +
+        `sector ${end}: it was cut short; restore its length and attach it again`,
+    );
+  }
+  if (state === "dirty") {
+    throw new BcacheError(
+      "InvalidArgument",
+      `${path}: has dirty data in a cache, but this cache set does not know it ` +
+        `(UUID ${uuid}); mount it with the cache that has its data; if that is gone for good, ` +
+        `bcache-fuse make -B ${path} --force begins anew with what the device itself has`,
+    );
+  }
+  // It was changed without the cache, or detached: what is cached of it must never be used.
+  if (known >= 0) refuseOrphan(dirty.of(known), { path, uuid, state });
+}
+
+/**
  * The device's slot in the UUID table, its own or a free one. Changes nothing but what was given
  * up already.
  * @throws BcacheError when its dirty data is not here, or does not fit it, or no slot is left
@@ -134,39 +166,18 @@ async function findSlot(
   source: BackingSource,
   superblock: Superblock,
 ): Promise<Slot> {
-  const { uuids, world, dirty } = engine;
-  const { path } = source;
+  refuseSlot(engine, source, superblock);
+  const { uuids, world } = engine;
   const now = world.clock.wallSeconds() >>> 0;
   const state = backingState(superblock);
   const known = uuids.find(superblock.uuid);
   if (known >= 0 && state !== "stale" && state !== "none") {
-    const end = dirty.endOf(known);
-    if (end > source.device.sizeSectors) {
-      throw new BcacheError(
-        "BadFormat",
-        `${path}: has ${source.device.sizeSectors} sectors, but the cache has dirty data up to ` +
-          `sector ${end}: it was cut short; restore its length and attach it again`,
-      );
-    }
     const entry = { ...uuids.entry(known), lastRegistered: now };
     return { inode: known, isNew: false, changes: [[known, entry]] };
   }
-  const uuid = formatUuid(superblock.uuid);
-  if (state === "dirty") {
-    throw new BcacheError(
-      "InvalidArgument",
-      `${path}: has dirty data in a cache, but this cache set does not know it ` +
-        `(UUID ${uuid}); mount it with the cache that has its data; if that is gone for good, ` +
-        `bcache-fuse make -B ${path} --force begins anew with what the device itself has`,
-    );
-  }
   const changes: Array<readonly [number, UuidEntry]> = [];
-  if (known >= 0) {
-    // It was changed without the cache, or detached: what is cached of it must never be used.
-    refuseOrphan(dirty.of(known), { path, uuid, state });
-    changes.push([known, invalidated(uuids.entry(known), now)]);
-  }
-  const inode = await freeSlot(engine, path);
+  if (known >= 0) changes.push([known, invalidated(uuids.entry(known), now)]);
+  const inode = await freeSlot(engine, source.path);
   changes.push([inode, {
     ...emptyUuidEntry(),
     uuid: superblock.uuid.slice(),

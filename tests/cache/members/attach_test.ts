@@ -7,7 +7,7 @@ import { makeBacking, makeCache } from "../../../lib/cache/make.ts";
 import type { Device } from "../../../lib/device/device.ts";
 import { MemoryDevice } from "../../../lib/device/memory.ts";
 import { RealClock } from "../../../lib/runtime/clock.ts";
-import { indexOf } from "../../offline/world.ts";
+import { indexOf, patch } from "../../offline/world.ts";
 import { SimRandom } from "../../simulation/sim_random.ts";
 import { makeSet, valuesIn, write } from "../set_support.ts";
 
@@ -79,6 +79,24 @@ describe("a backing device that was cut short", () => {
     await set.close();
     await whole.read(BACKING_SECTORS - 8, into);
     assertEquals(into, new Uint8Array(4096).fill(0x66));
+  });
+});
+
+describe("damage of one device's entry in the UUID table", () => {
+  test("is not made to last by attaching the other device", async () => {
+    const made = await makeSet(2);
+    let set = await made.open();
+    for (const volume of set.volumes) await write(volume, 0, 65536, 7);
+    await set.close();
+    const { uuids } = await indexOf(made.cache);
+    const flip = () =>
+      patch(made.cache, uuids!.bucket * BUCKET, 1, (bytes) => void (bytes[128 + 3]! ^= 1));
+    await flip();
+    await assertRejects(() => made.open(), BcacheError, "/disk1: has dirty data in a cache");
+    await flip();
+    set = await made.open();
+    assertEquals(await valuesIn(set.volumes[1]!, 0, 65536), [7]);
+    await set.close();
   });
 });
 
