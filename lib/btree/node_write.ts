@@ -50,6 +50,8 @@ export class NodeWriter {
   #tasks: TaskGroup;
   /** Dirty leaves, oldest first. */
   #dirty = new Map<BtreeNode, Writable>();
+  /** Nodes with writes under way, or waiting for their turn. */
+  #writing = new Set<BtreeNode>();
   #watching = false;
   #btree: Btree;
   #relieving = false;
@@ -127,14 +129,24 @@ export class NodeWriter {
   /** Resolves when every key that is in the node now is durable. Rejects when the set failed. */
   write(node: BtreeNode): Promise<void> {
     node.writesPending++;
-    const run = this.#writeAfter(node, node.lastWrite).finally(() => node.writesPending--);
+    this.#writing.add(node);
+    const run = this.#writeAfter(node, node.lastWrite).finally(() => {
+      node.writesPending--;
+      if (node.writesPending === 0) this.#writing.delete(node);
+    });
     node.lastWrite = run.catch((error) => this.#faults.raise(error));
     return run;
   }
 
-  /** Writes every leaf that is dirty now. */
+  /**
+   * Writes every node that is dirty now. Resolves when all that is in the index now is durable
+   * there, also what was being written already: that is not dirty any more, but its keys are still
+   * in the journal alone.
+   */
   async writeAllDirty(): Promise<void> {
-    await Promise.all([...this.#dirty.keys()].map((node) => this.write(node)));
+    const underWay = [...this.#writing].map((node) => node.lastWrite);
+    await Promise.all([...[...this.#dirty.keys()].map((node) => this.write(node)), ...underWay]);
+    if (underWay.length > 0) this.assertServing(); // `lastWrite` does not say that it failed.
   }
 
   /** @throws BcacheError SetFailed when nothing is written any more. */

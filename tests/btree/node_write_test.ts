@@ -52,6 +52,32 @@ describe("a dirty leaf", () => {
     await index.close();
   });
 
+  test("that is being written holds up whoever wants all of the index durable", async () => {
+    const index = await SmallIndex.make();
+    const { root } = index.engine.btree;
+    const gate = Promise.withResolvers<void>();
+    let held = 0;
+    await index.close();
+    await index.start(holding(index.device, gate.promise, (atSector) => {
+      const isNode = atSector >= root.sector && atSector < root.sector + index.shape.bucketSectors;
+      held += isNode ? 1 : 0;
+      return isNode;
+    }));
+    const { nodes, btree } = index.engine;
+    assertEquals(btree.root.sector, root.sector);
+    await index.run(index.put(0));
+    const writing = nodes.write(btree.root);
+    await index.run(index.clock.sleep(10));
+    assertEquals([btree.root.dirty, nodes.dirtyCount, held], [false, 0, 1]);
+    let durable = false;
+    const all = index.engine.settleKeys().then(() => durable = true);
+    await index.run(index.clock.sleep(1000));
+    assertEquals(durable, false, "the journal alone has the key still");
+    gate.resolve();
+    await index.run(Promise.all([writing, all]));
+    await index.close();
+  });
+
   test("is not written by a set that has failed", async () => {
     const index = await SmallIndex.make();
     await index.run(index.put(0));
@@ -61,6 +87,27 @@ describe("a dirty leaf", () => {
     assertEquals(index.engine.nodes.writtenSectors, written);
   });
 });
+
+/** The device, which keeps some of the writes waiting. */
+function holding(
+  inner: Device,
+  gate: Promise<void>,
+  holds: (atSector: number) => boolean,
+): Device {
+  return new Proxy(inner, {
+    get(target, name) {
+      if (name === "sync") return undefined;
+      if (name === "write") {
+        return async (atSector: number, bytes: Uint8Array, options?: WriteOptions) => {
+          if (holds(atSector)) await gate;
+          await target.write(atSector, bytes, options);
+        };
+      }
+      const value = Reflect.get(target, name, target);
+      return typeof value === "function" ? value.bind(target) : value;
+    },
+  });
+}
 
 /** The device, which loses some of the writes to one range. */
 function losing(inner: Device, loses: (atSector: number, bytes: Uint8Array) => boolean): Device {
