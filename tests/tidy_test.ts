@@ -149,6 +149,12 @@ test("lib uses no clock, timer, randomness or console of its own", () => {
   ]);
 });
 
+test("lib leaves alone what takes another number of turns on another runtime", () => {
+  const wrong = sources.filter((name) => name.startsWith("lib/"))
+    .filter((name) => /\.\s*finally\s*\(/.test(withoutLiterals(textOf(name))));
+  assertEquals(wrong, [], "endingWith of lib/base/sync.ts does what Promise.finally does");
+});
+
 test("lines have at most 100 columns and files at most 600 lines", () => {
   const wrong: string[] = [];
   for (const name of sources) {

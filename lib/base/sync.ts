@@ -68,6 +68,19 @@ export class Mutex {
 }
 
 /**
+ * Calls `end` once `work` is over, then settles as it did. The runtimes differ in how many turns
+ * `Promise.prototype.finally` takes; this takes as many on all of them, so that what follows comes
+ * in the same order everywhere.
+ */
+export async function endingWith<T>(work: Promise<T>, end: () => void): Promise<T> {
+  try {
+    return await work;
+  } finally {
+    end();
+  }
+}
+
+/**
  * Shares runs of an operation among those who ask for it. Every caller is answered by a run that
  * *started* after it asked (the rule for flushes), and at most one run is under way.
  */
@@ -92,7 +105,7 @@ export class Shared {
   #begin(): Promise<void> {
     this.#running = true;
     this.#next = undefined;
-    this.#current = this.#operation().finally(() => {
+    this.#current = endingWith(this.#operation(), () => {
       this.#running = false;
     });
     return this.#current;
@@ -120,9 +133,8 @@ export class TaskGroup {
 
   /** Starts `body`; it should end soon after `signal` is aborted. */
   start(body: (signal: AbortSignal) => Promise<void>): void {
-    const task: Promise<void> = body(this.#controller.signal)
-      .catch((error) => this.#onFailure(error))
-      .finally(() => this.#tasks.delete(task));
+    const told = body(this.#controller.signal).catch((error) => this.#onFailure(error));
+    const task: Promise<void> = endingWith(told, () => this.#tasks.delete(task));
     this.#tasks.add(task);
   }
 

@@ -10,7 +10,7 @@
 import { assert } from "../base/assert.ts";
 import { BcacheError } from "../base/errors.ts";
 import type { Clock } from "../base/runtime.ts";
-import type { Faults } from "../base/sync.ts";
+import { endingWith, type Faults } from "../base/sync.ts";
 import { TimeStats } from "../base/time_stats.ts";
 import type { BucketTable } from "../buckets/table.ts";
 import type { KeySet } from "../bset/key_set.ts";
@@ -236,7 +236,8 @@ export class Btree {
     const bucket = Math.floor(pointerSector(key, 0) / this.geometry.bucketSectors);
     const underWay = this.#loading.get(bucket);
     if (underWay !== undefined) return underWay;
-    const loading = this.#load(key, level, ahead).finally(() => this.#loading.delete(bucket));
+    const loaded = this.#load(key, level, ahead);
+    const loading = endingWith(loaded, () => this.#loading.delete(bucket));
     this.#loading.set(bucket, loading);
     return loading;
   }
@@ -392,8 +393,8 @@ export class Btree {
       const bucket = Math.floor(pointerSector(base.words, at) / this.geometry.bucketSectors);
       if (this.cache.get(bucket) !== undefined || this.#loading.has(bucket)) continue;
       if (ahead.size >= READ_AHEAD_NODES || !this.cache.hasRoom(nodeBytes)) return;
-      const loading: Promise<void> = this.#loadChild(base.words, at, level, true)
-        .finally(() => ahead.delete(loading));
+      const child = this.#loadChild(base.words, at, level, true);
+      const loading: Promise<void> = endingWith(child, () => ahead.delete(loading));
       ahead.add(loading);
     }
   }

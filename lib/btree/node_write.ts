@@ -12,7 +12,7 @@
 import { assert } from "../base/assert.ts";
 import { BcacheError } from "../base/errors.ts";
 import type { Clock } from "../base/runtime.ts";
-import type { Faults, TaskGroup } from "../base/sync.ts";
+import { endingWith, type Faults, type TaskGroup } from "../base/sync.ts";
 import { KeySet } from "../bset/key_set.ts";
 import { mergeDelta, mergePointers } from "../bset/merge.ts";
 import { type Device, SECTOR_BYTES } from "../device/device.ts";
@@ -130,7 +130,7 @@ export class NodeWriter {
   write(node: BtreeNode): Promise<void> {
     node.writesPending++;
     this.#writing.add(node);
-    const run = this.#writeAfter(node, node.lastWrite).finally(() => {
+    const run = endingWith(this.#writeAfter(node, node.lastWrite), () => {
       node.writesPending--;
       if (node.writesPending === 0) this.#writing.delete(node);
     });

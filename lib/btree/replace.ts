@@ -20,7 +20,7 @@
  */
 import { assert } from "../base/assert.ts";
 import type { Random } from "../base/runtime.ts";
-import { Mutex, Signal, type TaskGroup } from "../base/sync.ts";
+import { endingWith, Mutex, Signal, type TaskGroup } from "../base/sync.ts";
 import type { Allocator } from "../buckets/allocator.ts";
 import { RESERVE } from "../buckets/reserves.ts";
 import { insertPointer } from "../bset/extents.ts";
@@ -148,7 +148,7 @@ export class Replacer implements NodeReplacer {
     // Held while it waits for its turn: dropped and read again meanwhile, it would be another
     // node, with newer keys, that this one's replacement would lose.
     leaf.holds++;
-    const run = this.#mutex.run(() => this.#replaceIfFull(leaf)).finally(() => {
+    const run = endingWith(this.#mutex.run(() => this.#replaceIfFull(leaf)), () => {
       leaf.holds--;
       this.#queued.delete(leaf);
       this.#begun.raise();

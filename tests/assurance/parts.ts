@@ -103,5 +103,11 @@ export const PARTS: readonly Part[] = [
     jobs: mutationJobs,
   },
   { name: "soak", title: "Long lives", alone: false, jobs: soakJobs },
+  {
+    name: "swarm",
+    title: "The swarm",
+    alone: false,
+    jobs: (scale) => slices("swarm", scale, { script: SIMULATE, count: 20_000, perJob: 1000 }),
+  },
   { name: "cuts", title: "Power cuts at every write", alone: false, jobs: cutJobs },
 ];

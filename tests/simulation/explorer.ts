@@ -251,7 +251,7 @@ class Explorer {
     oracles: readonly Oracle[],
     cutAt: readonly number[],
   ): Promise<{ engine: Engine; after: readonly Oracle[] }> {
-    const engine = await world.run(world.kind.open(world.parts)) as Engine;
+    const engine = await world.run(this.#scenario.kind.open(world.parts)) as Engine;
     const { steadfast } = this.#scenario;
     const after: Oracle[] = [];
     for (const [number, volume] of volumesOf(engine).entries()) {
@@ -342,7 +342,7 @@ export async function checkAllRecovered(
   oracle: Oracle,
   options: { cutAt: number; steadfast: boolean },
 ): Promise<Oracle> {
-  const after = new Oracle(oracle.seed);
+  const after = oracle.successor();
   for (const { sector, sectors } of rangesOf(oracle.touchedSectors())) {
     const bytes = new Uint8Array(sectors * SECTOR_BYTES);
     const at = sector * SECTOR_BYTES;
@@ -353,7 +353,7 @@ export async function checkAllRecovered(
 }
 
 /** Neighbouring sectors as one read, of 64 KiB at most. */
-function rangesOf(sectors: readonly number[]): Array<{ sector: number; sectors: number }> {
+export function rangesOf(sectors: readonly number[]): Array<{ sector: number; sectors: number }> {
   const ranges: Array<{ sector: number; sectors: number }> = [];
   for (const sector of sectors) {
     const last = ranges.at(-1);

@@ -59,9 +59,15 @@ export class Oracle {
   #unflushed: Write[] = [];
   #scratch = new Uint8Array(SECTOR_BYTES);
 
-  constructor(seed: number) {
+  /** @param zeroed what nobody wrote yet reads as zeroes, not as version 0 */
+  constructor(seed: number, zeroed = false) {
     this.seed = seed;
-    this.#initial = settledWrite(0, false);
+    this.#initial = settledWrite(0, zeroed);
+  }
+
+  /** For the time after a recovery: it has seen nothing yet. */
+  successor(): Oracle {
+    return new Oracle(this.seed, this.#initial.zero);
   }
 
   /** The moment now, to be asked about later. */

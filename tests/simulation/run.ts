@@ -1,7 +1,11 @@
 /**
- * Crash exploration for as long as one likes:
+ * The simulator for as long as one likes. Without a scenario it is the swarm (swarm/command.ts):
  *
- *   bun tests/simulation/run.ts [--scenario NAME] [--seed N] [--count M] [--every K]
+ *   bun tests/simulation/run.ts [--seed N] [--count M] [--only STEPS] ...
+ *
+ * With one, crash exploration; NAME may be "all":
+ *
+ *   bun tests/simulation/run.ts --scenario NAME [--seed N] [--count M] [--every K]
  *       [--cut C | --fault DISK:OPERATION[:NUMBER] [--sticky]] [--subsets] [--first]
  *       [--record FILE] [--verbose]
  *
@@ -20,10 +24,15 @@ import { exploreFaults } from "./fault_explorer.ts";
 import type { FaultPlan } from "./fault_explorer.ts";
 import { RECIPE_NAMES, scenarioOf } from "./scenarios.ts";
 import type { RecipeName } from "./scenarios.ts";
+import { swarmCommand } from "./swarm/command.ts";
+
+if (!process.argv.some((argument) => /^--scenario(=|$)/.test(argument))) {
+  process.exit(await swarmCommand(process.argv.slice(2)));
+}
 
 const { values } = parseArgs({
   options: {
-    scenario: { type: "string" },
+    scenario: { type: "string", default: "all" },
     seed: { type: "string", default: "1" },
     count: { type: "string", default: "1" },
     every: { type: "string" },
@@ -128,9 +137,9 @@ async function runOne(name: RecipeName, seed: number): Promise<boolean> {
   }
 }
 
-const names = RECIPE_NAMES.filter((name) => (values.scenario ?? name) === name);
+const names = RECIPE_NAMES.filter((name) => values.scenario === name || values.scenario === "all");
 if (names.length === 0) {
-  console.error(`no scenario ${values.scenario}; there are ${RECIPE_NAMES.join(", ")}`);
+  console.error(`no scenario ${values.scenario}; there are all, ${RECIPE_NAMES.join(", ")}`);
   process.exit(2);
 }
 const first = Number(values.seed);

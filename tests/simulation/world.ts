@@ -38,8 +38,8 @@ export interface Engine {
   disturb?(random: SimRandom): Promise<void>;
 }
 
-/** A kind of engine the simulator can run: the real one, or a toy that tests the simulator. */
-export interface EngineKind {
+/** The disks that a kind of engine runs on. */
+export interface DiskKind {
   readonly name: string;
   readonly cacheSectors: number;
   readonly backingSectors: number;
@@ -52,6 +52,10 @@ export interface EngineKind {
   readonly logicalBlockSectors?: number;
   /** Makes fresh disks ready for `open`. */
   format(cache: SimDisk, ...backings: readonly SimDisk[]): Promise<void>;
+}
+
+/** A kind of engine the simulator can run: the real one, or a toy that tests the simulator. */
+export interface EngineKind extends DiskKind {
   open(parts: EngineParts): Promise<Engine>;
 }
 
@@ -66,7 +70,7 @@ export function hasOneOutcome(snapshot: WorldSnapshot): boolean {
 }
 
 export interface WorldOptions {
-  readonly kind: EngineKind;
+  readonly kind: DiskKind;
   readonly seed: number;
   /** Offers the synchronous device calls to the engine. */
   readonly sync: boolean;
@@ -83,7 +87,7 @@ export class World {
   readonly backings: readonly SimDisk[];
   /** What the engine logged. */
   readonly logLines: string[] = [];
-  readonly kind: EngineKind;
+  readonly kind: DiskKind;
   readonly parts: EngineParts;
 
   constructor(options: WorldOptions) {

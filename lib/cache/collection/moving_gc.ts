@@ -17,7 +17,7 @@
 import { messageOf } from "../../base/errors.ts";
 import { CheapestHeap } from "../../base/heap.ts";
 import type { Log } from "../../base/runtime.ts";
-import { type Faults, Signal } from "../../base/sync.ts";
+import { endingWith, type Faults, Signal } from "../../base/sync.ts";
 import { type Btree, Segment } from "../../btree/btree.ts";
 import type { Allocator } from "../../buckets/allocator.ts";
 import { RESERVE } from "../../buckets/reserves.ts";
@@ -162,7 +162,7 @@ export class MovingCollector {
     ) await slices.waitFor(this.#landed.wait());
     this.#inFlight++;
     this.#inFlightSectors += sectors;
-    const moving = this.#move(key).catch((error) => this.#fail(error)).finally(() => {
+    const moving = endingWith(this.#move(key).catch((error) => this.#fail(error)), () => {
       this.#inFlight--;
       this.#inFlightSectors -= sectors;
       this.buffer.finish(key);

@@ -12,7 +12,7 @@
  * Linux leaves out step 4 and can lose data that was flushed long ago. When any step fails, the
  * data stays dirty.
  */
-import { Shared, Signal } from "../../base/sync.ts";
+import { endingWith, Shared, Signal } from "../../base/sync.ts";
 import { Segment } from "../../btree/btree.ts";
 import { BATCH_KEYS_MAX } from "../../btree/insert.ts";
 import type { CachedDevice } from "../requests/cached_device.ts";
@@ -130,7 +130,7 @@ export class WritebackOutput {
     this.#issued = new Promise((resolve) => {
       issued = resolve;
     });
-    const writing: Promise<void> = this.#carryOut(run, { before, issued }).finally(() => {
+    const writing: Promise<void> = endingWith(this.#carryOut(run, { before, issued }), () => {
       this.#inFlight.delete(writing);
       this.#changed.raise();
     });
@@ -287,7 +287,7 @@ export class WritebackOutput {
     const due = this.#writtenKeys >= SETTLE_KEYS || this.#writtenSectors >= SETTLE_SECTORS ||
       ageMs >= SETTLE_AFTER_MS;
     if (!due) return;
-    this.#settling = this.#settles.run().finally(() => {
+    this.#settling = endingWith(this.#settles.run(), () => {
       this.#settling = undefined;
     });
   }
