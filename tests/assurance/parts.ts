@@ -52,6 +52,9 @@ const SIMULATE = "tests/simulation/run.ts";
 /** Seeds of each scenario: together a little over 200,000 cut points. */
 const CUT_SEEDS = 12;
 const SOAK_MINUTES = 60;
+/** As many as there are batches of cases that share a boot. */
+const KERNEL_SLICES = 13;
+const KERNEL_CUT_SEEDS = 8;
 const POLICIES = ["lru", "fifo", "random"];
 
 function cutJobs(scale: number): Job[] {
@@ -78,6 +81,19 @@ function soakJobs(scale: number): Job[] {
   );
 }
 
+/** Every case in slices, and runs of the kernel with the power cut at a hundred moments each. */
+function kernelJobs(scale: number): Job[] {
+  const script = "tests/kernel/run.ts";
+  const wanted = Math.max(1, Math.round(KERNEL_SLICES * scale));
+  const jobs: Job[] = [];
+  for (let slice = 1; slice <= Math.min(wanted, KERNEL_SLICES); slice++) {
+    const args = [script, "--slice", `${slice}/${KERNEL_SLICES}`];
+    jobs.push({ name: `kernel-${slice}`, args, runtime: "bun" });
+  }
+  const cuts = { script, args: ["--case", "cuts"], count: KERNEL_CUT_SEEDS, perJob: 2 };
+  return [...jobs, ...slices("kernel-cuts", scale, cuts)];
+}
+
 /** In quarters, so that they spread over the processors. */
 function mutationJobs(): Job[] {
   return [1, 2, 3, 4].map((slice) => ({
@@ -93,8 +109,7 @@ export const PARTS: readonly Part[] = [
     name: "kernel",
     title: "The Linux kernel as judge",
     alone: true,
-    jobs: (scale) =>
-      slices("kernel", scale, { script: "tests/kernel/run.ts", count: 1, perJob: 1 }),
+    jobs: kernelJobs,
   },
   {
     name: "mutations",

@@ -1,41 +1,55 @@
 /**
  * Lets the Linux kernel judge every combination of maker, mode, block size and end:
  *
- *   bun tests/kernel/run.ts [--seed N] [--count M] [--case ID] [--record FILE]
+ *   bun tests/kernel/run.ts [--seed N] [--count M] [--case ID | --slice K/N] [--cuts C]
+ *       [--record FILE]
  *
- * Runs them with seeds N to N+M-1. Eight cases share three boots, so one seed takes some minutes.
- * The images of what failed stay in a temporary folder, whose name is printed. `--record` leaves
+ * Runs them with seeds N to N+M-1. Eight cases share three boots, so one seed takes some minutes;
+ * `--slice 1/4` runs the first of every four such batches. The case `cuts` is one run of the kernel
+ * with the power cut at C moments (see support/kernel_cuts.ts). The images of what failed stay in a temporary folder, whose name is printed. `--record` leaves
  * what was done in a file. The exit status is 1 when something failed.
  */
 // deno-lint-ignore-file no-console
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { writeRecord } from "../assurance/record.ts";
 import { allCases, type Case, QUICK_CASES, roundTripsOf } from "./support/cases.ts";
 import { runCases } from "./support/chain.ts";
+import { cutTheKernel, type KernelCuts } from "./support/kernel_cuts.ts";
 
 const PER_BATCH = 8;
+const CUTS = "cuts";
 const { values } = parseArgs({
   options: {
     seed: { type: "string", default: "1" },
     count: { type: "string", default: "1" },
     case: { type: "string" },
+    slice: { type: "string", default: "1/1" },
+    cuts: { type: "string", default: "100" },
     record: { type: "string" },
   },
 });
 
 const wanted = [...QUICK_CASES, ...allCases()]
   .filter(({ id }) => values.case === undefined || values.case === id);
-if (wanted.length === 0) {
-  console.error(`no case ${values.case}; there are q1 to q8 and a0 to a${allCases().length - 1}`);
+const wantsCuts = (values.case ?? CUTS) === CUTS && values.slice === "1/1";
+if (wanted.length === 0 && !wantsCuts) {
+  const last = allCases().length - 1;
+  console.error(`no case ${values.case}; there are q1 to q8, a0 to a${last} and ${CUTS}`);
+  process.exit(2);
+}
+const [slice, slices] = values.slice.split("/").map(Number);
+if (!(slice! >= 1 && slice! <= slices!)) {
+  console.error("--slice takes K/N with K from 1 to N");
   process.exit(2);
 }
 const begun = performance.now();
 const scratch = mkdtempSync(join(tmpdir(), "bcache-fuse-kernel-"));
 const failures: string[] = [];
 const judged: Case[] = [];
+const cutRuns: KernelCuts[] = [];
 let boots = 0;
 
 async function runBatch(batch: readonly Case[], seed: number): Promise<void> {
@@ -52,6 +66,27 @@ async function runBatch(batch: readonly Case[], seed: number): Promise<void> {
     const which = id === undefined ? "" : ` --case ${id}`;
     failures.push(`bun tests/kernel/run.ts --seed ${seed}${which}`);
     console.error(`FAIL ${names}, images in ${folder}: ${String(error)}`);
+  }
+}
+
+async function runCuts(seed: number): Promise<void> {
+  const started = performance.now();
+  const folder = join(scratch, `${CUTS}-${seed}`);
+  mkdirSync(folder);
+  try {
+    const done = await cutTheKernel({ folder, seed, cuts: Number(values.cuts) });
+    boots++;
+    cutRuns.push(done);
+    const seconds = ((performance.now() - started) / 1000).toFixed(1);
+    console.log(
+      `ok   ${CUTS}, seed ${seed}: ${done.mode}, ${done.cuts} power cuts in ${done.operations} ` +
+        `operations (${seconds} s)`,
+    );
+    rmSync(folder, { recursive: true });
+  } catch (error) {
+    const options = `--case ${CUTS} --cuts ${values.cuts} --seed ${seed}`;
+    failures.push(`bun tests/kernel/run.ts ${options}`);
+    console.error(`FAIL ${options}, images in ${folder}: ${String(error)}`);
   }
 }
 
@@ -85,18 +120,32 @@ function record(file: string): void {
     what: "Cache sets go between this engine and Debian's Linux kernel in an emulated machine. " +
       "Each side reads every byte, writes, collects garbage, and ends cleanly or not. A round " +
       "trip is from here to the kernel and back: both reads compared every byte. What only the " +
-      "kernel's own tools formatted counts from when this engine first wrote it.",
+      "kernel's own tools formatted counts from when this engine first wrote it. In further runs " +
+      "all that the kernel writes is logged, and what a disk with a volatile cache may hold at " +
+      "many moments of it is recovered here.",
     command: `bun tests/kernel/run.ts ${process.argv.slice(2).join(" ")}`,
     counts: {
-      "kernel round trips": judged.reduce((sum, one) => sum + roundTripsOf(one), 0),
-      "chains": judged.length,
+      ...(judged.length === 0 ? {} : {
+        "kernel round trips": judged.reduce((sum, one) => sum + roundTripsOf(one), 0),
+        "cache sets that went there and back": judged.length,
+      }),
+      ...(cutRuns.length === 0 ? {} : {
+        "power cuts under the kernel": cutRuns.reduce((sum, { cuts }) => sum + cuts, 0),
+      }),
       "boots of the kernel": boots,
     },
-    tables: [{
-      title: "By property",
-      columns: ["sets with", "chains", "round trips"],
-      rows: rowsOf(),
-    }],
+    tables: [
+      ...(judged.length === 0 ? [] : [{
+        title: "Round trips by property",
+        columns: ["sets with", "sets", "round trips"],
+        rows: rowsOf(),
+      }]),
+      ...(cutRuns.length === 0 ? [] : [{
+        title: "Power cuts in the kernel's own writes",
+        columns: ["mode", "runs", "operations logged", "power cuts"],
+        rows: cutRuns.map(({ mode, operations, cuts }) => [mode, 1, operations, cuts]),
+      }]),
+    ],
     failures,
     wallSeconds: (performance.now() - begun) / 1000,
   });
@@ -105,8 +154,10 @@ function record(file: string): void {
 const first = Number(values.seed);
 for (let seed = first; seed < first + Number(values.count); seed++) {
   for (let at = 0; at < wanted.length; at += PER_BATCH) {
+    if (at / PER_BATCH % slices! !== slice! - 1) continue;
     await runBatch(wanted.slice(at, at + PER_BATCH), seed);
   }
+  if (wantsCuts) await runCuts(seed);
 }
 if (values.record !== undefined) record(values.record);
 if (failures.length > 0) process.exitCode = 1;

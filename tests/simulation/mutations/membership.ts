@@ -56,11 +56,4 @@ export const MEMBERSHIP: readonly Mutation[] = [
     becomes: "    void dev.leaveSet().catch(() => undefined);\n",
     hunts: [hunt("come-and-go", 10, 2)],
   },
-  {
-    name: "what is left of a device that was detached is found again",
-    file: "lib/cache/members/attach.ts",
-    text: 'if (known >= 0 && state !== "stale" && state !== "none") {',
-    becomes: 'if (known >= 0 && state !== "stale") {',
-    hunts: [hunt("come-and-go", 10, 2)],
-  },
 ];
