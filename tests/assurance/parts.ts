@@ -103,26 +103,35 @@ function mutationJobs(): Job[] {
   }));
 }
 
-/** The longest first, so that the lanes end at about the same time. */
+/** In the order of the report. Of each lane the longest begin first. */
 export const PARTS: readonly Part[] = [
-  {
-    name: "kernel",
-    title: "The Linux kernel as judge",
-    alone: true,
-    jobs: kernelJobs,
-  },
-  {
-    name: "mutations",
-    title: "Deliberate breakages",
-    alone: false,
-    jobs: mutationJobs,
-  },
-  { name: "soak", title: "Long lives", alone: false, jobs: soakJobs },
+  { name: "cuts", title: "Power cuts at every write", alone: false, jobs: cutJobs },
   {
     name: "swarm",
-    title: "The swarm",
+    title: "Whole lives decided by a seed",
     alone: false,
     jobs: (scale) => slices("swarm", scale, { script: SIMULATE, count: 20_000, perJob: 1000 }),
   },
-  { name: "cuts", title: "Power cuts at every write", alone: false, jobs: cutJobs },
+  { name: "soak", title: "Long lives", alone: false, jobs: soakJobs },
+  {
+    name: "fuzz",
+    title: "Damaged and hostile input",
+    alone: false,
+    jobs: (scale) =>
+      slices("fuzz", scale, { script: "tests/fuzz/run.ts", count: 1_000_000, perJob: 100_000 }),
+  },
+  {
+    name: "processes",
+    title: "Real processes, killed",
+    alone: true,
+    jobs: (scale) =>
+      slices("processes", scale, {
+        script: "tests/processes/run.ts",
+        count: 500,
+        perJob: 60,
+        option: "--cycles",
+      }),
+  },
+  { name: "kernel", title: "The Linux kernel as judge", alone: true, jobs: kernelJobs },
+  { name: "mutations", title: "Deliberate breakages", alone: false, jobs: mutationJobs },
 ];

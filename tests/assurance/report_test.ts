@@ -41,6 +41,19 @@ describe("the report of an assurance run", () => {
     assertEquals(joinedTables(records), [table(["a", 4, 6], ["b", 5, 6])]);
   });
 
+  test("takes the greatest of figures that cannot be added up", () => {
+    const rates = (perSecond: number) => [{
+      title: "Rates",
+      columns: ["what", "per second"],
+      rows: [["x", perSecond]],
+    }];
+    const records = [700, 500].map((each, at) =>
+      result("fuzz", at, { counts: { "MiB at most": each }, tables: rates(each) }).record
+    );
+    assertEquals([...sumOfCounts(records)], [["MiB at most", 700]]);
+    assertEquals(joinedTables(records), rates(700));
+  });
+
   test("names version, machine, goals, parts, and the commands with their seeds", () => {
     const text = assuranceReport(FACTS, TITLES, [
       result("kernel", 1, { counts: { "kernel round trips": 100 } }),

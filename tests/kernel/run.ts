@@ -6,8 +6,9 @@
  *
  * Runs them with seeds N to N+M-1. Eight cases share three boots, so one seed takes some minutes;
  * `--slice 1/4` runs the first of every four such batches. The case `cuts` is one run of the kernel
- * with the power cut at C moments (see support/kernel_cuts.ts). The images of what failed stay in a temporary folder, whose name is printed. `--record` leaves
- * what was done in a file. The exit status is 1 when something failed.
+ * with the power cut at C moments (see support/kernel_cuts.ts). The images of what failed stay in a
+ * temporary folder, whose name is printed. `--record` leaves what was done in a file. The exit
+ * status is 1 when something failed.
  */
 // deno-lint-ignore-file no-console
 import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
