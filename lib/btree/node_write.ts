@@ -52,6 +52,8 @@ export class NodeWriter {
   #dirty = new Map<BtreeNode, Writable>();
   /** Nodes with writes under way, or waiting for their turn. */
   #writing = new Set<BtreeNode>();
+  /** Those that are being replaced; settled when the replacement is durably reachable. */
+  #replacements = new Set<Promise<void>>();
   #watching = false;
   #btree: Btree;
   #relieving = false;
@@ -114,13 +116,18 @@ export class NodeWriter {
   /**
    * The node's keys will be made durable by other means: it is not dirty any more. The result
    * lets go of the journal entry that held them; to be called once they are durable.
+   * @param over resolves after that, or when the set has failed; absent: they are durable now
    */
-  detach(node: BtreeNode): () => void {
+  detach(node: BtreeNode, over?: Promise<void>): () => void {
     const entry = this.#dirty.get(node);
     const { pinSeq } = node;
     this.#dirty.delete(node);
     node.dirty = false;
     node.pinSeq = 0;
+    if (over !== undefined) {
+      this.#replacements.add(over);
+      void over.then(() => this.#replacements.delete(over));
+    }
     return () => {
       if (pinSeq > 0) this.#pins.unpin(pinSeq, entry!.holder);
     };
@@ -140,13 +147,18 @@ export class NodeWriter {
 
   /**
    * Writes every node that is dirty now. Resolves when all that is in the index now is durable
-   * there, also what was being written already: that is not dirty any more, but its keys are still
-   * in the journal alone.
+   * there, also what was being written or replaced already: that is not dirty any more, but its
+   * keys are still in the journal alone.
    */
   async writeAllDirty(): Promise<void> {
-    const underWay = [...this.#writing].map((node) => node.lastWrite);
-    await Promise.all([...[...this.#dirty.keys()].map((node) => this.write(node)), ...underWay]);
-    if (underWay.length > 0) this.assertServing(); // `lastWrite` does not say that it failed.
+    for (;;) {
+      const replacements = [...this.#replacements];
+      const underWay = [...this.#writing].map((node) => node.lastWrite).concat(replacements);
+      await Promise.all([...[...this.#dirty.keys()].map((node) => this.write(node)), ...underWay]);
+      if (underWay.length > 0) this.assertServing(); // These do not say that they failed.
+      // A leaf that was replaced passed on, dirty, what it took meanwhile.
+      if (replacements.length === 0) return;
+    }
   }
 
   /** @throws BcacheError SetFailed when nothing is written any more. */

@@ -316,7 +316,7 @@ export class Replacer implements NodeReplacer {
       node.replacement = done.promise;
       node.writesHeldBy = done.promise;
       node.replacingKeysMax = lateKeysMax;
-      return this.#writer.detach(node);
+      return this.#writer.detach(node, done.promise);
     });
     this.#begun.raise();
     try {

@@ -306,11 +306,12 @@ export class Engine extends Foundations {
   /**
    * Makes every key that is in the index now durable in the index itself, and lets the journal
    * forget all older ones: a replay will not bring them back. The first entry carries the open
-   * keys, the second one's `last_seq` is behind them.
+   * keys; nothing that comes in meanwhile can hold it once the nodes are written after it, so the
+   * second one's `last_seq` is behind it.
    */
   async settleKeys(): Promise<void> {
-    await this.nodes.writeAllDirty();
     await this.journal.commit();
+    await this.nodes.writeAllDirty();
     await this.journal.commit();
   }
 
