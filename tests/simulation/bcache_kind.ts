@@ -11,6 +11,7 @@ import type { Device } from "../../lib/device/device.ts";
 import { formatBacking, formatCache } from "../../lib/ondisk/format.ts";
 import type { ReplacementPolicy } from "../../lib/ondisk/superblock.ts";
 import { MovingVolume } from "./moving_volume.ts";
+import { OracleMismatch } from "./oracle.ts";
 import type { SimRandom } from "./sim_random.ts";
 import type { Engine, EngineKind, EngineParts } from "./world.ts";
 
@@ -108,7 +109,9 @@ export async function openBcache(
   const dirtyBytes = (await set.status()).devices[0]?.dirtyBytes ?? 0;
   const state = (found! >> 5) & 3;
   if (options.checkState && dirtyBytes > 0 && state !== STATE_DIRTY) {
-    throw new Error(`the superblock said state ${state}, but ${dirtyBytes} bytes are dirty`);
+    throw new OracleMismatch(
+      `the superblock said state ${state}, but ${dirtyBytes} bytes are dirty`,
+    );
   }
   const [volume, ...beside] = set.volumes.slice(0, backings.length);
   if (volume === undefined) throw new Error("the set came up without a volume");
@@ -148,13 +151,24 @@ function movingEngine(set: CacheSet, volume: BlockVolume, options: BcacheOptions
   const moving = new MovingVolume(volume);
   const turns = new Mutex();
   const again = async (): Promise<void> => {
+    const before = set.volumes[0];
     moving.move(undefined);
-    await set.stop(volume.name);
-    await set.attach("backing");
-    for (const [name, value] of options.settings ?? []) {
-      await set.setAttribute(volume.name, name, value);
+    try {
+      await set.stop(volume.name);
+    } catch (error) {
+      moving.move(before); // It is still served.
+      throw error;
     }
-    moving.move(set.volumes[0]);
+    try {
+      await set.attach("backing");
+      for (const [name, value] of options.settings ?? []) {
+        await set.setAttribute(volume.name, name, value);
+      }
+      moving.move(set.volumes[0]);
+    } catch (error) {
+      moving.lose(error);
+      throw error;
+    }
   };
   return {
     set,
@@ -168,7 +182,8 @@ function movingEngine(set: CacheSet, volume: BlockVolume, options: BcacheOptions
     disturb: (random: SimRandom) =>
       turns.run(async () => {
         const [device] = (await set.status()).devices;
-        if (!device!.attached || random.chance(0.3)) return await again();
+        if (device === undefined) return; // It could not be opened again.
+        if (!device.attached || random.chance(0.3)) return await again();
         if (random.chance(0.6)) return void await set.detach(volume.name);
         await set.setAttribute(volume.name, "cache_mode", random.pick(CACHE_MODES));
       }),

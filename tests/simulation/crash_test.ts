@@ -8,7 +8,7 @@ import { test } from "bun:test";
 import { assertGreater } from "@std/assert";
 import { explore } from "./explorer.ts";
 import { exploreFaults } from "./fault_explorer.ts";
-import type { FaultPlan } from "./fault_explorer.ts";
+import type { FaultPlan } from "./fault_plan.ts";
 import { scenarioOf } from "./scenarios.ts";
 import type { RecipeName } from "./scenarios.ts";
 

@@ -309,11 +309,11 @@ function nameOf(policy: CutPolicy): string {
 }
 
 /** Equal for equal seeds, another for each volume. */
-function contentSeed(seed: number, volume: number): number {
+export function contentSeed(seed: number, volume: number): number {
   return volume === 0 ? seed : hashOf(seed, volume, 51);
 }
 
-function volumesOf(engine: Engine): readonly BlockVolume[] {
+export function volumesOf(engine: Engine): readonly BlockVolume[] {
   return [engine.volume, ...(engine.beside ?? [])];
 }
 

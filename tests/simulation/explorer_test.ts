@@ -13,7 +13,7 @@ import {
 import { explore, SimulationFailure, USUAL_CUTS } from "./explorer.ts";
 import type { Report, Scenario } from "./explorer.ts";
 import { exploreFaults } from "./fault_explorer.ts";
-import type { FaultPlan } from "./fault_explorer.ts";
+import type { FaultPlan } from "./fault_plan.ts";
 import { TOY_MISTAKES, toyKind } from "./toy_store.ts";
 import type { ToyMistake } from "./toy_store.ts";
 import { USUAL_WORKLOAD } from "./workload.ts";

@@ -1,178 +1,113 @@
 /**
- * Runs a workload again and again, each time with another operation of one disk failing, once or
- * from then on. Requests may fail; no answer may be wrong; what a flush acknowledged must be there
- * after the power is cut and the disk is well again.
+ * Runs a workload again and again, each time with another operation of one disk meeting a fault.
+ * What may come of it follows from the kind of fault:
+ * - error: requests may fail, starting may be refused; no answer may be wrong;
+ * - slow, short: nothing at all may come of it;
+ * - rot, misdirected: as with an error; besides, blocks of *data* that were damaged are served as
+ *   they are, for bcache keeps no checksums of data. All else is right, or somebody says so;
+ * - lie: what was lost is lost; it must be refused or served, not crash or hang.
+ * The power is cut right after the fault, once more later, and at the end; the disk is well then,
+ * and what a flush acknowledged must be there.
  */
-import { BcacheError } from "../../lib/base/errors.ts";
-import { checkAllRecovered, checkBackingAlone, SimulationFailure } from "./explorer.ts";
+import { SimulationFailure } from "./explorer.ts";
 import type { Scenario } from "./explorer.ts";
-import { Oracle } from "./oracle.ts";
-import { fillSector } from "./pattern.ts";
-import type { CutPolicy } from "./power_cut.ts";
-import type { DiskCounts } from "./sim_disk.ts";
-import type { Fault } from "./sim_faults.ts";
-import { hashOf, SimRandom } from "./sim_random.ts";
-import { runWorkload } from "./workload.ts";
-import { World, worldAfterCut } from "./world.ts";
-import type { Engine } from "./world.ts";
+import { FAULT_DISKS, FAULT_OPERATIONS, isSilent, planText } from "./fault_plan.ts";
+import type { FaultPlan } from "./fault_plan.ts";
+import { FaultRun, newOutcomes } from "./fault_run.ts";
+import type { Outcomes, Start } from "./fault_run.ts";
+import { FAULT_KINDS } from "./sim_faults.ts";
+import { hashOf } from "./sim_random.ts";
 
-export interface FaultPlan {
-  readonly disk: "cache" | "backing";
-  readonly operation: "read" | "write" | "flush";
-  /** 1: the disk recovers; Infinity: it does not. */
-  readonly times: number;
-  readonly errno?: "EIO" | "ENOSPC";
-  /** Fails one operation in so many. */
-  readonly oneIn: number;
-  /** Fails only the operation with this number. */
-  readonly onlyOperation?: number;
-}
-
-export interface FaultReport {
+export interface FaultReport extends Outcomes {
   /** Runs, each with one fault. */
   runs: number;
-  /** Operations failed in all. */
-  injected: number;
 }
 
-const COUNTED = { read: "reads", write: "writes", flush: "flushes" } as const satisfies Record<
-  FaultPlan["operation"],
-  keyof DiskCounts
->;
+export function newFaultReport(): FaultReport {
+  return { runs: 0, ...newOutcomes() };
+}
 
-/** @throws SimulationFailure */
+/** Explores one plan. @throws SimulationFailure */
 export async function exploreFaults(scenario: Scenario, plan: FaultPlan): Promise<FaultReport> {
-  const report = { runs: 0, injected: 0 };
-  const healthy = new FaultRun(scenario, plan, undefined);
-  await healthy.run();
-  const operations = healthy.operations;
-  for (let number = 0; number < operations; number++) {
-    if (plan.onlyOperation !== undefined && number !== plan.onlyOperation) continue;
-    if (hashOf(scenario.seed, number) % plan.oneIn !== 0) continue;
-    const run = new FaultRun(scenario, plan, number);
-    await run.run();
-    report.runs++;
-    report.injected += run.injected;
-  }
-  return report;
+  return await new FaultExplorer(scenario).explore(plan);
 }
 
-class FaultRun {
+/** Runs without a fault serve all the plans of a scenario that begin alike. */
+export class FaultExplorer {
   #scenario: Scenario;
-  #plan: FaultPlan;
-  #number: number | undefined;
-  #world: World;
-  #oracle: Oracle;
+  #healthy = new Map<string, Promise<FaultRun>>();
 
-  constructor(scenario: Scenario, plan: FaultPlan, number: number | undefined) {
+  constructor(scenario: Scenario) {
     this.#scenario = scenario;
-    this.#plan = plan;
-    this.#number = number;
-    this.#oracle = new Oracle(scenario.seed);
-    this.#world = new World(this.#options(scenario.seed));
   }
 
-  get injected(): number {
-    return this.#world[this.#plan.disk].faults.injected;
-  }
-
-  /** Operations of the planned kind so far. */
-  get operations(): number {
-    return this.#world[this.#plan.disk].counts[COUNTED[this.#plan.operation]];
-  }
-
-  async run(): Promise<void> {
-    try {
-      await this.#runWithFault();
-      this.#world.cache.faults.clear();
-      this.#world.backing.faults.clear();
-      for (const policy of ["none", "all"] as const) await this.#recover(policy);
-    } catch (error) {
-      this.#fail(error);
+  /** @throws SimulationFailure */
+  async explore(plan: FaultPlan): Promise<FaultReport> {
+    const scenario = this.#scenario;
+    const report = newFaultReport();
+    const healthy = await this.#run(plan);
+    const start = await this.#startOf(plan);
+    const operations = healthy.operationsOf(plan);
+    const oneIn = Math.max(plan.oneIn, Math.ceil(operations / (plan.runsMax ?? Infinity)));
+    // The first one met differs from plan to plan, so that few runs see many operations.
+    const first = hashOf(scenario.seed, ...planNumbers(plan)) % oneIn;
+    for (let number = plan.onlyOperation ?? first; number < operations; number += oneIn) {
+      await told(scenario, plan, new FaultRun({ scenario, plan, number, start, outcomes: report }));
+      report.runs++;
+      if (plan.onlyOperation !== undefined) break;
     }
+    return report;
   }
 
-  #options(seed: number) {
-    const { kind, sync, seed: content } = this.#scenario;
-    const initial = (sector: number, into: Uint8Array) => fillSector(into, content, sector, 0);
-    return { kind, sync, seed, initial };
+  /** What a run of this plan starts from: undefined is fresh disks. */
+  async #startOf(plan: FaultPlan): Promise<Start | undefined> {
+    if (plan.stage !== "restart") return undefined;
+    return (await this.#run({ ...plan, stage: "first" })).start;
   }
 
-  async #runWithFault(): Promise<void> {
-    const { kind, seed, workload } = this.#scenario;
-    const world = this.#world;
-    await world.run(kind.format(world.cache, world.backing));
-    await world.run(Promise.all([world.cache.flush(), world.backing.flush()]));
-    if (this.#number !== undefined) world[this.#plan.disk].faults.add(this.#fault(this.#number));
-    const engine = await this.#allowed(world.run(kind.open(world.parts)));
-    if (engine === undefined) return;
-    const target = {
-      volume: engine.volume,
-      oracle: this.#oracle,
-      clock: world.clock,
-      random: new SimRandom(hashOf(seed, 21)),
-      mayFail: true,
-    };
-    await world.run(runWorkload(target, workload));
-    if (await this.#allowed(this.#end(engine)) === true) checkBackingAlone(world, this.#oracle);
-    const { violations } = this.#world.cache;
-    if (violations.length > 0) throw new Error(violations.join("; "));
-  }
-
-  async #end(engine: Engine): Promise<boolean> {
-    await this.#world.run(engine.drain());
-    await this.#world.run(engine.close());
-    return true;
-  }
-
-  /** The same, or undefined when it was refused as it may be. */
-  async #allowed<T>(work: Promise<T | undefined>): Promise<T | undefined> {
-    try {
-      return await work;
-    } catch (error) {
-      if (this.#number !== undefined && error instanceof BcacheError) return undefined;
-      throw error;
+  async #run(plan: FaultPlan): Promise<FaultRun> {
+    const key = `${plan.stage ?? "first"} ${isSilent(plan)}`;
+    let running = this.#healthy.get(key);
+    if (running === undefined) {
+      running = this.#runHealthy(plan);
+      this.#healthy.set(key, running);
     }
+    return await running;
   }
 
-  #fault(number: number): Fault {
-    const { operation, times, errno = "EIO" } = this.#plan;
-    const done = this.operations;
-    return { operation, after: Math.max(0, number - done), times, errno };
+  async #runHealthy(plan: FaultPlan): Promise<FaultRun> {
+    const scenario = this.#scenario;
+    const start = await this.#startOf(plan);
+    const outcomes = newOutcomes();
+    const run = new FaultRun({ scenario, plan, number: undefined, start, outcomes });
+    await told(scenario, plan, run);
+    return run;
   }
+}
 
-  async #recover(policy: CutPolicy): Promise<void> {
-    const { kind, seed } = this.#scenario;
-    const worldSeed = hashOf(seed, this.#number ?? -1, 41);
-    const world = worldAfterCut(this.#world.snapshot(), policy, this.#options(worldSeed));
-    const engine = await world.run(kind.open(world.parts)) as Engine;
-    const { time: cutAt } = this.#oracle;
-    const reading = checkAllRecovered(engine.volume, this.#oracle, { cutAt, steadfast: false });
-    const after = await world.run(reading) as Oracle;
-    await world.run(engine.drain());
-    checkBackingAlone(world, after);
-    await world.run(engine.close());
-    const violations = world.violations();
-    if (violations.length > 0) throw new Error(violations.join("; "));
-  }
+function planNumbers({ disk, operation, kind = "error", stage, times }: FaultPlan): number[] {
+  return [
+    FAULT_DISKS.indexOf(disk),
+    FAULT_OPERATIONS.indexOf(operation),
+    FAULT_KINDS.indexOf(kind),
+    stage === "restart" ? 1 : 0,
+    times === 1 ? 1 : 0,
+  ];
+}
 
-  #fail(error: unknown): never {
-    const { kind, seed, replay } = this.#scenario;
-    const { disk, operation, times } = this.#plan;
-    const which = this.#number === undefined
-      ? "without a fault"
-      : `${operation} ${this.#number} on ${disk} failing ${times === 1 ? "once" : "for good"}`;
+async function told(scenario: Scenario, plan: FaultPlan, run: FaultRun): Promise<void> {
+  try {
+    await run.run();
+  } catch (error) {
+    const { kind, seed, replay } = scenario;
+    const which = run.number === undefined ? "without a fault" : planText(plan, run.number);
     const lines = [
-      `${kind.name}, seed ${seed}, ${which}:`,
+      `${kind.name}, seed ${seed}, ${which}${run.where}:`,
       error instanceof Error ? `${error.name}: ${error.message}` : String(error),
     ];
-    for (const line of this.#world.logLines.slice(-8)) lines.push(`  ${line}`);
-    if (replay !== undefined && this.#number !== undefined) {
-      const sticky = times === 1 ? "" : " --sticky";
-      lines.push(
-        `replay: bun tests/simulation/run.ts ${replay} --seed ${seed} ` +
-          `--fault ${disk}:${operation}:${this.#number}${sticky}`,
-      );
+    for (const line of run.logLines.slice(-8)) lines.push(`  ${line}`);
+    if (replay !== undefined && run.number !== undefined) {
+      lines.push(`replay: bun tests/simulation/run.ts ${replay} --seed ${seed} ${which}`);
     }
     throw new SimulationFailure(lines.join("\n  "), { cause: error });
   }

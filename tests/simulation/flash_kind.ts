@@ -28,13 +28,20 @@ interface Promised {
   readonly whole: Set<string>;
 }
 
-export function flashKind(options: FlashOptions): EngineKind {
-  const promised = { present: new Set<string>(), whole: new Set<string>() };
+export function flashKind(
+  options: FlashOptions,
+  promised: Promised = { present: new Set(), whole: new Set() },
+): EngineKind {
   return {
     ...bcacheKind(options),
     name: "volume on the cache alone",
     backingHolds: false,
     open: (parts) => openVolume(parts, options, promised),
+    copy: (remembers) => {
+      if (remembers === "nothing") return flashKind(options);
+      const { present, whole } = promised;
+      return flashKind(options, { present: new Set(present), whole: new Set(whole) });
+    },
   };
 }
 

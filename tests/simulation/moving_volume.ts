@@ -13,6 +13,8 @@ export class MovingVolume implements BlockVolume {
   readonly readOnly = false;
   #current: BlockVolume | undefined;
   #back = new Signal();
+  /** Why it does not come back. */
+  #lost: unknown;
 
   constructor(volume: BlockVolume) {
     this.#current = volume;
@@ -27,10 +29,17 @@ export class MovingVolume implements BlockVolume {
     if (volume !== undefined) this.#back.raise();
   }
 
+  /** It does not come back: requests that wait, and all later ones, fail with `error`. */
+  lose(error: unknown): void {
+    this.#lost = error;
+    this.#back.raise();
+  }
+
   async #there<T>(body: (volume: BlockVolume) => Promise<T>): Promise<T> {
     for (;;) {
       const volume = this.#current;
       if (volume === undefined) {
+        if (this.#lost !== undefined) throw this.#lost;
         await this.#back.wait();
         continue;
       }

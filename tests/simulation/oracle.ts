@@ -50,6 +50,8 @@ export class OracleMismatch extends Error {
 
 export class Oracle {
   readonly seed: number;
+  /** Asked of whole sectors that hold what they may not: true when a fault explains it. */
+  excuse: ((actual: Uint8Array) => boolean) | undefined;
   #time = 0;
   #nextId = 1;
   #initial: Write;
@@ -67,7 +69,9 @@ export class Oracle {
 
   /** For the time after a recovery: it has seen nothing yet. */
   successor(): Oracle {
-    return new Oracle(this.seed, this.#initial.zero);
+    const successor = new Oracle(this.seed, this.#initial.zero);
+    successor.excuse = this.excuse;
+    return successor;
   }
 
   /** The moment now, to be asked about later. */
@@ -142,6 +146,7 @@ export class Oracle {
       const actual = bytes.subarray(offset, offset + length);
       const allowed = this.#allowed(sector, this.#time, (write) => write.settledAt <= begunAt);
       if (this.#match(allowed, sector, inSector, actual) !== undefined) return;
+      if (this.excuse?.(actual)) return;
       this.#mismatch("read", sector, actual, allowed);
     });
   }
@@ -155,15 +160,32 @@ export class Oracle {
       const actual = bytes.subarray(at, at + SECTOR_BYTES);
       const allowed = this.#allowed(sector, cutAt, (write) => write.durableAt <= cutAt);
       const found = this.#match(allowed, sector, 0, actual);
-      if (found === undefined) return this.#mismatch("after recovery", sector, actual, allowed);
+      if (found === undefined) {
+        if (this.excuse?.(actual)) continue;
+        return this.#mismatch("after recovery", sector, actual, allowed);
+      }
       if (!this.#history.has(sector)) continue;
-      const remain = recovered.steadfast ? [found] : allowed;
-      const settled = remain.map(({ write, bytes }) => ({
-        write: settledWrite(write.id, write.zero),
-        bytes,
-      }));
-      after.#history.set(sector, settled);
+      after.#adopt(sector, recovered.steadfast ? [found] : allowed);
     }
+  }
+
+  /** The oracle of the time after a power cut at `cutAt`: all that may be there then. */
+  afterCut(cutAt: number): Oracle {
+    const after = this.successor();
+    after.#nextId = this.#nextId;
+    for (const sector of this.#history.keys()) {
+      after.#adopt(sector, this.#allowed(sector, cutAt, (write) => write.durableAt <= cutAt));
+    }
+    return after;
+  }
+
+  /** These versions of a sector, and no others, are there since before the beginning. */
+  #adopt(sector: number, versions: readonly Version[]): void {
+    const settled = versions.map(({ write, bytes }) => ({
+      write: settledWrite(write.id, write.zero),
+      bytes,
+    }));
+    this.#history.set(sector, settled);
   }
 
   /** Forgets what no crash point from now on can bring back, and no read that is under way. */

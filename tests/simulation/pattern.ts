@@ -33,6 +33,13 @@ export function sameBytes(actual: Uint8Array, expected: Uint8Array, at = 0): boo
   return true;
 }
 
+/** Which sector and version a sector claims to hold; undefined: it is no such content. */
+export function patternOf(bytes: Uint8Array): { sector: number; version: number } | undefined {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
+  if (view.getUint32(0, true) !== MAGIC) return undefined;
+  return { sector: view.getUint32(8, true), version: view.getUint32(12, true) };
+}
+
 /** One phrase about what a whole sector holds. */
 export function describeSector(bytes: Uint8Array): string {
   if (bytes.every((byte) => byte === 0)) return "zeroes";

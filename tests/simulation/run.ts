@@ -6,22 +6,23 @@
  * With one, crash exploration; NAME may be "all":
  *
  *   bun tests/simulation/run.ts --scenario NAME [--seed N] [--count M] [--every K]
- *       [--cut C | --fault DISK:OPERATION[:NUMBER] [--sticky]] [--subsets] [--first]
- *       [--record FILE] [--verbose]
+ *       [--cut C | --fault DISK:OPERATION[:NUMBER] [--kind KIND] [--errno ENOSPC]
+ *       [--stage restart] [--sticky]] [--subsets] [--first] [--record FILE] [--verbose]
  *
  * Runs seeds N to N+M-1 of one scenario, or of all, and cuts the power at one moment in K (1: at
- * every one), or at moment C only. With `--fault cache:write`, say, operations of that kind fail
- * instead, each in a run of its own (or only the one with that number), once or for good. A
- * failure prints the line that shows it again; the exit status is 1 then. With `--subsets` every
- * subset of up to 8 unflushed writes is kept in turn, instead of a few outcomes of each kind. With
- * `--first` the first failure ends the run. `--record` leaves what was done in a file.
+ * every one), or at moment C only. With `--fault cache:write`, say, operations of that kind meet
+ * a fault instead (an error unless `--kind` says otherwise), each in a run of its own (or only the
+ * one with that number), once or for good: run_faults.ts goes through all of them. A failure
+ * prints the line that shows it again; the exit status is 1 then. With `--subsets` every subset of
+ * up to 8 unflushed writes is kept in turn, instead of a few outcomes of each kind. With `--first`
+ * the first failure ends the run. `--record` leaves what was done in a file.
  */
 // deno-lint-ignore-file no-console
 import { parseArgs } from "node:util";
 import { replayLine, writeRecord } from "../assurance/record.ts";
 import { explore, SimulationFailure } from "./explorer.ts";
 import { exploreFaults } from "./fault_explorer.ts";
-import type { FaultPlan } from "./fault_explorer.ts";
+import { planOf } from "./fault_plan.ts";
 import { RECIPE_NAMES, scenarioOf } from "./scenarios.ts";
 import type { RecipeName } from "./scenarios.ts";
 import { swarmCommand } from "./swarm/command.ts";
@@ -38,6 +39,9 @@ const { values } = parseArgs({
     every: { type: "string" },
     cut: { type: "string" },
     fault: { type: "string" },
+    kind: { type: "string", default: "error" },
+    errno: { type: "string", default: "EIO" },
+    stage: { type: "string", default: "first" },
     sticky: { type: "boolean", default: false },
     subsets: { type: "boolean", default: false },
     first: { type: "boolean", default: false },
@@ -45,22 +49,6 @@ const { values } = parseArgs({
     verbose: { type: "boolean", default: false },
   },
 });
-
-/** What `--fault` asks for. */
-function planOf(text: string): FaultPlan {
-  const [disk, operation, number] = text.split(":");
-  if (disk !== "cache" && disk !== "backing") throw new Error(`--fault: no disk ${disk}`);
-  if (operation !== "read" && operation !== "write" && operation !== "flush") {
-    throw new Error(`--fault: ${operation} is none of read, write, flush`);
-  }
-  return {
-    disk,
-    operation,
-    times: values.sticky ? Infinity : 1,
-    oneIn: number === undefined ? Number(values.every ?? 10) : 1,
-    ...(number === undefined ? {} : { onlyOperation: Number(number) }),
-  };
-}
 
 const started = performance.now();
 const failures: string[] = [];
@@ -115,9 +103,12 @@ async function runOne(name: RecipeName, seed: number): Promise<boolean> {
   };
   try {
     if (values.fault !== undefined) {
-      const { runs, injected } = await exploreFaults(scenarioOf(name, seed), planOf(values.fault));
-      count(name, { faults: injected });
-      console.log(`${name} seed ${seed}: ${runs} runs with a fault, ${injected} failed operations`);
+      const { fault, kind, errno, stage, sticky } = values;
+      const plan = planOf({ fault, kind, errno, stage, sticky, oneIn: Number(values.every ?? 10) });
+      const report = await exploreFaults(scenarioOf(name, seed), plan);
+      count(name, { faults: report.injected });
+      const told = Object.entries(report).map(([what, figure]) => `${figure} ${what}`);
+      console.log(`${name} seed ${seed}: ${told.join(", ")}`);
       return true;
     }
     const onCut = values.verbose ? (where: string) => console.error(where) : () => undefined;

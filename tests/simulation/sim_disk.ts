@@ -354,21 +354,24 @@ export class SimDisk implements Device {
     const sector = atSector + this.#random.below(sectors);
     const at = this.#random.below(SECTOR_BYTES);
     const bit = 1 << this.#random.below(8);
-    const wanted = this.peek(sector, 1);
+    const turn = (bytes: Uint8Array): Uint8Array => {
+      const turned = bytes.slice();
+      turned[at] = turned[at]! ^ bit;
+      this.faults.noteDamage(sector, bytes, turned);
+      return turned;
+    };
     for (const image of [this.#current, this.#stable]) {
       const bytes = new Uint8Array(SECTOR_BYTES);
       image.read(sector, bytes);
-      bytes[at] = bytes[at]! ^ bit;
-      image.write(sector, bytes);
+      image.write(sector, turn(bytes));
     }
     this.#pending = this.#pending.map((write) => {
-      const offset = (sector - write.atSector) * SECTOR_BYTES + at;
-      if (sector < write.atSector || offset >= write.bytes.length) return write;
+      const offset = (sector - write.atSector) * SECTOR_BYTES;
+      if (offset < 0 || offset >= write.bytes.length) return write;
       const bytes = write.bytes.slice();
-      bytes[offset] = bytes[offset]! ^ bit;
+      bytes.set(turn(bytes.subarray(offset, offset + SECTOR_BYTES)), offset);
       return { ...write, bytes };
     });
-    this.faults.noteDamage(sector, wanted, this.peek(sector, 1));
   }
 
   /** Makes completed bytes visible; stable too when `fua`. The bytes are the disk's from now on. */

@@ -57,6 +57,11 @@ export interface DiskKind {
 /** A kind of engine the simulator can run: the real one, or a toy that tests the simulator. */
 export interface EngineKind extends DiskKind {
   open(parts: EngineParts): Promise<Engine>;
+  /**
+   * For a kind that remembers what its engines promised: one that remembers the same for itself
+   * (a power cut now, looked into later), or nothing (fresh disks).
+   */
+  copy?(remembers: "the same" | "nothing"): EngineKind;
 }
 
 export interface WorldSnapshot {

@@ -1,0 +1,69 @@
+/**
+ * Disks that fail, in every way there is: a slice of what run_faults.ts goes through. What may come
+ * of which fault is said in fault_explorer.ts.
+ */
+import { test } from "bun:test";
+import { assertEquals, assertGreater, assertThrows } from "@std/assert";
+import { allPlans, planOf, planText } from "./fault_plan.ts";
+import { newFaultSweep, sweepFaults, sweepRows } from "./fault_sweep.ts";
+import type { RecipeName } from "./scenarios.ts";
+import { FAULT_KINDS } from "./sim_faults.ts";
+
+/** Together about 25 seconds; another operation is met in every plan. */
+const SLICES: ReadonlyArray<readonly [RecipeName, number]> = [
+  ["writeback", 2],
+  ["small-blocks", 1],
+  ["come-and-go", 1],
+  ["flash-volume", 1],
+];
+
+for (const [name, seed] of SLICES) {
+  test(`faults of every kind, each followed by power cuts: ${name}`, async () => {
+    const sweep = await sweepFaults(name, seed, { oneIn: 1, runsMax: 1, longRunsMax: 1 });
+    assertEquals(sweep.failures, []);
+    assertEquals(sweepRows(sweep).map(([kind]) => kind), [...FAULT_KINDS]);
+    for (const [kind, { runs, injected, recoveries }] of sweep.byKind) {
+      assertGreater(runs, 0, kind);
+      assertGreater(injected, 0, kind);
+      assertGreater(recoveries, runs, kind);
+    }
+    // Errors that are told of, and time, cost nothing that was acknowledged.
+    for (const kind of ["error", "slow", "short"] as const) {
+      const { refused, damagedData, told, untold } = sweep.byKind.get(kind)!;
+      assertEquals([refused, damagedData, told, untold], [0, 0, 0, 0], kind);
+    }
+    // One bit: either a block of data is served as it lies there, or it is told of.
+    assertEquals(sweep.byKind.get("rot")!.untold, 0);
+  }, 120_000);
+}
+
+test("every plan can be asked for by what its failure says", () => {
+  assertEquals(newFaultSweep().byKind.size, FAULT_KINDS.length);
+  for (const plan of allPlans({ oneIn: 1 })) {
+    const words = planText(plan, 7).split(" ");
+    const word = (option: string, otherwise: string) => {
+      const at = words.indexOf(option);
+      return at < 0 ? otherwise : words[at + 1]!;
+    };
+    const asked = planOf({
+      fault: word("--fault", ""),
+      kind: word("--kind", "error"),
+      errno: word("--errno", "EIO"),
+      stage: word("--stage", "first"),
+      sticky: words.includes("--sticky"),
+      oneIn: 10,
+    });
+    assertEquals(asked, { errno: "EIO", ...plan, onlyOperation: 7 });
+  }
+});
+
+test("a plan that there is not is refused by name", () => {
+  const usual = { kind: "error", errno: "EIO", stage: "first", sticky: false, oneIn: 1 };
+  const refused = (more: Partial<Parameters<typeof planOf>[0]>, words: string) =>
+    assertThrows(() => planOf({ ...usual, fault: "cache:read", ...more }), Error, words);
+  refused({ fault: "tape:read" }, "--fault: tape is none of cache, backing");
+  refused({ fault: "cache:trim" }, "--fault: trim is none of read, write");
+  refused({ kind: "moth" }, "--kind: moth is none of error, slow");
+  refused({ errno: "EBADF" }, "--errno: EBADF is unknown");
+  refused({ stage: "third" }, "--stage: third is none of first, restart");
+});
