@@ -41,8 +41,7 @@ const BUCKETS: readonly Mutation[] = [
     file: "lib/cache/collection/gc.ts",
     text: ": keyDirty(words, at) ? MARK.dirty : MARK.reclaimable;",
     becomes: ": MARK.reclaimable;",
-    hunts: [hunt("reuse-buckets", 3, 300), hunt("split-nodes", 2, 300)],
-    quick: true,
+    hunts: [hunt("move-and-coalesce", 3, 200), hunt("reuse-buckets", 3, 300)],
   },
   {
     name: "a collection does not look at keys that are not in a node's sets on disk",
@@ -91,6 +90,7 @@ const RACES: readonly Mutation[] = [
     text: "      await cache.write(grant.sector, bytes);\n",
     becomes: "      void cache.write(grant.sector, bytes).catch(() => undefined);\n",
     hunts: [hunt("move-and-coalesce", 6, 20)],
+    quick: true,
   },
   {
     name: "writeback calls clean what was written meanwhile",
