@@ -1,27 +1,32 @@
 /**
  * The real engine behind a mount: opens the devices, with the host's locks, and the cache set on
- * them. Loaded by the data plane's worker, in its own thread.
+ * them. Loaded by the data plane's worker, in its own thread. What becomes of the files while they
+ * are in use, and what is lost with them, is told in the status and at the end.
  */
 import type { BackingSource } from "../lib/cache/members/attach.ts";
 import { CacheSet } from "../lib/cache/cache_set.ts";
 import { openBacking } from "../lib/cache/members/open_backing.ts";
 import type { Device } from "../lib/device/device.ts";
-import { openFileDevice } from "../lib/device/file.ts";
+import { type FileDevice, openFileDevice } from "../lib/device/file.ts";
 import { CountingDevice } from "../lib/device/counting.ts";
+import type { SetStatus } from "../lib/cache/ports.ts";
 import type { Engine, EngineWorld } from "./engine.ts";
+import { describeLoss, warningsOf } from "./losses.ts";
 import { refuseOwnFile } from "./own_file.ts";
 
 export async function openEngine(world: EngineWorld): Promise<Engine> {
   const { config } = world;
   const opened: Device[] = [];
+  const files = new Set<FileDevice>();
   const open = async (path: string): Promise<CountingDevice> => {
-    refuseOwnFile(path, config.mountPoint);
+    await refuseOwnFile(path, config.mountPoint);
     // Alone, reading too: what another process writes would not be what this one's index says.
     const file = await openFileDevice(path, {
       readOnly: config.readOnly,
       exclusive: true,
       host: world.libc,
     });
+    files.add(file);
     return new CountingDevice(file, world.operations);
   };
   const openSource = async (path: string): Promise<BackingSource> => {
@@ -50,7 +55,7 @@ export async function openEngine(world: EngineWorld): Promise<Engine> {
       openBacking: openSource,
       onVolumesChanged: world.onVolumesChanged,
     });
-    return owning(set, opened);
+    return owning(set, { devices: opened, files, world });
   } catch (error) {
     // Why it could not be opened says more than what closing adds to it.
     await Promise.allSettled(opened.map((device) => device.close()));
@@ -64,18 +69,38 @@ async function closeAll(devices: readonly Device[]): Promise<void> {
   for (const result of results) if (result.status === "rejected") throw result.reason;
 }
 
-/** The cache set, but it takes its devices with it when it closes. */
-function owning(set: CacheSet, devices: readonly Device[]): Engine {
+interface Owned {
+  readonly devices: readonly Device[];
+  /** All that were opened; one that was closed is not deleted any more. */
+  readonly files: ReadonlySet<FileDevice>;
+  readonly world: EngineWorld;
+}
+
+/** The cache set, but it takes its devices with it when it closes, and says what was lost. */
+function owning(set: CacheSet, { devices, files, world }: Owned): Engine {
+  const status = async (): Promise<SetStatus> => {
+    const known = await set.status();
+    const deleted = [...files].filter((file) => file.isDeleted).map((file) => file.name);
+    const warnings = warningsOf(known, deleted);
+    return warnings.length === 0 ? known : { ...known, warnings };
+  };
   const close = async (): Promise<void> => {
+    let failure: unknown;
     try {
       await set.close();
-    } finally {
-      await closeAll(devices);
+    } catch (error) {
+      failure = error;
     }
+    const loss = world.config.readOnly ? undefined : describeLoss(await status(), failure);
+    await closeAll(devices);
+    if (loss?.isLost === true) throw loss.error;
+    if (loss !== undefined) world.log("warning", loss.error.message);
+    if (failure !== undefined) throw failure;
   };
   return new Proxy<Engine>(set, {
     get: (target, name) => {
       if (name === "close") return close;
+      if (name === "status") return status;
       const value: unknown = Reflect.get(target, name, target);
       return typeof value === "function" ? value.bind(target) : value;
     },

@@ -46,7 +46,14 @@ export class DevFuseChannel implements Channel {
       if (length >= 0) return length === 0 ? ENDED : length;
       const errno = this.#libc.errno();
       if (errno === ERRNO.EAGAIN) return WOULD_BLOCK;
-      if (errno === ERRNO.ENODEV || errno === ECONNABORTED) return ENDED;
+      if (errno === ERRNO.ENODEV) return ENDED;
+      if (errno === ECONNABORTED) {
+        throw new BcacheError(
+          "Shutdown",
+          "the connection to the kernel was aborted (/sys/fs/fuse/connections): requests under " +
+            "way have failed; all that was acknowledged is kept, and the next mount has it",
+        );
+      }
       // ENOENT: the request was interrupted before it could be read.
       if (errno !== ERRNO.EINTR && errno !== ERRNO.ENOENT) {
         throw new BcacheError("DeviceIo", `/dev/fuse: read failed (errno ${errno})`, { errno });

@@ -16,8 +16,6 @@
  * for the next request a little longer before it blocks: for as long as that lately paid.
  */
 import { assert } from "../lib/base/assert.ts";
-import { messageOf } from "../lib/base/errors.ts";
-import type { Log } from "../lib/base/runtime.ts";
 import type { Libc } from "../lib/runtime/libc.ts";
 import { type Channel, ENDED } from "./channel.ts";
 import { Poller } from "./channel_dev_fuse.ts";
@@ -60,7 +58,6 @@ interface Attachment {
 export interface DataPlaneOptions {
   readonly libc: Libc;
   readonly clock: DataPlaneClock;
-  readonly log: Log;
   /** An eventfd to which one is added for each message sent to this thread. */
   readonly wakeFd: number;
 }
@@ -68,7 +65,6 @@ export interface DataPlaneOptions {
 export class DataPlane implements OperationCounter {
   readonly clock: DataPlaneClock;
   readonly #libc: Libc;
-  readonly #log: Log;
   readonly #poller: Poller;
   readonly #wakeFd: number;
   readonly #wakeCount = new Uint32Array(new ArrayBuffer(8));
@@ -92,7 +88,6 @@ export class DataPlane implements OperationCounter {
   constructor(options: DataPlaneOptions) {
     this.clock = options.clock;
     this.#libc = options.libc;
-    this.#log = options.log;
     this.#wakeFd = options.wakeFd;
     this.#poller = new Poller(options.libc, 2);
     this.#poller.watch(WAKE_INDEX, options.wakeFd);
@@ -219,7 +214,6 @@ export class DataPlane implements OperationCounter {
     if (this.#receiving !== undefined) attached.pool.give(this.#receiving);
     this.#receiving = undefined;
     this.#progress++;
-    if (error !== undefined) this.#log("error", messageOf(error));
     attached.onEnded(error);
   }
 

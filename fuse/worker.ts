@@ -169,22 +169,29 @@ async function serve(world: World): Promise<PlainError | undefined> {
   } catch (error) {
     failure = toPlain(error);
   }
+  const isBroken = failure !== undefined && connection !== undefined;
   try {
     if (engine !== undefined) await plane.track(closeEngine(world, engine, connection));
   } catch (error) {
-    failure ??= toPlain(error);
+    const closing = toPlain(error);
+    const { message } = closing;
+    failure = failure === undefined
+      ? closing
+      : { ...closing, message: `${failure.message}; then closing failed: ${message}` };
   }
   // Until then the other thread uses the descriptor.
   await plane.track(world.served.told());
   await plane.stop();
   connection?.channel.close();
+  // A connection that broke is still mounted, and answers nobody any more.
+  if (isBroken) tryDetach(world);
   return failure;
 }
 
 async function main(start: WorkerStart): Promise<void> {
   const libc = await openLibc();
   const clock = new DataPlaneClock();
-  const plane = new DataPlane({ libc, clock, log, wakeFd: start.wakeFd });
+  const plane = new DataPlane({ libc, clock, wakeFd: start.wakeFd });
   const crash = (error: unknown): void => {
     plane.abandon();
     post({ type: "crashed", error: toPlain(error) });

@@ -4,7 +4,7 @@ import { BcacheError } from "../../lib/base/errors.ts";
 import { ControlClient } from "../control/client.ts";
 import { isDeadMount, realMountPoint } from "../control/mount_table.ts";
 import { controlSocketPath, controlSockets, runDirectoryPath } from "../control/run_directory.ts";
-import { isAnswered, removeSocket } from "../http/serve.ts";
+import { isAnswered, removeDeadSocket } from "../http/serve.ts";
 import type { Program } from "./program.ts";
 
 /** The control of the mount at `path`. Throws NotFound when no process of this user serves it. */
@@ -13,7 +13,7 @@ export async function findMount(program: Program, path: string): Promise<Control
   const socket = controlSocketPath(runDirectoryPath(program.environment), real);
   if (existsSync(socket)) {
     if (await isAnswered(socket)) return new ControlClient(socket);
-    removeSocket(socket);
+    await removeDeadSocket(socket);
   }
   if (isDeadMount(real)) {
     throw new BcacheError(
@@ -33,7 +33,7 @@ export async function findAllMounts(program: Program): Promise<ControlClient[]> 
   const clients: ControlClient[] = [];
   for (const socket of controlSockets(runDirectoryPath(program.environment))) {
     if (await isAnswered(socket)) clients.push(new ControlClient(socket));
-    else removeSocket(socket);
+    else await removeDeadSocket(socket);
   }
   return clients;
 }

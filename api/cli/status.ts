@@ -17,11 +17,24 @@ export async function runStatus(
   program: Program,
   options: { mountPoint: string | undefined; json: boolean },
 ): Promise<void> {
-  const { mountPoint, json } = options;
+  const { mountPoint } = options;
   const clients = mountPoint === undefined
     ? await findAllMounts(program)
     : [await findMount(program, mountPoint)];
-  const all = await Promise.all(clients.map(statusOf));
+  const asked = await Promise.allSettled(clients.map(statusOf));
+  const all = asked.filter((result) => result.status === "fulfilled").map(({ value }) => value);
+  const [silent] = asked.filter((result) => result.status === "rejected");
+  // One that hangs must not hide the others.
+  if (silent !== undefined && all.length === 0) throw silent.reason;
+  printStatus(program, all, options);
+  if (silent !== undefined) throw silent.reason;
+}
+
+function printStatus(
+  program: Program,
+  all: readonly MountStatus[],
+  { mountPoint, json }: { mountPoint: string | undefined; json: boolean },
+): void {
   if (json) {
     program.out(`${JSON.stringify(mountPoint === undefined ? all : all[0], null, 2)}\n`);
     return;
@@ -47,8 +60,19 @@ export function statusText({ mount, set }: MountStatus): string {
   const failed = set.failed === undefined ? "" : `  FAILED: ${printable(set.failed)}\n`;
   const cache = `  cache ${printable(set.cachePath)}  ${formatBytes(set.sizeBytes)}, ` +
     `${Math.round(set.inUsePercent)} % in use, set ${set.setUuid}\n`;
-  return head + failed + cache +
-    table([...set.devices.map(deviceRow), ...set.volumes.map(volumeRow)]);
+  return head + failed +
+    (set.warnings ?? []).map((text) => `  WARNING: ${printable(text)}\n`).join("") +
+    cache + table([...set.devices.map(deviceRow), ...set.volumes.map(volumeRow)]) +
+    errorLine("cache", set) + set.devices.map((device) => errorLine(device.name, device)).join("");
+}
+
+/** Errors so far: those that count towards a limit, and the last of any kind. */
+function errorLine(
+  name: string,
+  { ioErrors, lastError }: { ioErrors: number; lastError?: string },
+): string {
+  if (lastError === undefined) return "";
+  return `  ${name}: ${ioErrors} I/O errors, the last error: ${printable(lastError)}\n`;
 }
 
 function deviceRow(device: DeviceStatus): string[] {

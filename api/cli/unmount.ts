@@ -28,12 +28,25 @@ export async function runUnmount(
   const client = await findMount(program, options.mountPoint);
   const { pid } = await client.mountInfo();
   if (options.flush) await flushWithProgress(program, client);
+  if (!options.force) await refuseLoss(client);
   await unmountBy(client, real, options.force);
   if (await hasEnded(pid)) {
     program.out(`unmounted ${options.mountPoint}\n`);
     return;
   }
   program.out(`unmounted ${options.mountPoint}; the process ${pid} has not ended yet\n`);
+}
+
+/** What would end with the mount must be saved first, or given up by force. */
+async function refuseLoss(client: ControlClient): Promise<void> {
+  let warnings: readonly string[] = [];
+  try {
+    warnings = (await client.status()).warnings ?? [];
+  } catch {
+    return; // It starts or ends, or has no status: unmounting says what there is to say.
+  }
+  if (warnings.length === 0) return;
+  throw new BcacheError("Busy", `${warnings.join("; ")}; or give it up with --force`);
 }
 
 async function unmountBy(client: ControlClient, real: string, force: boolean): Promise<void> {

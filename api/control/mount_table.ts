@@ -2,9 +2,13 @@
  * What the kernel says is mounted where (/proc/self/mountinfo), and who uses a mount. Paths are
  * resolved without touching the mount itself: a dead or hung FUSE mount must not hang us too.
  */
-import { readdirSync, readFileSync, readlinkSync, realpathSync, statSync } from "node:fs";
+import { spawnSync } from "node:child_process";
+import { readdirSync, readFileSync, readlinkSync, realpathSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
-import { messageOf } from "../../lib/base/errors.ts";
+import process from "node:process";
+
+/** A server that has not answered a look at its root by then is stopped, or hangs. */
+const LOOK_PATIENCE_MS = 3000;
 
 export interface MountEntry {
   mountPoint: string;
@@ -64,17 +68,20 @@ function realPathOr(path: string): string {
   }
 }
 
-/** Whether a FUSE mount at `realPath` has lost its server. */
+/**
+ * Whether a FUSE mount at `realPath` has lost its server. A server that is stopped (SIGSTOP) would
+ * hold whoever looks for ever, so another process looks, for a bounded time: such a mount is not
+ * dead.
+ */
 export function isDeadMount(realPath: string): boolean {
   if (!mountAt(realPath)?.type.startsWith("fuse")) return false;
-  try {
-    statSync(realPath);
-    return false;
-  } catch (error) {
-    const code = typeof error === "object" && error !== null && "code" in error ? error.code : "";
-    // Deno has no code for ENOTCONN; its message ends in the number.
-    return code === "ENOTCONN" || /os error 107\b|not connected/i.test(messageOf(error));
-  }
+  const looked = spawnSync("stat", ["--", realPath], {
+    encoding: "utf8",
+    env: { ...process.env, LC_ALL: "C" },
+    timeout: LOOK_PATIENCE_MS,
+    killSignal: "SIGKILL",
+  });
+  return looked.status === 1 && /endpoint is not connected/i.test(looked.stderr);
 }
 
 /** Something that keeps a mount busy, for a person: `fio (PID 12)`, `/dev/loop0`. */

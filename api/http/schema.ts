@@ -38,6 +38,7 @@ export const DeviceSchema = z.object({
   }),
   ioErrors: count,
   bypassReasons: z.record(z.string(), count).optional(),
+  lastError: z.string().optional().openapi({ description: "of the backing device" }),
   service: z.enum(["pass through", "clean ranges only", "refused"]).optional(),
   stats: CacheStatsSchema,
 }).openapi("Device");
@@ -78,6 +79,10 @@ export const SetSchema = z.object({
   bucketCount: count,
   replacementPolicy: z.enum(["lru", "fifo", "random"]),
   failed: z.string().optional(),
+  warnings: z.array(z.string()).optional().openapi({
+    description: "what to do something about before the set ends",
+  }),
+  lastError: z.string().optional().openapi({ description: "of the cache device" }),
   inUsePercent: z.number(),
   availablePercent: z.number(),
   btree: z.object({ depth: count, nodes: count, cachedBytes: bytes }),

@@ -7,6 +7,7 @@ import { chmodSync, rmSync } from "node:fs";
 import type { Server } from "node:http";
 import { connect, isIP } from "node:net";
 import { BcacheError, messageOf } from "../../lib/base/errors.ts";
+import { tryLockName } from "./socket_lock.ts";
 
 /** How long open connections are waited for when a server is closed. */
 const CLOSE_PATIENCE_MS = 500;
@@ -64,9 +65,24 @@ export async function listenTcp(app: Servable, at: HostPort): Promise<Listening>
 
 /**
  * Listens on a Unix socket at `path`, for this user only. The file of a process that died is
- * replaced. Throws AddressInUse while another process answers there.
+ * replaced. Throws AddressInUse while another process answers there, or is about to: of any number
+ * that try at once, one gets it.
  */
 export async function listenUnix(app: Servable, path: string): Promise<Listening> {
+  const unlock = await tryLockName(path);
+  if (unlock === undefined) {
+    throw new BcacheError("AddressInUse", `another process serves ${path}`);
+  }
+  try {
+    const listening = await listenLocked(app, path);
+    return { address: listening.address, close: () => listening.close().finally(unlock) };
+  } catch (error) {
+    unlock();
+    throw error;
+  }
+}
+
+async function listenLocked(app: Servable, path: string): Promise<Listening> {
   const server = serverOf(app);
   try {
     await listening(server, () => server.listen(path));
@@ -80,7 +96,7 @@ export async function listenUnix(app: Servable, path: string): Promise<Listening
       throw new BcacheError("AddressInUse", `another process serves ${path}`, { cause: error });
     }
     removeSocket(path);
-    return await listenUnix(app, path);
+    return await listenLocked(app, path);
   }
   chmodSync(path, 0o600);
   return {
@@ -104,8 +120,15 @@ export function isAnswered(path: string): Promise<boolean> {
   });
 }
 
-/** Removes a socket's file; fine if it is gone already. */
-export function removeSocket(path: string): void {
+/** Removes the socket of a process that died; leaves it when another is about to take its place. */
+export async function removeDeadSocket(path: string): Promise<void> {
+  const unlock = await tryLockName(path);
+  if (unlock === undefined) return;
+  if (!(await isAnswered(path))) removeSocket(path);
+  unlock();
+}
+
+function removeSocket(path: string): void {
   rmSync(path, { force: true });
 }
 

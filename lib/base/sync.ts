@@ -112,6 +112,16 @@ export class Shared {
   }
 }
 
+/**
+ * Resolves when all have resolved. Unlike Promise.all it rejects, with the first failure in their
+ * order, only when every one has ended: what they use may be given back then.
+ */
+export async function allEnded(works: Iterable<Promise<unknown>>): Promise<void> {
+  for (const result of await Promise.allSettled(works)) {
+    if (result.status === "rejected") throw result.reason;
+  }
+}
+
 /** Owns background work: every promise started here is awaited by `stop()`. */
 export class TaskGroup {
   #controller = new AbortController();

@@ -12,7 +12,7 @@
 import { assert } from "../base/assert.ts";
 import { BcacheError } from "../base/errors.ts";
 import type { Clock } from "../base/runtime.ts";
-import { endingWith, type Faults, type TaskGroup } from "../base/sync.ts";
+import { allEnded, endingWith, type Faults, type TaskGroup } from "../base/sync.ts";
 import { KeySet } from "../bset/key_set.ts";
 import { mergeDelta, mergePointers } from "../bset/merge.ts";
 import { type Device, SECTOR_BYTES } from "../device/device.ts";
@@ -154,7 +154,7 @@ export class NodeWriter {
     for (;;) {
       const replacements = [...this.#replacements];
       const underWay = [...this.#writing].map((node) => node.lastWrite).concat(replacements);
-      await Promise.all([...[...this.#dirty.keys()].map((node) => this.write(node)), ...underWay]);
+      await allEnded([...[...this.#dirty.keys()].map((node) => this.write(node)), ...underWay]);
       if (underWay.length > 0) this.assertServing(); // These do not say that they failed.
       // A leaf that was replaced passed on, dirty, what it took meanwhile.
       if (replacements.length === 0) return;

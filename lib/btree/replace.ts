@@ -20,7 +20,7 @@
  */
 import { assert } from "../base/assert.ts";
 import type { Random } from "../base/runtime.ts";
-import { endingWith, Mutex, Signal, type TaskGroup } from "../base/sync.ts";
+import { allEnded, endingWith, Mutex, Signal, type TaskGroup } from "../base/sync.ts";
 import type { Allocator } from "../buckets/allocator.ts";
 import { RESERVE } from "../buckets/reserves.ts";
 import { insertPointer } from "../bset/extents.ts";
@@ -349,7 +349,7 @@ export class Replacer implements NodeReplacer {
       write.catch(() => undefined);
       writes.push(write);
     }
-    await Promise.all(writes);
+    await allEnded(writes);
   }
 
   /**

@@ -210,6 +210,7 @@ export class CacheSet implements CacheControl {
     return Promise.resolve(setStatus(this.#engine, this.#members, {
       uptimeSeconds: Math.floor((clock.nowMs() - this.#startedMs) / 1000),
       ioErrors: this.#failure.errors.count,
+      lastError: this.#failure.lastError,
     }));
   }
 

@@ -100,6 +100,8 @@ export interface DeviceStatus {
   ioErrors: number;
   /** How many requests went past the cache, by why they did; only reasons there were. */
   bypassReasons?: Record<string, number>;
+  /** The last error of the backing device since it was attached. */
+  lastError?: string;
   /** What is still done for the device, once its set has failed. */
   service?: FailedManner;
   stats: CacheStats;
@@ -115,6 +117,10 @@ export interface SetStatus {
   replacementPolicy: "lru" | "fifo" | "random";
   /** Why the set serves nothing any more, if so. */
   failed?: string;
+  /** What a person must do something about before the set ends, one line each. */
+  warnings?: string[];
+  /** The last error of the cache device, as far as the set has survived it. */
+  lastError?: string;
   /**
    * Percent of buckets that hold something that cannot simply be dropped or was not yet collected.
    */

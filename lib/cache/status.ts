@@ -42,6 +42,7 @@ export function deviceStatus({ dev, writeback, failedService }: Member): DeviceS
     },
     ioErrors: dev.errors.count,
     bypassReasons: reasonsOf(dev.bypass),
+    ...(dev.lastError === undefined ? {} : { lastError: dev.lastError }),
     ...(dev.attached && failedService.needed ? { service: failedService.manner } : {}),
     stats: dev.stats.snapshot("total"),
   };
@@ -62,7 +63,7 @@ export function volumeStatus(engine: Engine, { name, inode, volume }: FlashMembe
 export function setStatus(
   engine: Engine,
   members: { readonly cached: readonly Member[]; readonly flash: readonly FlashMember[] },
-  own: { uptimeSeconds: number; ioErrors: number },
+  own: { uptimeSeconds: number; ioErrors: number; lastError: string | undefined },
 ): SetStatus {
   const { geometry, btree, buckets, journal } = engine;
   const inUsePercent = buckets.inUsePercent();
@@ -76,6 +77,7 @@ export function setStatus(
     bucketCount: geometry.bucketCount,
     replacementPolicy: engine.allocator.policy,
     ...(engine.faults.failed ? { failed: engine.faults.failed.message } : {}),
+    ...(own.lastError === undefined ? {} : { lastError: own.lastError }),
     inUsePercent,
     availablePercent: 100 - inUsePercent,
     btree: {

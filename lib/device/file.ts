@@ -4,6 +4,9 @@
  * - Transfers loop until they are whole: a short one continues, an interrupted one is repeated.
  * - A flush is fdatasync, shared by all who ask while one is under way. Linux reports a failed
  *   write-back once and then forgets the data: after one failed flush all later ones fail too.
+ * - A file that was cut short while in use reads as zeroes as soon as something is written behind
+ *   its new end. So each flush looks at its length, and so does a write that would give it its old
+ *   length back; a file found short is not read or written any more.
  * - Holes are punched to give back space, where the file system can; else zeroes are written.
  * - The sync member is plain pread and pwrite: no promise, nothing allocated here.
  */
@@ -46,7 +49,6 @@ export interface FileDeviceOptions {
  * Opens a regular file or a block device. Rejects with NotFound, Permission, Busy,
  * InvalidArgument or DeviceIo; nothing stays open then.
  */
-// deno-lint-ignore require-await
 export async function openFileDevice(
   path: string,
   options: FileDeviceOptions = {},
@@ -58,8 +60,9 @@ export async function openFileDevice(
   let fd: number | undefined;
   let claim: number | undefined;
   try {
-    assertKind(path, fs.statSync(path)); // Before opening: opening a pipe would wait for ever.
-    fd = fs.openSync(path, readOnly ? fs.constants.O_RDONLY : fs.constants.O_RDWR);
+    // Not in this thread: a file system that hangs must not hang who serves others.
+    assertKind(path, await fs.promises.stat(path)); // Opening a pipe would wait for ever.
+    fd = await openFile(path, readOnly ? fs.constants.O_RDONLY : fs.constants.O_RDWR);
     const stat = fs.fstatSync(fd);
     assertKind(path, stat);
     if (exclusive && host) claim = lockFile(path, fd, stat, host);
@@ -72,6 +75,12 @@ export async function openFileDevice(
     if (fd !== undefined) fs.closeSync(fd);
     throw systemError(`${path} cannot be opened`, error);
   }
+}
+
+function openFile(path: string, flags: number): Promise<number> {
+  return new Promise((resolve, reject) => {
+    fs.open(path, flags, (error, fd) => error ? reject(error) : resolve(fd));
+  });
 }
 
 function assertKind(path: string, stat: fs.Stats): void {
@@ -130,6 +139,9 @@ export class FileDevice implements Device {
   #flushFailure: BcacheError | undefined;
   #inFlight = 0;
   #isOpen = true;
+  #sizeBytes: number;
+  /** Set for good when the file was found shorter than it was. */
+  #cutShort: BcacheError | undefined;
   /** Modes of fallocate that were not refused yet. */
   #zeroModes: number[] = [PUNCH_HOLE | KEEP_SIZE, ZERO_RANGE | KEEP_SIZE];
 
@@ -144,6 +156,7 @@ export class FileDevice implements Device {
     this.name = path;
     this.sizeSectors = Math.floor(measured.sizeBytes / SECTOR_BYTES);
     this.tailBytes = measured.sizeBytes % SECTOR_BYTES;
+    this.#sizeBytes = measured.sizeBytes;
     this.logicalBlockSectors = measured.sectorBytes / SECTOR_BYTES;
     this.optimalIoSectors = measured.topology.optimalIoSectors;
     this.partialStripesExpensive = measured.topology.partialStripesExpensive;
@@ -167,6 +180,7 @@ export class FileDevice implements Device {
   async write(atSector: number, from: Uint8Array, options: WriteOptions = {}): Promise<void> {
     this.#check(atSector, from);
     refuseReadOnly(this);
+    this.#checkEnd(atSector, from);
     if (options.preflush) await this.flush();
     await this.#transfer("write", atSector, from);
     if (options.fua) await this.flush();
@@ -191,6 +205,7 @@ export class FileDevice implements Device {
     assertRange(this, atSector, sectors);
     refuseReadOnly(this);
     if (sectors === 0) return;
+    this.#assertWhole();
     for (const mode of [...this.#zeroModes]) if (this.#allocate(mode, atSector, sectors)) return;
     const zeroes = new Uint8Array(Math.min(sectors * SECTOR_BYTES, ZERO_PIECE_BYTES));
     for (let done = 0; done < sectors;) {
@@ -212,6 +227,32 @@ export class FileDevice implements Device {
   #check(atSector: number, bytes: Uint8Array): void {
     assert(this.#isOpen, "a closed device is not used");
     assertTransfer(this, atSector, bytes.length);
+    if (this.#cutShort !== undefined) throw this.#cutShort;
+  }
+
+  /** Before a write that would end where the file once ended. */
+  #checkEnd(atSector: number, from: Uint8Array): void {
+    if (atSector + from.length / SECTOR_BYTES === this.sizeSectors) this.#assertWhole();
+  }
+
+  #assertWhole(): void {
+    if (this.#cutShort === undefined) {
+      const stat = fs.fstatSync(this.#fd);
+      if (!stat.isFile() || stat.size >= this.#sizeBytes) return;
+      this.#cutShort = new BcacheError(
+        "DeviceIo",
+        `${this.name}: has ${stat.size} bytes, but had ${this.#sizeBytes}: it was cut short ` +
+          "while in use; what was behind its end is lost, and nothing of it is used any more",
+      );
+    }
+    throw this.#cutShort;
+  }
+
+  /** Nobody can find the file any more: it ends when it is closed. */
+  get isDeleted(): boolean {
+    if (!this.#isOpen) return false;
+    const stat = fs.fstatSync(this.#fd);
+    return stat.isFile() && stat.nlink === 0;
   }
 
   async #transfer(kind: "read" | "write", atSector: number, bytes: Uint8Array): Promise<void> {
@@ -244,7 +285,10 @@ export class FileDevice implements Device {
 
   #transferSync(kind: "read" | "write", atSector: number, bytes: Uint8Array): void {
     this.#check(atSector, bytes);
-    if (kind === "write") refuseReadOnly(this);
+    if (kind === "write") {
+      refuseReadOnly(this);
+      this.#checkEnd(atSector, bytes);
+    }
     const files = this.#files;
     const position = atSector * SECTOR_BYTES;
     for (let done = 0; done < bytes.length;) {
@@ -267,6 +311,7 @@ export class FileDevice implements Device {
     this.#inFlight++;
     try {
       await this.#fdatasyncOnce();
+      this.#assertWhole();
     } catch (error) {
       this.#flushFailure = systemError(`${this.name}: flush failed`, error);
       throw this.#flushFailure;
@@ -318,8 +363,13 @@ export class FileDevice implements Device {
   }
 
   #ended(kind: string, atSector: number, bytes: Uint8Array, done: number): BcacheError {
+    try {
+      this.#assertWhole();
+    } catch (error) {
+      return systemError(this.name, error);
+    }
     const where = `${bytes.length / SECTOR_BYTES} sectors at sector ${atSector}`;
     const what = `${this.name}: ${kind} of ${where} ended after ${done} bytes`;
-    return new BcacheError("DeviceIo", `${what}; was the file cut short while in use?`);
+    return new BcacheError("DeviceIo", `${what}; is the device smaller than it was?`);
   }
 }

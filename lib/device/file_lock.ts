@@ -7,6 +7,8 @@ import * as fs from "node:fs";
 import { BcacheError } from "../base/errors.ts";
 import { ERRNO_OF, type HostCalls } from "./host.ts";
 
+/** The end of a command line tells more than its beginning. */
+const ARGUMENTS_SHOWN = 240;
 const LOCK_EXCLUSIVE_NOW = 2 | 4;
 const OPEN_CLAIM = fs.constants.O_RDONLY | fs.constants.O_EXCL | 0o2000000;
 
@@ -66,11 +68,15 @@ function lockHolder(stat: fs.Stats): string {
   return byInode === undefined ? unknown : processName(byInode);
 }
 
+/** With its arguments: of a mount, they say where it is. */
 function processName(pid: string): string {
   if (pid === String(process.pid)) return `this process (${pid})`;
   try {
     const name = fs.readFileSync(`/proc/${pid}/comm`, "utf8").trim();
-    return `process ${pid} (${name})`;
+    const words = fs.readFileSync(`/proc/${pid}/cmdline`, "utf8").split("\0").slice(1);
+    const args = words.join(" ").trim();
+    const shown = args.length > ARGUMENTS_SHOWN ? `… ${args.slice(-ARGUMENTS_SHOWN)}` : args;
+    return `process ${pid} (${shown === "" ? name : `${name} ${shown}`})`;
   } catch {
     return `process ${pid}`; // It ended meanwhile, or hides.
   }

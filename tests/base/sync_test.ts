@@ -1,6 +1,6 @@
 import { test } from "bun:test";
-import { assertEquals } from "@std/assert";
-import { Mutex, Shared, Signal, TaskGroup } from "../../lib/base/sync.ts";
+import { assertEquals, assertRejects } from "@std/assert";
+import { allEnded, Mutex, Shared, Signal, TaskGroup } from "../../lib/base/sync.ts";
 
 test("a shared run answers only those who asked before it started", async () => {
   let started = 0;
@@ -58,4 +58,15 @@ test("a task group waits for its tasks and reports failures", async () => {
   await group.stop();
   assertEquals(group.size, 0);
   assertEquals(failures.length, 1);
+});
+
+test("all have ended before the first failure of several is told", async () => {
+  const gate = Promise.withResolvers<void>();
+  let told = false;
+  const all = allEnded([Promise.resolve(), Promise.reject(new Error("x")), gate.promise]);
+  const ended = assertRejects(() => all.finally(() => void (told = true)), Error, "x");
+  for (let turn = 0; turn < 10; turn++) await Promise.resolve();
+  assertEquals(told, false);
+  gate.resolve();
+  await ended;
 });

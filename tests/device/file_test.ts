@@ -198,13 +198,49 @@ test("a failing transfer names file, sector and length, and what it means", asyn
   });
 });
 
-test("a file cut short while in use fails to read instead of waiting for ever", () =>
+const CUT_SHORT = "has 1024 bytes, but had 8192: it was cut short while in use";
+
+test("a file cut short while in use is not read any more, once a read has met its end", () =>
   withDevice(8192, {}, async (device, path) => {
     fs.truncateSync(path, 1024);
     assertEquals((await readSectors(device, 0, 2)).length, 1024);
-    const what = "ended after 512 bytes; was the file cut short while in use?";
-    await assertRejects(() => readSectors(device, 1, 4), BcacheError, what);
-    assertThrows(() => device.sync.read(1, new Uint8Array(2048)), BcacheError, what);
+    await assertRejects(() => readSectors(device, 1, 4), BcacheError, CUT_SHORT);
+    assertThrows(() => device.sync.read(0, new Uint8Array(512)), BcacheError, CUT_SHORT);
+    fs.truncateSync(path, 8192);
+    await assertRejects(() => readSectors(device, 0, 1), BcacheError, CUT_SHORT);
+  }));
+
+test("a file cut short while in use fails the next flush, though writes have made it longer", () =>
+  withDevice(8192, {}, async (device, path) => {
+    await device.flush();
+    fs.truncateSync(path, 1024);
+    device.sync.write(8, new Uint8Array(512));
+    await assertRejects(() => device.flush(), BcacheError, "has 4608 bytes, but had 8192");
+    await assertRejects(() => readSectors(device, 4, 1), BcacheError, "cut short");
+    await assertRejects(() => device.write(0, new Uint8Array(512)), BcacheError, "cut short");
+  }));
+
+for (const how of ["write", "sync", "zero"] as const) {
+  test(`a file cut short is found before ${how} gives it its length back`, () =>
+    withDevice(8192, {}, async (device, path) => {
+      const last = new Uint8Array(512);
+      fs.truncateSync(path, 1024);
+      if (how === "write") {
+        await assertRejects(() => device.write(15, last), BcacheError, CUT_SHORT);
+      } else if (how === "zero") {
+        await assertRejects(() => device.zero(14, 2), BcacheError, CUT_SHORT);
+      } else assertThrows(() => device.sync.write(15, last), BcacheError, CUT_SHORT);
+      assertEquals(fs.statSync(path).size, 1024);
+    }));
+}
+
+test("a file that was deleted while in use says so, and goes on", () =>
+  withDevice(8192, {}, async (device, path) => {
+    assertEquals(device.isDeleted, false);
+    fs.rmSync(path);
+    await device.write(0, new Uint8Array(512));
+    await device.flush();
+    assertEquals(device.isDeleted, true);
   }));
 
 test("a device opened for reading refuses changes and needs no lock", () =>
@@ -230,7 +266,7 @@ test("a file in use is refused, and the message names the process that has it", 
       const open = () => openFileDevice(path, { host });
       const error = await assertRejects(open, BcacheError, `${path} is in use by`);
       assertEquals([error.code, errnoOf(error)], ["Busy", 16]);
-      assertMatch(error.message, new RegExp(`process ${holder.pid} \\(flock\\)`));
+      assertMatch(error.message, new RegExp(`process ${holder.pid} \\(flock -x ${path} `));
     } finally {
       const ended = new Promise((resolve) => holder.once("exit", resolve));
       holder.stdin.end();

@@ -20,7 +20,7 @@ async function startPlane(): Promise<
   const libc = await openLibc();
   const wakeFd = libc.eventfd();
   const clock = new DataPlaneClock();
-  const plane = new DataPlane({ libc, clock, wakeFd, log: () => {} });
+  const plane = new DataPlane({ libc, clock, wakeFd });
   const net = new AbortController();
   void clock.sleep(NET_MS, net.signal);
   plane.start();

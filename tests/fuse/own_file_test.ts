@@ -1,13 +1,13 @@
 /** Files of the mount itself are refused as devices, however they are named. */
 import { test } from "bun:test";
-import { assertThrows } from "@std/assert";
+import { assertRejects } from "@std/assert";
 import { mkdirSync, mkdtempSync, rmSync, symlinkSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { refuseOwnFile } from "../../fuse/own_file.ts";
 import { BcacheError } from "../../lib/base/errors.ts";
 
-test("a file below the mount point is refused by its path, through links and folders", () => {
+test("a file below the mount point is refused by its path, through links and folders", async () => {
   const folder = mkdtempSync(join(tmpdir(), "bcache-fuse-own-"));
   const mount = join(folder, "mnt");
   mkdirSync(join(folder, "other"));
@@ -17,10 +17,10 @@ test("a file below the mount point is refused by its path, through links and fol
   symlinkSync("round", join(folder, "round"));
   for (const path of ["mnt/bcache0", "mnt", "file", "folder/bcache1", "other/../other/chain"]) {
     const refused = () => refuseOwnFile(`${folder}/${path}`, mount);
-    assertThrows(refused, BcacheError, "is served by this mount itself");
+    await assertRejects(refused, BcacheError, "is served by this mount itself");
   }
   for (const path of ["mnt2", "other/mnt", "away", "round", "/dev/null", "/dev/loop987654"]) {
-    refuseOwnFile(path.startsWith("/") ? path : join(folder, path), mount);
+    await refuseOwnFile(path.startsWith("/") ? path : join(folder, path), mount);
   }
   rmSync(folder, { recursive: true });
 });

@@ -10,7 +10,7 @@
  */
 import type { WriteOptions } from "../../device/device.ts";
 import { ForwardingDevice } from "../../device/forwarding.ts";
-import { Shared } from "../../base/sync.ts";
+import { allEnded, Shared } from "../../base/sync.ts";
 
 /** A backing device with writes that keys may come to speak about. */
 export interface Dependent {
@@ -50,6 +50,6 @@ export class OrderedDevice extends ForwardingDevice {
     for (const dependent of this.#dependents) {
       if (dependent.unflushed) flushes.push(dependent.flushWrites());
     }
-    await Promise.all(flushes);
+    await allEnded(flushes);
   }
 }

@@ -23,6 +23,8 @@ export interface FailurePolicyOptions {
 export class FailurePolicy {
   /** Of the cache device. */
   readonly errors: IoErrors;
+  /** Of the cache device, whatever kind it was. */
+  lastError: string | undefined;
   /** Reads of clean data that the backing device did after an error of the cache device. */
   readRetries = 0;
   #options: FailurePolicyOptions;
@@ -42,6 +44,7 @@ export class FailurePolicy {
     const { cache, world, faults } = this.#options.engine;
     if (faults.failed) return;
     if (!(error instanceof BcacheError)) return faults.raise(error);
+    this.lastError = error.message;
     if (!isDeviceError(error)) return world.log("warning", messageOf(error));
     const isLimit = this.errors.note();
     world.log("warning", `${messageOf(error)} (${this.errors.text})`);

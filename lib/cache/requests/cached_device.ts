@@ -64,6 +64,8 @@ export class CachedDevice implements Dependent {
   attached = true;
   /** Of the backing device; at the limit it is disabled. */
   readonly errors: IoErrors = new IoErrors(BACKING_ERROR_LIMIT);
+  /** Of the backing device, whatever kind it was. */
+  lastError: string | undefined;
   /** Every request is refused. */
   ioDisabled = false;
   stopWhenFailed: StopWhenFailed = "auto";
@@ -292,6 +294,7 @@ export class CachedDevice implements Dependent {
 
   /** Counts an error of the backing device and logs it; at the limit disables the device. */
   noteError(error: unknown): void {
+    this.lastError = messageOf(error);
     if (!isDeviceError(error)) return this.#log("warning", `${this.name}: ${messageOf(error)}`);
     const isLimit = this.errors.note();
     this.#log("warning", `${this.name}: ${messageOf(error)} (${this.errors.text})`);

@@ -14,8 +14,10 @@ import {
   listenTcp,
   listenUnix,
   parseHostPort,
+  removeDeadSocket,
   urlOf,
 } from "../../../api/http/serve.ts";
+import { tryLockName } from "../../../api/http/socket_lock.ts";
 import { BcacheError } from "../../../lib/base/errors.ts";
 import { FakeControl } from "../fake_control.ts";
 
@@ -98,6 +100,19 @@ describe("TCP", () => {
   });
 });
 
+/** A process that listens and is killed leaves exactly such a file. */
+async function deadSocket(name: string): Promise<string> {
+  const path = join(directory, name);
+  const code = `import("node:net").then((net) => net.createServer().listen(` +
+    `${JSON.stringify(path)}, () => process.kill(process.pid, "SIGKILL")))`;
+  const words = "Deno" in globalThis
+    ? ["eval", `import process from "node:process";${code}`]
+    : ["-e", code];
+  spawnSync(process.execPath, words);
+  assertEquals([existsSync(path), await isAnswered(path)], [true, false]);
+  return path;
+}
+
 describe("the control socket", () => {
   test("is for this user only, and gone after close", async () => {
     const path = join(directory, "a.sock");
@@ -117,19 +132,36 @@ describe("the control socket", () => {
     await first.close();
   });
   test("that a dead process left is replaced", async () => {
-    const path = join(directory, "c.sock");
-    // A process that listens and is killed leaves exactly such a file.
-    const code = `import("node:net").then((net) => net.createServer().listen(` +
-      `${JSON.stringify(path)}, () => process.kill(process.pid, "SIGKILL")))`;
-    const words = "Deno" in globalThis
-      ? ["eval", `import process from "node:process";${code}`]
-      : ["-e", code];
-    spawnSync(process.execPath, words);
-    assertEquals(existsSync(path), true);
-    assertEquals(await isAnswered(path), false);
+    const path = await deadSocket("c.sock");
     const listening = await listenUnix(appOver(new FakeControl()), path);
     assertEquals(await isAnswered(path), true);
     await listening.close();
+  });
+  test("that a dead process left is taken by one of many who want it at once", async () => {
+    const path = await deadSocket("many.sock");
+    const attempts = Array.from(
+      { length: 8 },
+      () => listenUnix(appOver(new FakeControl()), path),
+    );
+    const results = await Promise.allSettled(attempts);
+    const won = results.filter((result) => result.status === "fulfilled");
+    assertEquals(won.length, 1);
+    for (const result of results) {
+      if (result.status === "rejected") assertEquals(result.reason.code, "AddressInUse");
+    }
+    await removeDeadSocket(path);
+    assertEquals(await isAnswered(path), true);
+    await won[0]!.value.close();
+    assertEquals([existsSync(path), existsSync(`${path}.lock`)], [false, false]);
+  });
+  test("is removed for the dead, and kept for who is about to take it", async () => {
+    const path = await deadSocket("taken.sock");
+    const unlock = await tryLockName(path);
+    await removeDeadSocket(path);
+    assertEquals(existsSync(path), true);
+    unlock!();
+    await removeDeadSocket(path);
+    assertEquals([existsSync(path), existsSync(`${path}.lock`)], [false, false]);
   });
 });
 
@@ -183,6 +215,6 @@ describe("the control client", () => {
   });
   test("a directory that cannot be written is an error, not a crash", async () => {
     const path = join(directory, "no-such-directory", "g.sock");
-    await assertRejects(() => listenUnix(appOver(new FakeControl()), path), BcacheError, "listen");
+    await assertRejects(() => listenUnix(appOver(new FakeControl()), path), BcacheError, path);
   });
 });

@@ -53,6 +53,23 @@ describe("the cache device with its backing devices", () => {
     assertEquals([done, backing.flushes], [["flush", "write fua"], 1]);
   });
 
+  test("a flush that fails ends when nothing of it is under way any more", async () => {
+    const inner = new MemoryDevice(64);
+    const gate = Promise.withResolvers<void>();
+    inner.flush = () => gate.promise;
+    const device = new OrderedDevice(inner);
+    const backing = new Backing();
+    device.add(backing);
+    backing.unflushed = true;
+    backing.failure = new BcacheError("DeviceIo", "backing: cannot flush");
+    let ended = false;
+    const flush = device.flush().finally(() => void (ended = true));
+    for (let turn = 0; turn < 10; turn++) await Promise.resolve();
+    assertEquals(ended, false);
+    gate.resolve();
+    await assertRejects(() => flush, BcacheError, "cannot flush");
+  });
+
   test("what a backing device cannot flush fails the flush, and no write is begun", async () => {
     const { device, backing, done } = setUp();
     backing.unflushed = true;

@@ -91,7 +91,7 @@ const ORDER: readonly Mutation[] = [
   {
     name: "a parent names nodes that are not durable",
     file: "lib/btree/replace.ts",
-    text: "    await Promise.all(writes);\n",
+    text: "    await allEnded(writes);\n",
     becomes: "    void writes;\n",
     hunts: [hunt("tiny-nodes", 3, 40), hunt("split-nodes", 2, 100)],
   },

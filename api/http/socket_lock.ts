@@ -1,0 +1,56 @@
+/**
+ * Whose a socket's name is. Only who holds the lock beside it may remove or take the name: looking
+ * whether somebody answers there and removing it otherwise would, with two at once, remove the
+ * socket that the other has just made.
+ */
+import { closeSync, constants, fstatSync, openSync, rmSync, statSync } from "node:fs";
+import { BcacheError, ERRNO, messageOf } from "../../lib/base/errors.ts";
+import { openLibc } from "../../lib/runtime/libc.ts";
+
+const LOCK_EXCLUSIVE_NOW = 2 | 4;
+/** The file may be removed by its last holder between our opening and locking it. */
+const TRIES_MOST = 100;
+
+/**
+ * Locks the name `path`. Returns what lets go of it; the kernel does that too when the process
+ * ends. Undefined while another process holds it.
+ */
+export async function tryLockName(path: string): Promise<(() => void) | undefined> {
+  const libc = await openLibc();
+  const lock = `${path}.lock`;
+  for (let tries = 0; tries < TRIES_MOST; tries++) {
+    const file = openLock(lock);
+    const locked = libc.flock(file, LOCK_EXCLUSIVE_NOW);
+    if (locked < 0 && locked !== -ERRNO.EAGAIN) {
+      closeSync(file);
+      throw new BcacheError("NotSupported", `${lock} cannot be locked (errno ${-locked})`);
+    }
+    if (locked >= 0 && isStillNamed(file, lock)) {
+      return () => {
+        rmSync(lock, { force: true });
+        closeSync(file);
+      };
+    }
+    closeSync(file);
+    if (locked < 0) return undefined;
+  }
+  return undefined;
+}
+
+function openLock(path: string): number {
+  try {
+    return openSync(path, constants.O_RDWR | constants.O_CREAT, 0o600);
+  } catch (error) {
+    throw new BcacheError("Permission", `${path} cannot be made: ${messageOf(error)}`, {
+      cause: error,
+    });
+  }
+}
+
+function isStillNamed(file: number, path: string): boolean {
+  try {
+    return fstatSync(file).ino === statSync(path).ino;
+  } catch {
+    return false; // Its last holder has removed it.
+  }
+}

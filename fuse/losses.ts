@@ -1,0 +1,63 @@
+/**
+ * What is lost, or would be, when a mount ends: its set has failed, or its files were deleted under
+ * it. One line each, for the status and for the end.
+ */
+import { BcacheError, messageOf } from "../lib/base/errors.ts";
+import type { SetStatus } from "../lib/cache/ports.ts";
+
+/** What is on the cache alone: `bcache0: 4096 bytes`. */
+function onlyInCache({ devices, volumes }: SetStatus): string[] {
+  return [
+    ...devices.filter(({ attached, dirtyBytes }) => attached && dirtyBytes > 0)
+      .map(({ name, dirtyBytes }) => `${name}: ${dirtyBytes} bytes`),
+    ...volumes.filter(({ usedBytes }) => usedBytes > 0)
+      .map(({ name, usedBytes }) => `${name}: ${usedBytes} bytes`),
+  ];
+}
+
+/** @param deleted names of open files that nobody can find any more */
+export function warningsOf(status: SetStatus, deleted: readonly string[]): string[] {
+  const inCache = onlyInCache(status);
+  return deleted.flatMap((path) => {
+    const what = `${path} was deleted while in use, and ends with this mount`;
+    if (path !== status.cachePath) {
+      const { name } = status.devices.find((each) => path.startsWith(each.backingPath)) ?? {};
+      return [`${what}: copy ${name ?? "what it holds"} to another place first`];
+    }
+    if (inCache.length === 0) return []; // Nothing is lost with it.
+    return [`${what}: only there are ${inCache.join(", ")}; flush first, copy volumes elsewhere`];
+  });
+}
+
+export interface Loss {
+  /** False: the set has failed, but the backing devices have everything. */
+  readonly isLost: boolean;
+  readonly error: BcacheError;
+}
+
+/**
+ * What to say at the end of a set, if anything.
+ * @param failure what closing it rejected with
+ */
+export function describeLoss(status: SetStatus, failure: unknown): Loss | undefined {
+  const reason = status.failed ?? (failure === undefined ? undefined : messageOf(failure));
+  const warnings = status.warnings ?? [];
+  if (reason === undefined) {
+    if (warnings.length === 0) return undefined;
+    return { isLost: true, error: new BcacheError("DeviceIo", warnings.join("; ")) };
+  }
+  const inCache = onlyInCache(status);
+  const isLost = inCache.length > 0 || warnings.length > 0 || failure !== undefined;
+  const what = inCache.length > 0
+    ? `only in the cache are ${inCache.join(", ")}: when the reason is mended, the next mount ` +
+      "finds what was flushed there"
+    : failure === undefined
+    ? "nothing is lost: the backing devices have everything"
+    : "nothing was dirty, but not all that was written is known to be durable";
+  const error = new BcacheError(
+    "SetFailed",
+    [`the cache set has failed, ${what} (${reason})`, ...warnings].join("; "),
+    { cause: failure },
+  );
+  return { isLost, error };
+}

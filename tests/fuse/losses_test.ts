@@ -1,0 +1,45 @@
+/** What is said of a set that failed, and of files that were deleted under it. */
+import { test } from "bun:test";
+import { assert, assertEquals, assertStringIncludes } from "@std/assert";
+import { describeLoss, warningsOf } from "../../fuse/losses.ts";
+import { FakeControl } from "../api/fake_control.ts";
+import type { SetStatus } from "../../lib/cache/ports.ts";
+
+async function statusWith(dirtyBytes: number, more: Partial<SetStatus> = {}): Promise<SetStatus> {
+  const status = await new FakeControl(1).status();
+  const devices = status.devices.map((device) => ({ ...device, attached: true, dirtyBytes }));
+  return { ...status, devices, volumes: [], ...more };
+}
+
+test("a set that ends well has nothing to say", async () => {
+  assertEquals(describeLoss(await statusWith(4096), undefined), undefined);
+  assertEquals(warningsOf(await statusWith(4096), []), []);
+});
+
+test("a failed set says what is only in the cache, or that nothing is lost", async () => {
+  const dirty = describeLoss(await statusWith(4096, { failed: "no room" }), undefined);
+  assert(dirty?.isLost);
+  assertStringIncludes(dirty.error.message, "only in the cache are bcache0: 4096 bytes");
+  assertStringIncludes(dirty.error.message, "(no room)");
+  const clean = describeLoss(await statusWith(0, { failed: "no room" }), undefined);
+  assertEquals(clean?.isLost, false);
+  assertStringIncludes(clean!.error.message, "nothing is lost");
+});
+
+test("what closing rejects with is a loss, dirty or not", async () => {
+  const loss = describeLoss(await statusWith(0), new Error("flush failed"));
+  assert(loss?.isLost);
+  assertStringIncludes(loss.error.message, "flush failed");
+});
+
+test("a deleted file is warned of while something ends with it", async () => {
+  const dirty = await statusWith(4096);
+  const clean = await statusWith(0);
+  const { cachePath } = dirty;
+  const { backingPath } = dirty.devices[0]!;
+  assertStringIncludes(warningsOf(dirty, [cachePath])[0]!, "only there are bcache0: 4096 bytes");
+  assertEquals(warningsOf(clean, [cachePath]), []);
+  assertStringIncludes(warningsOf(clean, [backingPath])[0]!, "copy bcache0 to another place");
+  const loss = describeLoss({ ...clean, warnings: ["deleted"] }, undefined);
+  assertEquals([loss?.isLost, loss?.error.message], [true, "deleted"]);
+});
