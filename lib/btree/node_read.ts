@@ -82,6 +82,7 @@ export function keyFault(
   if (keyPointers(words, at) === 0) return "is a node pointer without pointer";
   if (size === 0) return "is a node pointer of size 0";
   if (keyDirty(words, at)) return "is a dirty node pointer";
+  if (pointerDevice(words, at) >= DEVICES_MAX) return "is a node pointer to no cache device";
   if (size % geometry.blockSectors !== 0) return `is a node of ${size} sectors, not whole blocks`;
   return pointerFault(words, at, size, geometry);
 }

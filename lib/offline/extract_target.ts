@@ -1,7 +1,7 @@
 /** What is to be extracted: which device of the index it is, and where its data begins. */
 import { BcacheError } from "../base/errors.ts";
 import type { Device } from "../device/device.ts";
-import { keyInode, SLOT_WORDS } from "../ondisk/bkey.ts";
+import { keyDirty, keyInode, SLOT_WORDS } from "../ondisk/bkey.ts";
 import { superblockToJson } from "../ondisk/show.ts";
 import {
   backingState,
@@ -54,11 +54,10 @@ export async function backingTarget(device: Device, context: Context): Promise<T
     sizeSectors: device.sizeSectors - found.dataOffsetSectors,
   };
   const damaged = found.isDamaged ? { doubt: "the backing device's superblock is damaged" } : {};
-  // Without its cache it is complete, and what the cache has of it is not used any more.
-  if (!found.isDamaged && (found.state === "none" || found.state === "stale")) {
-    return { ...target, inode: undefined };
-  }
   const { image, index } = context;
+  if (!found.isDamaged && (found.state === "none" || found.state === "stale")) {
+    return { ...target, inode: undefined, ...await doubtOfState(device, found, context) };
+  }
   if (image !== undefined && !equalUuids(found.setUuid, image.superblock.setUuid)) {
     throw new BcacheError(
       "InvalidArgument",
@@ -81,6 +80,37 @@ export async function backingTarget(device: Device, context: Context): Promise<T
     ? "the cache's UUID table does not know the device: nothing of the cache was used"
     : `the cache's UUID table does not know the device: took number ${only}, the only one`;
   return { ...target, inode: only, doubt };
+}
+
+/**
+ * A device that says that it has no cache is complete, and what the cache has of it is not used any
+ * more. But if that is dirty, one of the two is wrong, or was changed behind the other's back.
+ */
+async function doubtOfState(
+  device: Device,
+  { uuid, state }: Identity,
+  { index, rescue }: Context,
+): Promise<{ doubt?: string }> {
+  const slot = index?.uuids === undefined ? undefined : slotOf(index.uuids, uuid);
+  if (slot === undefined || !await hasDirty(index!, slot)) return {};
+  const what = `its superblock says that it ${
+    state === "none" ? "has no cache" : "was changed without its cache"
+  }, but the cache has dirty data of it`;
+  if (rescue) return { doubt: `${what}, which was not used` };
+  throw new BcacheError(
+    "InvalidArgument",
+    `${device.name}: ${what}; if the superblock is damaged, restore it from a copy; --rescue ` +
+      "takes what the device itself has",
+  );
+}
+
+async function hasDirty(index: IndexView, inode: number): Promise<boolean> {
+  for await (const { keys } of effectiveLeaves(index, inode)) {
+    for (let at = 0; at < keys.count * SLOT_WORDS; at += SLOT_WORDS) {
+      if (keyInode(keys.words, at) === inode && keyDirty(keys.words, at)) return true;
+    }
+  }
+  return false;
 }
 
 /** Reads a backing device's superblock; in a rescue a damaged one too, if it makes sense. */

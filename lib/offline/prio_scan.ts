@@ -55,6 +55,14 @@ export async function* scanPrioSets(
       return fault({ ...at, what: `prio_set ${set} of ${prioSetCount} ${why}` });
     }
     const header = readPrioSetHeader(bytes);
+    if (header.sequence >= Number.MAX_SAFE_INTEGER) {
+      return fault({
+        ...at,
+        what: `prio_set ${set} of ${prioSetCount} has an impossible number`,
+        found: `sequence ${header.sequence}`,
+        expected: "less than 2^53",
+      });
+    }
     if (set > 0 && header.sequence !== sequence) {
       fault({
         ...at,

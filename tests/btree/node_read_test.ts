@@ -3,7 +3,7 @@ import { describe, test } from "bun:test";
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import fc from "fast-check";
 import { BcacheError } from "../../lib/base/errors.ts";
-import { type BtreeGeometry, decodeNode, newNode } from "../../lib/btree/node_read.ts";
+import { type BtreeGeometry, decodeNode, keyFault, newNode } from "../../lib/btree/node_read.ts";
 import { KeySet } from "../../lib/bset/key_set.ts";
 import {
   type KeyFields,
@@ -159,6 +159,13 @@ describe("reading a b-tree node", () => {
     const placeholder = extent(16, { pointer: { sector: 7777777, gen: 3, device: 0xfff } });
     const read = decode(nodeBytes([[leftover, placeholder]]));
     assertEquals(read.base.count, 1);
+  });
+
+  test("a pointer to a node on no cache device is refused before it is followed", () => {
+    const key = pointerTo(40);
+    assertEquals(keyFault(key, 0, 1, GEOMETRY), undefined);
+    key[5]! |= 8 << 19;
+    assertEquals(keyFault(key, 0, 1, GEOMETRY), "is a node pointer to no cache device");
   });
 
   test("no bytes do more than be refused with a typed error", () => {

@@ -5,6 +5,7 @@
 import { beforeAll, describe, test } from "bun:test";
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import fc from "fast-check";
+import { crc64 } from "../../lib/base/crc64.ts";
 import type { Device } from "../../lib/device/device.ts";
 import { openFileDevice } from "../../lib/device/file.ts";
 import type { MemoryDevice } from "../../lib/device/memory.ts";
@@ -194,6 +195,17 @@ const PLANTS: readonly Plant[] = [
     name: "the cache's superblock",
     pattern: /superblock: sector 8: checksum/,
     plant: ({ cache }) => flip(cache, 8, 200),
+  },
+  {
+    name: "priorities with a number that cannot be counted on",
+    pattern: /priorities: bucket \d+, .*impossible number: found sequence 9007199254740992/,
+    plant: ({ cache }, { journal }) =>
+      patch(cache, journal.head.prioBucket * BUCKET_SECTORS, BUCKET_SECTORS, (bytes) => {
+        new DataView(bytes.buffer).setBigUint64(16, 2n ** 53n, true);
+        const sum = new Uint32Array(2);
+        crc64(bytes, 8, bytes.length, sum);
+        bytes.set(new Uint8Array(sum.buffer));
+      }),
   },
   {
     name: "a journal entry in the middle hides the ones behind it",

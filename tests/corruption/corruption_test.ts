@@ -1,0 +1,64 @@
+/** The table of damage holds: every cell is tried, and its outcome is what the cell says. */
+import { beforeAll, describe, test } from "bun:test";
+import { assert, assertEquals } from "@std/assert";
+import { readFileSync } from "node:fs";
+import { changesOf, DAMAGES } from "./damage.ts";
+import { CORRUPTION_DOCS, corruptionDocs } from "./docs.ts";
+import { type Place, placesOf, type Structure, STRUCTURES } from "./places.ts";
+import { makeSample, type Sample, SET_STATES, type SetState } from "./set.ts";
+import { CANNOT_BE_TOLD, TABLE } from "./table.ts";
+import { type Observed, tryDamage } from "./trial.ts";
+
+const LIMIT_MS = 60_000;
+const samples = new Map<SetState, [Sample, Record<Structure, Place>]>();
+
+beforeAll(async () => {
+  for (const state of SET_STATES) {
+    const sample = await makeSample(state);
+    samples.set(state, [sample, await placesOf(sample)]);
+  }
+});
+
+function checkObserved(what: string, { outcome, check, detail }: Observed): void {
+  const found = `${what}: ${outcome}, ${detail}`;
+  assert(outcome !== "refuse" || check === "error", `\`check\` says why: ${found}`);
+  assert(!detail.includes("\n"), `one line: ${found}`);
+}
+
+for (const state of SET_STATES) {
+  describe(`a ${state} set, damaged`, () => {
+    for (const structure of STRUCTURES) {
+      test(`${structure}: ends as the table says`, async () => {
+        const [sample, places] = samples.get(state)!;
+        for (const damage of DAMAGES) {
+          const outcomes = new Set<string>();
+          const seen: string[] = [];
+          for (const change of await changesOf(sample, places[structure], damage)) {
+            const observed = await tryDamage(sample, places[structure], change);
+            checkObserved(`${damage}, ${change.what}`, observed);
+            outcomes.add(observed.outcome);
+            seen.push(`${change.what}: ${observed.outcome}, ${observed.detail}`);
+          }
+          const expected = [...TABLE[structure][state][damage]].sort();
+          assertEquals([...outcomes].sort(), expected, `${damage}:\n${seen.join("\n")}`);
+        }
+      }, LIMIT_MS);
+    }
+  });
+}
+
+describe("the table of damage", () => {
+  test("serves old or wrong data only where a note says why nobody can tell", () => {
+    for (const structure of STRUCTURES) {
+      const all = SET_STATES.flatMap((state) => Object.values(TABLE[structure][state]).flat());
+      const isSilent = all.includes("old data") || all.includes("wrong data");
+      assert(!isSilent || structure in CANNOT_BE_TOLD, structure);
+      const isForged = structure.endsWith("whose checksum is right");
+      assert(isForged || !all.includes("wrong data"), structure);
+    }
+  });
+
+  test("is what docs/corruption.md shows; `npm run docs` writes it", () => {
+    assertEquals(readFileSync(CORRUPTION_DOCS, "utf8"), corruptionDocs());
+  });
+});
