@@ -46,6 +46,14 @@ export class KeySet {
     this.count++;
   }
 
+  /** Appends the keys [from, to) of another set. */
+  append(other: KeySet, from: number, to: number): void {
+    this.reserve(this.count + Math.max(to - from, 0));
+    const slots = other.words.subarray(from * SLOT_WORDS, to * SLOT_WORDS);
+    this.words.set(slots, this.count * SLOT_WORDS);
+    this.count += Math.max(to - from, 0);
+  }
+
   /** Appends the keys [from, to) of another set but for those of size 0, run by run. */
   appendLive(other: KeySet, from: number, to: number): void {
     this.reserve(this.count + Math.max(to - from, 0));
@@ -53,11 +61,7 @@ export class KeySet {
     let run = from;
     for (let index = from; index <= to; index++) {
       if (index < to && keySizeSectors(words, index * SLOT_WORDS) > 0) continue;
-      if (index > run) {
-        const slots = words.subarray(run * SLOT_WORDS, index * SLOT_WORDS);
-        this.words.set(slots, this.count * SLOT_WORDS);
-        this.count += index - run;
-      }
+      if (index > run) this.append(other, run, index);
       run = index + 1;
     }
   }

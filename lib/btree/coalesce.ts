@@ -56,7 +56,7 @@ export function coalesceKeys(
     const own = sets[index]!;
     const right = sets[index + 1]!;
     const keys = new KeySet(own.count - taken + right.count);
-    for (let key = taken; key < own.count; key++) keys.push(own.words, key * SLOT_WORDS);
+    keys.append(own, taken, own.count);
     const last = index + 2 === sets.length;
     const end = new Uint32Array(SLOT_WORDS);
     copySlot(ends[index]!, 0, end, 0);
@@ -81,7 +81,7 @@ function pushWhileRoom(
   for (; count < from.count; count++) {
     words32 += keyDiskWords(from.words, count * SLOT_WORDS);
     if (bsetBlocks(words32 / 2, room.blockBytes) > room.limit) break;
-    keys.push(from.words, count * SLOT_WORDS);
   }
+  keys.append(from, 0, count);
   return count;
 }

@@ -47,6 +47,9 @@ export class BtreeNode {
   readonly blocks: number;
   readonly blockBytes: number;
 
+  /** Grows with every insertion, for who looks at the keys and comes back later. */
+  changes = 0;
+
   /** Something in the delta, or the node itself, is not on disk yet. */
   dirty = false;
   dirtySinceMs = 0;

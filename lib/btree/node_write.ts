@@ -94,6 +94,7 @@ export class NodeWriter {
    * (a clean key that may be lost).
    */
   markDirty(node: BtreeNode, seq: number): void {
+    node.changes++;
     this.#btree.cache.resized(node);
     let entry = this.#dirty.get(node);
     if (entry === undefined) {
@@ -135,14 +136,34 @@ export class NodeWriter {
 
   /** Resolves when every key that is in the node now is durable. Rejects when the set failed. */
   write(node: BtreeNode): Promise<void> {
+    return this.#track(node, () => this.#writeAfter(node, node.lastWrite));
+  }
+
+  #track(node: BtreeNode, work: () => Promise<void>): Promise<void> {
     node.writesPending++;
     this.#writing.add(node);
-    const run = endingWith(this.#writeAfter(node, node.lastWrite), () => {
+    const run = endingWith(work(), () => {
       node.writesPending--;
       if (node.writesPending === 0) this.#writing.delete(node);
     });
     node.lastWrite = run.catch((error) => this.#faults.raise(error));
     return run;
+  }
+
+  /**
+   * Begins at once to write a node that was just made and that nobody can reach yet. Resolves when
+   * it is durable.
+   */
+  writeNew(node: BtreeNode): Promise<void> {
+    assert(node.writtenBlocks === 0 && node.writesPending === 0, "a new node is written once");
+    assert(node.pinSeq === 0, "the journal does not wait for a new node");
+    return this.#track(node, () => this.#writeFirst(node));
+  }
+
+  async #writeFirst(node: BtreeNode): Promise<void> {
+    this.assertServing();
+    const { atSector, bytes } = this.#seal(node);
+    await this.#append(atSector, bytes);
   }
 
   /**

@@ -17,35 +17,32 @@
  *
  * Inserts wait for buckets; the collector never does, since buckets may only come when it is done.
  * What it asks for (`rewrite`, `coalesce`) is left undone, without effect, when they are short.
+ *
+ * All this is cut into steps that go over the keys of one node, others having their turn between
+ * them: requests wait for one step at the most. The collector's meter is told of each.
  */
 import { assert } from "../base/assert.ts";
 import type { Random } from "../base/runtime.ts";
 import { allEnded, endingWith, Mutex, Signal, type TaskGroup } from "../base/sync.ts";
+import { NO_METER, type WorkMeter } from "../base/work_meter.ts";
 import type { Allocator } from "../buckets/allocator.ts";
 import { RESERVE } from "../buckets/reserves.ts";
 import { insertPointer } from "../bset/extents.ts";
 import { KeySet } from "../bset/key_set.ts";
-import { mergeExtents, mergePointers } from "../bset/merge.ts";
 import {
-  copySlot,
   INODE_MAX,
-  keyDiskWords,
-  keySizeSectors,
   OFFSET_MAX,
-  setExtent,
   setMaxKey,
   setOffset,
-  setPointer,
   setPointerGen,
   SLOT_WORDS,
 } from "../ondisk/bkey.ts";
 import { BSET_HEADER_BYTES, bsetBlocks } from "../ondisk/bset.ts";
 import type { Btree } from "./btree.ts";
-import { type CoalescedNode, coalesceKeys } from "./coalesce.ts";
-import type { BtreeNode } from "./node.ts";
+import { coalesceKeys } from "./coalesce.ts";
+import { CopyMaker, isCurrent, type NodeSnapshot } from "./copies.ts";
 import { LateKeys } from "./late_keys.ts";
-import { KEYS_PER_INSERT } from "./node.ts";
-import { newNode } from "./node_read.ts";
+import { type BtreeNode, KEYS_PER_INSERT } from "./node.ts";
 import type { NodeWriter } from "./node_write.ts";
 import { BATCH_KEYS_MAX, type NodeReplacer } from "./insert.ts";
 
@@ -56,6 +53,9 @@ const BUCKETS_MAX = 3;
 
 /** How often the collector looks whether it is its turn to replace something. */
 const TURN_TRIES_MAX = 64;
+
+/** How often the keys of neighbours are gathered anew because some came in meanwhile. */
+const SNAPSHOT_ROUNDS_MAX = 3;
 
 /** A leaf with less than this part of its blocks left is replaced. */
 const NEARLY_FULL_SHARE = 8;
@@ -81,6 +81,7 @@ interface Replacement {
   readonly root: BtreeNode[];
   /** Resolved at its end, for those who wait for it. */
   readonly done: PromiseWithResolvers<void>;
+  readonly meter: WorkMeter;
 }
 
 /** Writes the journal entry that names the current root; resolves when it is durable. */
@@ -90,7 +91,6 @@ export class Replacer implements NodeReplacer {
   #btree: Btree;
   #writer: NodeWriter;
   #allocator: Allocator;
-  #random: Random;
   #commitRoot: CommitRoot;
   #tasks: TaskGroup;
   #mutex = new Mutex();
@@ -100,12 +100,8 @@ export class Replacer implements NodeReplacer {
   #lateKeys: LateKeys;
   /** Somebody who inserts waits for buckets, and has the right to replace meanwhile. */
   #starved = false;
-  /**
-   * Of the keys of a leaf that is written anew, those to be left out though they are good; none by
-   * default. It is told of each once, in the step that leaves it out.
-   */
-  isDead: (words: Uint32Array, at: number) => boolean = () => false;
-  onDeadDropped: (words: Uint32Array, at: number) => void = () => {};
+  /** What is left out of copies is for others to say. */
+  readonly copyMaker: CopyMaker;
   splits = 0;
   compactions = 0;
   coalesced = 0;
@@ -121,7 +117,7 @@ export class Replacer implements NodeReplacer {
     this.#btree = options.btree;
     this.#writer = options.writer;
     this.#allocator = options.allocator;
-    this.#random = options.random;
+    this.copyMaker = new CopyMaker(options);
     this.#commitRoot = options.commitRoot;
     this.#tasks = options.tasks;
     this.#lateKeys = new LateKeys(options.writer, options.btree.geometry.bucketSectors);
@@ -169,14 +165,14 @@ export class Replacer implements NodeReplacer {
 
   /**
    * Writes a node anew without its bad keys, for the collector. False: not now. Never waits for
-   * buckets.
+   * buckets. `meter` is told of every step.
    */
-  async rewrite(node: BtreeNode): Promise<boolean> {
+  async rewrite(node: BtreeNode, meter: WorkMeter = NO_METER): Promise<boolean> {
     if (!this.#hasReserve(node.level, BUCKETS_MAX)) return false;
     return await this.#withTurn([node], async () => {
       // await: while others had their turn it may have been replaced, or buckets been taken.
       if (node.freed || !this.#hasReserve(node.level, BUCKETS_MAX)) return false;
-      return await this.#replace(node, false);
+      return await this.#replace(node, false, meter);
     });
   }
 
@@ -184,30 +180,66 @@ export class Replacer implements NodeReplacer {
    * Replaces neighbours, children of one parent and in order, by one fewer, for the collector.
    * False: their good keys do not fit, something is short or has changed; nothing has happened.
    */
-  async coalesce(nodes: readonly BtreeNode[]): Promise<boolean> {
+  async coalesce(
+    nodes: readonly BtreeNode[],
+    meter: WorkMeter = NO_METER,
+  ): Promise<boolean> {
     const { level } = nodes[0]!;
     if (!this.#hasReserve(level, nodes.length)) return false;
-    return await this.#withTurn(nodes, () => this.#coalesceLocked(nodes));
+    return await this.#withTurn(nodes, () => this.#coalesceLocked(nodes, meter));
   }
 
-  async #coalesceLocked(nodes: readonly BtreeNode[]): Promise<boolean> {
+  async #coalesceLocked(nodes: readonly BtreeNode[], meter: WorkMeter): Promise<boolean> {
     const first = nodes[0]!;
     if (first.freed || first === this.#btree.root) return false;
     // Their keys, and a freed-node key for each.
     const parent = await this.#parentWithRoom(first, 2 * nodes.length - 1, false);
     if (parent === undefined) return false;
-    // await: the parent may have been made anew. From here on nothing else is replaced.
-    const made = this.#areNeighbours(nodes, parent) && this.#hasReserve(first.level, nodes.length)
-      ? this.#coalescedCopies(nodes)
-      : undefined;
-    if (made === undefined) {
+    const snapshots = await this.#snapshots(nodes, parent, meter);
+    meter.begin();
+    const copies = snapshots && this.#coalescedCopies(snapshots, parent);
+    meter.end();
+    if (copies === undefined) {
       parent.holds--;
       return false;
     }
     const done = Promise.withResolvers<void>();
-    await this.#carryOut({ nodes, parent, copies: made, root: [], done });
+    await this.#carryOut({ nodes, parent, copies, root: [], done, meter });
     this.coalesced += 1;
     return true;
+  }
+
+  /**
+   * What the nodes hold at one moment, gathered node by node with others having their turn;
+   * undefined when they are no neighbours, or keys come in all the time: such nodes are not empty
+   * for long.
+   */
+  async #snapshots(
+    nodes: readonly BtreeNode[],
+    parent: BtreeNode,
+    meter: WorkMeter,
+  ): Promise<NodeSnapshot[] | undefined> {
+    const snapshots = new Map<BtreeNode, NodeSnapshot>();
+    for (let round = 0; round < SNAPSHOT_ROUNDS_MAX; round++) {
+      for (const node of nodes) {
+        const present = snapshots.get(node);
+        if (present !== undefined && isCurrent(present)) continue;
+        // await: they may have been replaced, or lost their place to others.
+        if (!this.#areNeighbours(nodes, parent)) return undefined;
+        meter.begin();
+        snapshots.set(node, this.#snapshot(node, meter));
+        meter.end();
+        await this.#btree.clock.turn();
+      }
+      const all = [...snapshots.values()];
+      if (all.every(isCurrent)) return all;
+    }
+    return undefined;
+  }
+
+  #snapshot(node: BtreeNode, meter: WorkMeter): NodeSnapshot {
+    meter.spend(node.base.count + node.delta.count);
+    return this.copyMaker.snapshot(node);
   }
 
   #areNeighbours(nodes: readonly BtreeNode[], parent: BtreeNode): boolean {
@@ -220,18 +252,27 @@ export class Replacer implements NodeReplacer {
     });
   }
 
-  /** The new nodes, or undefined when the keys do not fit: then nothing was taken. */
-  #coalescedCopies(nodes: readonly BtreeNode[]): BtreeNode[] | undefined {
+  /**
+   * The new nodes; undefined, with nothing taken, when the keys do not fit or something is short.
+   * The snapshots are of this moment.
+   */
+  #coalescedCopies(
+    snapshots: readonly NodeSnapshot[],
+    parent: BtreeNode,
+  ): BtreeNode[] | undefined {
+    const nodes = snapshots.map(({ node }) => node);
     const { level, blocks, blockBytes } = nodes[0]!;
-    const sets = nodes.map((node) => this.#goodKeys(node));
-    const plan: CoalescedNode[] | undefined = coalesceKeys(
-      sets,
+    if (!this.#areNeighbours(nodes, parent) || !this.#hasReserve(level, nodes.length)) {
+      return undefined;
+    }
+    const plan = coalesceKeys(
+      snapshots.map(({ keys }) => keys),
       nodes.map((node) => node.key),
       { blocks, blockBytes },
     );
     if (plan === undefined) return undefined;
-    nodes.forEach((node, index) => this.#takeKeys(node, sets[index]!));
-    return plan.map(({ keys, end }) => this.#make(level, end, 0, keys));
+    for (const snapshot of snapshots) this.copyMaker.take(snapshot);
+    return plan.map(({ keys, end }) => this.copyMaker.make(level, end, keys));
   }
 
   /** Whether buckets for `count` nodes of a level are there, and for all that may follow above. */
@@ -269,7 +310,7 @@ export class Replacer implements NodeReplacer {
   async makeFirstRoot(): Promise<void> {
     const key = new Uint32Array(SLOT_WORDS);
     setMaxKey(key, 0, this.#btree.geometry.nodeSectors);
-    const node = this.#make(0, key, 0, new KeySet(1));
+    const node = this.copyMaker.make(0, key, new KeySet(1));
     await this.#writer.write(node);
     this.#btree.setRoot(node);
     this.#btree.buckets.unpin(node.bucket);
@@ -279,7 +320,7 @@ export class Replacer implements NodeReplacer {
    * The caller holds the node, and has since it looked at it. False, with nothing changed, only
    * for who may not wait for buckets.
    */
-  async #replace(node: BtreeNode, mayWait: boolean): Promise<boolean> {
+  async #replace(node: BtreeNode, mayWait: boolean, meter = NO_METER): Promise<boolean> {
     assert(this.#btree.cache.get(node.bucket) === node, "a replaced node is the one in memory");
     const { clock, splitTimes } = this.#btree;
     const began = clock.nowMs();
@@ -294,8 +335,10 @@ export class Replacer implements NodeReplacer {
       if (parent) parent.holds--;
       return false;
     }
-    const { copies, root } = this.#copies(node, isRoot);
-    await this.#carryOut({ nodes: [node], parent, copies, root, done });
+    meter.begin();
+    const { copies, root } = this.copyMaker.copies(this.#snapshot(node, meter), isRoot);
+    meter.end();
+    await this.#carryOut({ nodes: [node], parent, copies, root, done, meter });
     if (copies.length === 1) this.compactions++;
     else {
       this.splits++;
@@ -305,7 +348,7 @@ export class Replacer implements NodeReplacer {
   }
 
   /** Steps 2 to 5 of the file's header, the copies being made. */
-  async #carryOut({ nodes, parent, copies, root, done }: Replacement): Promise<void> {
+  async #carryOut({ nodes, parent, copies, root, done, meter }: Replacement): Promise<void> {
     const { buckets } = this.#btree;
     const all = [...copies, ...root];
     // Late keys are held by the journal; a root's journal entry must not wait for room in it.
@@ -320,7 +363,7 @@ export class Replacer implements NodeReplacer {
     });
     this.#begun.raise();
     try {
-      await this.#writeCopies(all, nodes.length > 1);
+      await this.#writeCopies(all, meter);
       if (parent) await this.#commitToParent(nodes, parent, copies);
       else await this.#commitAsRoot(nodes, copies, root);
       // The keys of the old nodes are durable in nodes that are durably reachable.
@@ -339,12 +382,15 @@ export class Replacer implements NodeReplacer {
     }
   }
 
-  /** Writes new nodes. @param gently others have their turn in between: nobody waits for these */
-  async #writeCopies(copies: readonly BtreeNode[], gently: boolean): Promise<void> {
+  /** Writes new nodes; others have their turn before each, since to sum one up takes a while. */
+  async #writeCopies(copies: readonly BtreeNode[], meter: WorkMeter): Promise<void> {
     const writes: Array<Promise<void>> = [];
     for (const copy of copies) {
-      if (gently) await this.#btree.clock.turn();
-      const write = this.#writer.write(copy);
+      await this.#btree.clock.turn();
+      meter.begin();
+      const write = this.#writer.writeNew(copy);
+      meter.spend(copy.base.count);
+      meter.end();
       // It is looked at below, when all have begun.
       write.catch(() => undefined);
       writes.push(write);
@@ -406,99 +452,6 @@ export class Replacer implements NodeReplacer {
         parent.holds--;
       }
     }
-  }
-
-  /**
-   * One or two unwritten nodes with the good keys of `node`, in new buckets, and a new root above
-   * two that replace the root. The keys become the node's base; its delta is empty. Synchronous.
-   */
-  #copies(node: BtreeNode, isRoot: boolean): { copies: BtreeNode[]; root: BtreeNode[] } {
-    const keys = this.#goodKeys(node);
-    this.#takeKeys(node, keys);
-    const words32 = keys.diskWords();
-    const split = bsetBlocks(words32 / 2, node.blockBytes) > Math.floor((node.blocks * 4) / 5);
-    if (!split || keys.count < 2) {
-      return { copies: [this.#make(node.level, node.key, 0, keys)], root: [] };
-    }
-
-    let cut = 0;
-    for (let sum = 0; sum < (words32 * 3) / 5 && cut < keys.count - 1; cut++) {
-      sum += keyDiskWords(keys.words, cut * SLOT_WORDS);
-    }
-    const lower = new KeySet(cut);
-    const upper = new KeySet(keys.count - cut);
-    for (let index = 0; index < keys.count; index++) {
-      (index < cut ? lower : upper).push(keys.words, index * SLOT_WORDS);
-    }
-    // The lower node ends where its last key ends; the upper one keeps the old node's place.
-    const copies = [
-      this.#make(node.level, keys.words, (cut - 1) * SLOT_WORDS, lower),
-      this.#make(node.level, node.key, 0, upper),
-    ];
-    return { copies, root: isRoot ? [this.#rootAbove(copies)] : [] };
-  }
-
-  /** What a node written anew holds: all but bad keys, and dead ones. Changes nothing. */
-  #goodKeys(node: BtreeNode): KeySet {
-    const btree = this.#btree;
-    const { base, delta, level } = node;
-    const { bucketSectors } = btree.geometry;
-    const drop = (words: Uint32Array, at: number) =>
-      btree.isBad(words, at, level) || (level === 0 && this.isDead(words, at));
-    const began = btree.clock.nowMs();
-    const keys = level === 0
-      ? mergeExtents(base, delta, { bucketSectors, drop })
-      : mergePointers(base, delta, drop);
-    btree.sortTimes.record(began, btree.clock.nowMs());
-    return keys;
-  }
-
-  /** While a node is replaced its base is what its copies hold, its delta what comes in late. */
-  #takeKeys(node: BtreeNode, keys: KeySet): void {
-    if (node.level === 0) this.#tellOfDead(node);
-    node.base = keys;
-    node.delta = new KeySet();
-    this.#btree.cache.resized(node);
-  }
-
-  #tellOfDead(node: BtreeNode): void {
-    for (const { words, count } of [node.base, node.delta]) {
-      for (let at = 0; at < count * SLOT_WORDS; at += SLOT_WORDS) {
-        if (keySizeSectors(words, at) > 0 && this.isDead(words, at)) this.onDeadDropped(words, at);
-      }
-    }
-  }
-
-  #rootAbove(children: readonly BtreeNode[]): BtreeNode {
-    const pointers = new KeySet(children.length);
-    for (const child of children) insertPointer(pointers, child.key, 0);
-    const max = new Uint32Array(SLOT_WORDS);
-    setMaxKey(max, 0, this.#btree.geometry.nodeSectors);
-    return this.#make(children[0]!.level + 1, max, 0, pointers);
-  }
-
-  /** A node that ends where the slot at `at` of `end` says, not written yet, its bucket pinned. */
-  #make(level: number, end: Uint32Array, at: number, keys: KeySet): BtreeNode {
-    const { geometry } = this.#btree;
-    const bucket = this.#allocator.tryTake(RESERVE.btree);
-    assert(bucket >= 0, "the buckets of a replacement were reserved");
-    const key = new Uint32Array(SLOT_WORDS);
-    copySlot(end, at, key, 0);
-    // Only the position is taken over; size and pointer are the new node's.
-    const inode = key[0]! & INODE_MAX;
-    const [low, high] = [key[2]!, key[3]!];
-    setExtent(key, 0, inode, 0, geometry.nodeSectors);
-    key[2] = low;
-    key[3] = high;
-    setPointer(key, 0, bucket * geometry.bucketSectors, this.#btree.buckets.gen[bucket]!);
-    const node = newNode({ key, at: 0, level }, geometry);
-    do {
-      node.seqLow = this.#random.nextU32();
-      node.seqHigh = this.#random.nextU32();
-    } while (node.seqLow === 0 && node.seqHigh === 0);
-    node.delta = keys;
-    node.dirty = true;
-    return node;
   }
 
   async #commitToParent(

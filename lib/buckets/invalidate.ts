@@ -15,7 +15,7 @@ import { PRIO_INITIAL } from "../ondisk/prio_set.ts";
 import type { BucketTable } from "./table.ts";
 
 /** Well below a millisecond of looking at buckets. */
-const PAUSE_BUCKETS = 8192;
+const PAUSE_BUCKETS = 4096;
 
 /** What a policy works on. */
 export interface Invalidation {

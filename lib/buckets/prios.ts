@@ -31,7 +31,7 @@ import { RESERVE, type Reserve } from "./reserves.ts";
 import { type BucketTable, MARK } from "./table.ts";
 
 /** Buckets composed between two turns of other work: well below a millisecond. */
-const SLICE_BUCKETS = 65536;
+const SLICE_BUCKETS = 16_384;
 
 /** Where the buckets of a new chain come from (the allocator). None of these waits. */
 export interface PrioBuckets {

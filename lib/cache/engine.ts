@@ -29,6 +29,7 @@ import { CACHE_ERROR_LIMIT, IoErrors } from "./devices/io_errors.ts";
 import { type DeviceMeter, MeasuredDevice } from "./devices/measured_device.ts";
 import { GatheringDevice } from "./devices/gathering_device.ts";
 import { Collector } from "./collection/gc.ts";
+import { Marker } from "./collection/marking.ts";
 import { MovingCollector } from "./collection/moving_gc.ts";
 import { OpenBuckets } from "./open_buckets.ts";
 import { OrderedDevice } from "./devices/ordered_device.ts";
@@ -200,8 +201,8 @@ export class Engine extends Foundations {
 
   #newCollector(): Collector {
     const { btree, allocator, nodes, replacer, faults, dead, world } = this;
-    replacer.isDead = (words, at) => dead.isDead(words, at);
-    replacer.onDeadDropped = (words, at) => {
+    replacer.copyMaker.isDead = (words, at) => dead.isDead(words, at);
+    replacer.copyMaker.onDeadDropped = (words, at) => {
       if (!keyDirty(words, at)) return;
       const size = keySizeSectors(words, at);
       this.dirty.add(keyInode(words, at), keyStart(words, at), -size);
@@ -213,9 +214,8 @@ export class Engine extends Foundations {
       replacer,
       clock: world.clock,
       faults,
-      log: world.log,
       markMetadata: () => this.markMetadata(),
-      dead,
+      marker: new Marker({ btree, dead, faults, log: world.log }),
     });
   }
 

@@ -45,7 +45,7 @@ import {
   SUPERBLOCK_SECTOR,
 } from "../ondisk/superblock.ts";
 import { Engine, type EngineWorld, Foundations } from "./engine.ts";
-import { adoptKey, adoptNode } from "./collection/gc.ts";
+import { adoptKey, adoptNode } from "./collection/marking.ts";
 import { StartReporter } from "./start_progress.ts";
 
 export interface EngineSource {
@@ -155,7 +155,7 @@ async function markLevels(engine: Engine, progress: StartReporter): Promise<bool
   let moved = false;
   let done = 0;
   let total = 1;
-  collector.markKey(btree.root.key, 0, btree.root.level + 1);
+  collector.marker.markKey(btree.root.key, 0, btree.root.level + 1);
   for (let level = btree.root.level; level >= 0; level--) {
     await btree.walk(level, { inode: 0, offset: 0 }, (node) => {
       if (adoptNode(buckets, node)) moved = true;
@@ -234,7 +234,7 @@ async function pinJournalKeys(engine: Engine, replay: JournalReplay): Promise<Se
   const { buckets, btree, collector } = engine;
   await eachJournalKey(engine, replay, (slot) => {
     if (btree.isBad(slot, 0, 0)) return;
-    collector.markKey(slot, 0, 0);
+    collector.marker.markKey(slot, 0, 0);
     const bucket = Math.floor(pointerSector(slot, 0) / buckets.bucketSectors);
     if (pinned.has(bucket)) return;
     pinned.add(bucket);

@@ -48,6 +48,7 @@ export const SIGNATURES = {
   posix_spawn_file_actions_init: { args: ["address"], result: "i32" },
   posix_spawn_file_actions_adddup2: { args: ["address", "i32", "i32"], result: "i32" },
   posix_spawn_file_actions_destroy: { args: ["address"], result: "i32" },
+  clock_gettime: { args: ["i32", "address"], result: "i32" },
   waitpid: { args: ["i32", "address", "i32"], result: "i32" },
   __errno_location: { args: [], result: "address" },
 } as const satisfies Record<string, CSignature>;
@@ -85,6 +86,7 @@ const BLKGETSIZE64 = 0x80081272;
 const BLKSSZGET = 0x1268;
 const PR_SET_TIMERSLACK = 29;
 const PR_SET_IO_FLUSHER = 57;
+const CLOCK_THREAD_CPUTIME_ID = 3;
 
 /** A NUL-terminated string for C, and its address. Keep the object while C may look at it. */
 export interface CString {
@@ -96,10 +98,14 @@ export class Libc {
   /** For hot paths: the C functions themselves. */
   readonly calls: RawCalls;
   #foreign: ForeignInterface;
+  /** A struct timespec: seconds and nanoseconds, of 64 bits each. */
+  readonly #cpuTime: { readonly words: Uint32Array; readonly address: Address };
 
   constructor(foreign: ForeignInterface) {
     this.#foreign = foreign;
     this.calls = foreign.calls;
+    const words = new Uint32Array(new ArrayBuffer(16));
+    this.#cpuTime = { words, address: foreign.addressOf(words.buffer as ArrayBuffer, 0) };
   }
 
   errno(): number {
@@ -204,6 +210,13 @@ export class Libc {
    */
   setIoFlusher(): void {
     this.calls.prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
+  }
+
+  /** For how long the calling thread has run on a processor since it began. */
+  threadCpuMs(): number {
+    const { words, address } = this.#cpuTime;
+    this.#checked(this.calls.clock_gettime(CLOCK_THREAD_CPUTIME_ID, address));
+    return words[0]! * 1000 + words[2]! / 1e6;
   }
 
   effectiveUserId(): number {

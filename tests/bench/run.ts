@@ -143,7 +143,9 @@ async function parts(): Promise<void> {
   const [whole, [old]] = page();
   const intro = "\nThe index, the journal and start-up on a device in memory. " +
     "`npm run bench -- --micro --write` makes this section, `deno run -A tests/bench/run.ts " +
-    "--micro --write` the one of Deno.\n";
+    "--micro --write` the one of Deno. A slice is what a collection does before others " +
+    "have their turn, in time of its thread on a processor; a turn of the event loop has in it " +
+    "whatever else was ready, the runtime's garbage collector and the measuring.\n";
   const others = (old ?? "").split(RUNTIME_HEADING).slice(1)
     .filter((section) => !section.startsWith(runtime));
   const sections = [intro, ...[...others, `${runtime}\n${lines.join("\n")}\n`].sort()];

@@ -363,7 +363,7 @@ test("a round holds the generations of one moment, though others run meanwhile",
   table.gen.fill(9);
   table.lastGc.fill(9);
   assert(await writer.write());
-  assertEquals(turns, 3 + setCount, "three slices end early, and each set is written alone");
+  assertEquals(turns, 12 + setCount, "twelve slices end early, and each set is written alone");
   const gens = written.flatMap((set) =>
     Array.from(
       { length: Math.floor((META - PRIO_SET_HEADER_BYTES) / 3) },

@@ -40,7 +40,7 @@ async function collectAtOnce(world: EngineWorld): Promise<void> {
   const { btree, buckets, collector } = world.engine;
   assert(buckets.beginGc());
   const { root } = btree;
-  collector.markKey(root.key, 0, root.level + 1);
+  collector.marker.markKey(root.key, 0, root.level + 1);
   for (let level = root.level; level >= 0; level--) {
     await world.run(btree.walk(level, { inode: 0, offset: 0 }, (node) => {
       collector.markNode(node);

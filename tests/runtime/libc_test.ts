@@ -89,3 +89,14 @@ test("C strings are UTF-8 and end in NUL", async () => {
   const libc = await openLibc();
   assertEquals([...libc.cString("aé").bytes], [0x61, 0xc3, 0xa9, 0]);
 });
+
+test("a thread's time on a processor goes on while it works, not while it waits", async () => {
+  const libc = await openLibc();
+  const before = libc.threadCpuMs();
+  let turns = 0;
+  while (libc.threadCpuMs() - before < 20 && turns < 50_000_000) turns++;
+  assert(libc.threadCpuMs() - before >= 20, "work is counted");
+  const worked = libc.threadCpuMs();
+  await new Promise((resolve) => setTimeout(resolve, 300));
+  assert(libc.threadCpuMs() - worked < 250, "waiting is not");
+});

@@ -10,15 +10,13 @@
  *   4. in one step journal, UUIDs, priorities and what is being copied are marked; from then on the
  *      marks are valid, and the table counts them (BucketTable.finishGc)
  *
- * All this in slices, other work in between (slices.ts). That is right because each node is marked
- * in one synchronous step and whatever changes meanwhile marks itself: a bucket taken from the
+ * All this in slices, other work in between (slices.ts). That is right because no key of a node is
+ * left out (marking.ts) and whatever changes meanwhile marks itself: a bucket taken from the
  * allocator is marked as it is taken, one that receives dirty data is marked dirty then, and both
  * stay pinned until their key is in the index. Keys move between nodes only inside the window of
  * nodes that are not marked yet.
  */
-import { assert } from "../../base/assert.ts";
-import { BcacheError } from "../../base/errors.ts";
-import type { Clock, Log } from "../../base/runtime.ts";
+import type { Clock } from "../../base/runtime.ts";
 import { type Faults, Signal, type TaskGroup } from "../../base/sync.ts";
 import { TimeStats } from "../../base/time_stats.ts";
 import type { Btree } from "../../btree/btree.ts";
@@ -27,25 +25,10 @@ import type { BtreeNode } from "../../btree/node.ts";
 import type { NodeWriter } from "../../btree/node_write.ts";
 import type { Replacer } from "../../btree/replace.ts";
 import type { Allocator } from "../../buckets/allocator.ts";
-import { type BucketTable, GENERATION_LIMIT, MARK, MARK_CONFLICT } from "../../buckets/table.ts";
-import type { KeySet } from "../../bset/key_set.ts";
-import {
-  INODE_MAX,
-  keyDirty,
-  keyDiskWords,
-  keyInode,
-  keyOffset,
-  keyPointers,
-  keySizeSectors,
-  keyText,
-  OFFSET_MAX,
-  pointerDevice,
-  pointerGen,
-  pointerSector,
-  SLOT_WORDS,
-} from "../../ondisk/bkey.ts";
-import type { DeadInodes } from "./dead_inodes.ts";
+import { type BucketTable, GENERATION_LIMIT, MARK } from "../../buckets/table.ts";
+import { INODE_MAX, keyDiskWords, OFFSET_MAX, SLOT_WORDS } from "../../ondisk/bkey.ts";
 import type { KeyBuffer, Position } from "../key_buffer.ts";
+import type { Marker, NodeCensus } from "./marking.ts";
 import type { MovingCollector } from "./moving_gc.ts";
 import { Slices } from "./slices.ts";
 
@@ -53,11 +36,13 @@ import { Slices } from "./slices.ts";
 const STALE_MAX = 10;
 /**
  * What one slice may take: requests wait for it. Going over a bucket or a key is one unit of a few
- * nanoseconds; a node (22,000 keys at the most, looked at twice) is not divided.
+ * nanoseconds, once the runtime has compiled what does it; ten times that before.
  */
 const SLICE_BUDGET = { ms: 1, units: 100_000 };
-/** Buckets the table is asked to go over at once. */
-const SWEEP_BUCKETS = 32_768;
+/** Buckets the table is asked to go over between two looks at the clock. */
+const SWEEP_BUCKETS = 4096;
+/** Keys that are gone over between two looks at the clock, unless told otherwise. */
+const STEP_KEYS = 1024;
 /** Leaves on their way to the disk at a time. */
 const LEAF_WRITES_MAX = 16;
 
@@ -82,17 +67,6 @@ const AFTER_WRITEBACK_PERCENT = 50;
 
 /** What else is metadata: marked anew in every collection. */
 export type MarkMetadata = () => void;
-
-/** What marking a node found. */
-export interface NodeCensus {
-  /** The greatest staleness of a pointer. */
-  stalest: number;
-  keys: number;
-  /** Of these, those that count: not stale, with a pointer. */
-  goodKeys: number;
-  /** Those of a device that is gone for good; see `isDead`. */
-  deadKeys: number;
-}
 
 /** Over all nodes of a collection; answers to struct gc_stat. */
 export interface CollectionStats {
@@ -132,9 +106,7 @@ export class Collector {
   #replacer: Replacer;
   #clock: Clock;
   #faults: Faults;
-  #log: Log;
   #markMetadata: MarkMetadata;
-  #dead: DeadInodes;
   /** Runs after each collection; set by who builds both. */
   moving: MovingCollector | undefined;
   #wake = new Signal();
@@ -152,10 +124,12 @@ export class Collector {
   /** Write every node anew (`gc_always_rewrite`); for tests and people who look for damage. */
   alwaysRewrite = false;
   readonly slices: Slices;
+  readonly marker: Marker;
+  /** Keys that are gone over between two looks at the clock; tests have fewer. */
+  stepKeys: number = STEP_KEYS;
   /** Of the last whole collection. */
   stats: CollectionStats = { ...NOTHING_COUNTED };
   #counting: CollectionStats = { ...NOTHING_COUNTED };
-  #census: NodeCensus = { stalest: 0, keys: 0, goodKeys: 0, deadKeys: 0 };
   #leafWrites: Array<Promise<unknown>> = [];
   #nodesSincePause = 0;
   #requestsAtPause = 0;
@@ -172,9 +146,8 @@ export class Collector {
     replacer: Replacer;
     clock: Clock;
     faults: Faults;
-    log: Log;
     markMetadata: MarkMetadata;
-    dead: DeadInodes;
+    marker: Marker;
   }) {
     this.#btree = options.btree;
     this.#buckets = options.btree.buckets;
@@ -183,9 +156,8 @@ export class Collector {
     this.#replacer = options.replacer;
     this.#clock = options.clock;
     this.#faults = options.faults;
-    this.#log = options.log;
     this.#markMetadata = options.markMetadata;
-    this.#dead = options.dead;
+    this.marker = options.marker;
     this.slices = new Slices(options.clock, SLICE_BUDGET);
     const { bucketCount, bucketSectors } = options.btree.geometry;
     this.#sectorsPerGc = Math.floor((bucketCount * bucketSectors) / COLLECT_SHARE);
@@ -277,16 +249,18 @@ export class Collector {
     const { slices } = this;
     slices.begin();
     await this.#sweep(() => this.#buckets.beginGc(SWEEP_BUCKETS));
+    await slices.turn();
     if (this.#stopping(signal)) return;
     this.nodesMarked = 0;
     this.#counting = { ...NOTHING_COUNTED };
     const { root } = this.#btree;
-    this.markKey(root.key, 0, root.level + 1);
+    this.marker.markKey(root.key, 0, root.level + 1);
     for (let level = root.level; level >= 0; level--) {
       await this.#markLevel(level, signal);
       if (this.#stopping(signal)) return;
     }
     await this.#leavesWritten(0);
+    await slices.turn();
     if (this.#stopping(signal)) return;
     this.#markMetadata();
     this.#markBuffered();
@@ -313,10 +287,11 @@ export class Collector {
 
   /** Calls `step` until it is done; the first time without waiting. */
   async #sweep(step: () => boolean): Promise<void> {
+    const buckets = Math.min(SWEEP_BUCKETS, this.#buckets.bucketCount);
     while (!step()) {
-      if (this.slices.spend(SWEEP_BUCKETS)) await this.slices.turn();
+      if (this.slices.spend(buckets)) await this.slices.turn();
     }
-    this.slices.spend(SWEEP_BUCKETS);
+    this.slices.spend(buckets);
   }
 
   /** A key that was overwritten since it was buffered is not in the index, but is being read. */
@@ -353,8 +328,8 @@ export class Collector {
           this.#letGo(window);
           continue;
         }
-        const census = this.markNode(node);
-        this.#counting.nodes++;
+        const census = await this.#mark(node, signal);
+        if (census === undefined) continue;
         done = { inode: node.endInode, offset: node.endOffset };
         const ended = isLast(node);
         await this.#leave(node, this.#isDueForRewrite(census), signal);
@@ -365,6 +340,41 @@ export class Collector {
     } finally {
       this.#letGo(window);
     }
+  }
+
+  /**
+   * Marks a node with others having their turn. Undefined: it is no longer part of the index, or
+   * the collection is to end. No await since the last of its keys was marked.
+   */
+  async #mark(node: BtreeNode, signal: AbortSignal): Promise<NodeCensus | undefined> {
+    this.marker.begin(node);
+    for (;;) {
+      const census = this.marker.markSome(this.stepKeys);
+      const over = this.slices.spend(Math.min(this.stepKeys, node.base.count + node.delta.count));
+      if (census !== undefined) {
+        this.#count(census, node.level);
+        return census;
+      }
+      if (!over) continue;
+      await this.slices.turn();
+      if (node.freed || this.#stopping(signal)) return undefined;
+    }
+  }
+
+  /** Marks a node at once, at registration, when nobody waits. */
+  markNode(node: BtreeNode): void {
+    this.#count(this.marker.markNode(node), node.level);
+  }
+
+  #count({ goodKeys, keyWords, dataSectors }: NodeCensus, level: number): void {
+    const counting = this.#counting;
+    this.nodesMarked++;
+    counting.nodes++;
+    counting.goodKeys += goodKeys;
+    counting.keyWords += keyWords;
+    if (level > 0) return;
+    counting.extents += goodKeys;
+    counting.dataSectors += dataSectors;
   }
 
   #letGo(window: Candidate[]): void {
@@ -384,9 +394,7 @@ export class Collector {
     }
     node.holds++;
     const parent = node === btree.root ? undefined : btree.findNode(level + 1, inode, offset);
-    window.push({ node, parent, goodWords: this.#goodWords(node) });
-    const keys = node.base.count + node.delta.count;
-    if (this.slices.spend(keys)) await this.slices.turn();
+    window.push({ node, parent, goodWords: await this.#goodWords(node) });
     return !await this.#coalesce(window);
   }
 
@@ -398,17 +406,22 @@ export class Collector {
     const words = siblings.reduce((sum, each) => sum + each.goodWords, 0);
     if (!mayCoalesce(words, siblings.length, node)) return false;
     const nodes = siblings.map((each) => each.node);
-    const done = await this.slices.waitFor(this.#replacer.coalesce(nodes));
+    const done = await this.slices.waitFor(this.#replacer.coalesce(nodes, this.slices));
     if (done) this.nodesCoalesced++;
     await this.slices.turn();
     return done;
   }
 
-  #goodWords(node: BtreeNode): number {
+  /** What the good keys of a node take, about: others have their turn while they are counted. */
+  async #goodWords(node: BtreeNode): Promise<number> {
     let words = 0;
     for (const set of [node.base, node.delta]) {
-      for (let at = 0; at < set.count * SLOT_WORDS; at += SLOT_WORDS) {
-        if (!this.#btree.isBad(set.words, at, node.level)) words += keyDiskWords(set.words, at);
+      for (let from = 0; from < set.count; from += this.stepKeys) {
+        const to = Math.min(from + this.stepKeys, set.count);
+        for (let at = from * SLOT_WORDS; at < to * SLOT_WORDS; at += SLOT_WORDS) {
+          if (!this.#btree.isBad(set.words, at, node.level)) words += keyDiskWords(set.words, at);
+        }
+        if (this.slices.spend(to - from)) await this.slices.turn();
       }
     }
     return words;
@@ -426,10 +439,11 @@ export class Collector {
     // A write puts keys in order and sums them up before it waits: that is a slice of its own.
     if (wrote) await this.slices.turn();
     if (rewrite) {
-      if (await this.slices.waitFor(this.#replacer.rewrite(node))) this.nodesRewritten++;
+      if (await this.slices.waitFor(this.#replacer.rewrite(node, this.slices))) {
+        this.nodesRewritten++;
+      }
       await this.slices.turn();
     }
-    if (this.slices.spend(node.base.count + node.delta.count)) await this.slices.turn();
     if (this.#leafWrites.length >= LEAF_WRITES_MAX) await this.#leavesWritten(LEAF_WRITES_MAX / 2);
     this.#nodesSincePause++;
     const quiet = this.#buckets.requestsSeen === this.#requestsAtPause;
@@ -463,102 +477,4 @@ export class Collector {
     const writes = this.#leafWrites.splice(0, Math.max(0, this.#leafWrites.length - left));
     if (writes.length > 0) await this.slices.waitFor(Promise.allSettled(writes));
   }
-
-  /** Marks all that a node's keys point to. The result is valid until the next call. */
-  markNode(node: BtreeNode): NodeCensus {
-    const census = this.#census;
-    census.stalest = 0;
-    census.keys = 0;
-    census.goodKeys = 0;
-    census.deadKeys = 0;
-    this.#markSet(node.base, node.level);
-    this.#markSet(node.delta, node.level);
-    this.nodesMarked++;
-    return census;
-  }
-
-  #markSet(set: KeySet, level: number): void {
-    const census = this.#census;
-    const counting = this.#counting;
-    for (let at = 0; at < set.count * SLOT_WORDS; at += SLOT_WORDS) {
-      const size = keySizeSectors(set.words, at);
-      if (size === 0) continue;
-      if (level === 0 && this.#dead.isDead(set.words, at)) {
-        this.#passDead(set.words, at);
-        continue;
-      }
-      const stale = this.markKey(set.words, at, level);
-      if (stale > census.stalest) census.stalest = stale;
-      census.keys++;
-      if (this.#btree.isBad(set.words, at, level)) continue;
-      census.goodKeys++;
-      counting.goodKeys++;
-      counting.keyWords += keyDiskWords(set.words, at);
-      if (level > 0) continue;
-      counting.extents++;
-      counting.dataSectors += size;
-    }
-  }
-
-  /**
-   * What a dead key points to is free, but the key is on disk still: until the node is written anew
-   * the bucket's generation must not go round to it.
-   */
-  #passDead(words: Uint32Array, at: number): void {
-    this.#census.keys++;
-    this.#census.deadKeys++;
-    if (keyPointers(words, at) === 0 || pointerDevice(words, at) !== 0) return;
-    const bucket = Math.floor(pointerSector(words, at) / this.#buckets.bucketSectors);
-    this.#buckets.noteOldestGen(bucket, pointerGen(words, at));
-  }
-
-  /**
-   * Marks the bucket of one key that stands in a node of `level`. @returns its staleness
-   * @throws BcacheError BadFormat when the bucket is used both as node and as data
-   */
-  markKey(words: Uint32Array, at: number, level: number): number {
-    const size = keySizeSectors(words, at);
-    if (size === 0 || keyPointers(words, at) === 0 || pointerDevice(words, at) !== 0) return 0;
-    if (level > 0 && keyOffset(words, at) === 0 && keyInode(words, at) === 0) return 0;
-    const bucket = Math.floor(pointerSector(words, at) / this.#buckets.bucketSectors);
-    const mark = level > 0 ? MARK.metadata : keyDirty(words, at) ? MARK.dirty : MARK.reclaimable;
-    const stale = this.#buckets.markPointer(bucket, pointerGen(words, at), mark, size);
-    if (stale !== MARK_CONFLICT) return stale;
-    const error = new BcacheError(
-      "BadFormat",
-      `inconsistent pointers: bucket ${bucket} is used as b-tree node and as data ` +
-        `(key ${keyText(words, at)} at level ${level})`,
-    );
-    this.#faults.raise(error);
-    this.#log("error", error.message);
-    throw error;
-  }
-}
-
-/**
- * Registration's use of the same marks: a pointer may bring a newer generation than the disk's.
- * True: one did after the bucket had been marked (see `BucketTable.adoptPointer`).
- */
-export function adoptNode(buckets: BucketTable, node: BtreeNode): boolean {
-  assert(node.delta.count === 0, "a node that was just read has no delta");
-  const { words, count } = node.base;
-  let moved = false;
-  for (let at = 0; at < count * SLOT_WORDS; at += SLOT_WORDS) {
-    if (adoptKey(buckets, words, at, node.level)) moved = true;
-  }
-  return moved;
-}
-
-/** Takes over the generation of one pointer; freed-node keys count as well. */
-export function adoptKey(
-  buckets: BucketTable,
-  words: Uint32Array,
-  at: number,
-  level: number,
-): boolean {
-  if (keyPointers(words, at) === 0 || pointerDevice(words, at) !== 0) return false;
-  if (keySizeSectors(words, at) === 0) return false;
-  const freed = level > 0 && keyOffset(words, at) === 0 && keyInode(words, at) === 0;
-  const bucket = Math.floor(pointerSector(words, at) / buckets.bucketSectors);
-  return buckets.adoptPointer(bucket, pointerGen(words, at), level > 0 && !freed);
 }

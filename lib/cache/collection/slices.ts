@@ -4,16 +4,21 @@
  * Work is counted as well as time, since a clock may stand still (a simulator's) or be coarse.
  */
 import type { Clock } from "../../base/runtime.ts";
+import type { WorkMeter } from "../../base/work_meter.ts";
 
-/** What a slice may take. A single indivisible step more may come on top: a b-tree node. */
+/**
+ * What a slice may take. A single indivisible step more may come on top: the keys of one node, when
+ * it is written anew.
+ */
 export interface SliceBudget {
   readonly ms: number;
   readonly units: number;
 }
 
-export class Slices {
+export class Slices implements WorkMeter {
   readonly #clock: Clock;
-  readonly #budget: SliceBudget;
+  /** Of every slice; tests take less. */
+  budget: SliceBudget;
   #beganMs = 0;
   #units = 0;
   /** All slices together. */
@@ -24,7 +29,7 @@ export class Slices {
 
   constructor(clock: Clock, budget: SliceBudget) {
     this.#clock = clock;
-    this.#budget = budget;
+    this.budget = budget;
   }
 
   reset(): void {
@@ -41,8 +46,8 @@ export class Slices {
   /** Counts work that was just done. True: the slice is over, call `turn`. */
   spend(units: number): boolean {
     this.#units += units;
-    return this.#units >= this.#budget.units ||
-      this.#clock.nowMs() - this.#beganMs >= this.#budget.ms;
+    return this.#units >= this.budget.units ||
+      this.#clock.nowMs() - this.#beganMs >= this.budget.ms;
   }
 
   /** Ends the slice: notes how long it was. Call before waiting for anything. */

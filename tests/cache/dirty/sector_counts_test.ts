@@ -33,9 +33,9 @@ function regionSums(map: DirtyMap): number {
 
 /** An index of several leaves with dirty and clean extents of devices 1, 2 and 3. */
 async function filledWorld(): Promise<EngineWorld> {
-  const world = await freshWorld({ bucketCount: 1500 });
+  const world = await freshWorld({ bucketCount: 1800 });
   const random = new SimRandom(3);
-  for (let step = 0; step < 1500; step++) {
+  for (let step = 0; step < 1800; step++) {
     const start = random.below(DEVICE_SECTORS - 8);
     await world.put(1 + random.below(3), start, 1 + random.below(8), { dirty: random.chance(0.7) });
   }
