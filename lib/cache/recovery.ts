@@ -110,6 +110,7 @@ async function recover(engine: Engine, replay: JournalReplay): Promise<void> {
   startBackground(engine);
   await replayKeys(engine, replay, progress);
   for (const bucket of pinned) engine.buckets.unpin(bucket);
+  engine.dead.begin();
   await engine.journal.finishRecovery();
   // The old table format may not be named by an entry of the new version.
   if (head.version === 0) await engine.uuids.write(engine.allocator, () => engine.commitMetadata());
@@ -329,6 +330,7 @@ async function initialize(engine: Engine): Promise<void> {
   setSynchronous(superblock, true);
   await writeCacheSuperblock(engine);
   engine.allocator.start(engine.tasks);
+  engine.dead.begin();
   engine.collector.start(engine.tasks);
 }
 

@@ -100,3 +100,22 @@ test("a slot that is used again has no keys and nothing dirty", async () => {
   assertEquals(await keysOf(again, AWAY), 400);
   await again.stop();
 });
+
+test("no bucket that dead keys point to is given out as a set starts", async () => {
+  const world = await filled();
+  await world.run(world.engine.settleKeys());
+  const { bucketSectors } = world.engine.buckets;
+  const held = new Map<number, number>();
+  for (const { inode, sector, gen } of await world.extents()) {
+    if (inode === GONE) held.set(Math.floor(sector / bucketSectors), gen);
+  }
+  await invalidate(world, GONE);
+  await world.abandon();
+  const again = new EngineWorld({ device: world.device });
+  await again.start();
+  // Its generation would be in memory alone, and the keys as good as before after the next start.
+  const { buckets } = again.engine;
+  const givenOut = [...held].filter(([bucket, gen]) => buckets.gen[bucket] !== gen);
+  assertEquals([held.size > 0, givenOut], [true, []]);
+  await again.stop();
+});
