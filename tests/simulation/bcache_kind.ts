@@ -12,6 +12,7 @@ import { formatBacking, formatCache } from "../../lib/ondisk/format.ts";
 import type { ReplacementPolicy } from "../../lib/ondisk/superblock.ts";
 import { MovingVolume } from "./moving_volume.ts";
 import { OracleMismatch } from "./oracle.ts";
+import { auditedSet } from "./recovery_audit.ts";
 import type { SimRandom } from "./sim_random.ts";
 import type { Engine, EngineKind, EngineParts } from "./world.ts";
 
@@ -105,6 +106,7 @@ export async function openBcache(
     log,
     openBacking: () => Promise.resolve(sources[0]!),
   });
+  const audited = await auditedSet(set);
   // Whoever looks at the backing device alone must be warned: what is dirty is not on it.
   const dirtyBytes = (await set.status()).devices[0]?.dirtyBytes ?? 0;
   const state = (found! >> 5) & 3;
@@ -123,11 +125,14 @@ export async function openBcache(
   for (const [name, value] of options.setSettings ?? []) {
     await set.setAttribute(undefined, name, value);
   }
-  if (options.disturbance === "come and go") return movingEngine(set, volume, options);
+  if (options.disturbance === "come and go") {
+    return { ...movingEngine(set, volume, options), audited };
+  }
   return {
     set,
     volume,
     beside,
+    audited,
     drain: async () => {
       // What went past the cache is not dirty, but may not be stable yet.
       for (const device of [volume, ...beside]) await device.flush();

@@ -2,16 +2,16 @@
  * Runs a workload once and cuts the power at its every write and flush: before the disk has it
  * (submitted: any part of it may have reached the platter) and when it completed. From each cut a
  * new world boots, recovers, and must answer as the oracle allows; then it must work on; then its
- * backing disk alone, drained, must hold everything. Recoveries are themselves cut, once more.
+ * backing disk alone, drained, must hold everything. Recoveries are themselves cut, two deep.
  *
  * Everything follows from the scenario's seed; a failure names the one cut that shows it.
  */
-import type { BlockVolume } from "../../lib/cache/ports.ts";
-import { SECTOR_BYTES } from "../../lib/device/device.ts";
-import { Oracle, OracleMismatch } from "./oracle.ts";
+import { Oracle } from "./oracle.ts";
 import { fillSector } from "./pattern.ts";
-import { CUT_POLICIES, imageAfterCut } from "./power_cut.ts";
+import { CUT_POLICIES } from "./power_cut.ts";
 import type { CutPolicy } from "./power_cut.ts";
+import { auditRecovery } from "./recovery_audit.ts";
+import { checkAllRecovered, checkBackingAlone, contentSeed, volumesOf } from "./recovery_checks.ts";
 import type { DiskMoment } from "./sim_disk.ts";
 import { hashOf, SimRandom } from "./sim_random.ts";
 import { runWorkload } from "./workload.ts";
@@ -32,6 +32,8 @@ export interface Scenario {
   readonly policies: readonly CutPolicy[];
   /** Instead of `policies`: every subset of the pending writes, where these are few enough. */
   readonly subsets?: boolean;
+  /** Of the recoveries, one in so many is looked at more closely (recovery_audit.ts). */
+  readonly auditOneIn: number;
   /** Works on after a recovery for so many operations. */
   readonly workOnSteps: number;
   /**
@@ -50,6 +52,7 @@ export interface Scenario {
 export const USUAL_CUTS = {
   cutOneIn: 1,
   nestedOneIn: 40,
+  auditOneIn: 20,
   policies: CUT_POLICIES,
   workOnSteps: 6,
   steadfast: true,
@@ -61,6 +64,10 @@ export interface Report {
   /** Recoveries checked, by depth: after the workload, after a recovery that was cut. */
   cuts: number;
   nestedCuts: number;
+  /** After a recovery from a recovery that was cut, which was cut too. */
+  twiceNestedCuts: number;
+  /** Recoveries that were looked at more closely. */
+  audits: number;
   simulatedMs: number;
   /** Equal for equal seeds, on every runtime. */
   traceHash: string;
@@ -79,6 +86,21 @@ interface Cut {
   readonly at: readonly number[];
 }
 
+/** What a world boots from. */
+interface Booted {
+  readonly snapshot: WorldSnapshot;
+  readonly policy: CutPolicy;
+  readonly worldSeed: number;
+  readonly where: string;
+  /** The cut of the workload that it goes back to. */
+  readonly cut: Cut;
+  /** How many recoveries were cut before. */
+  readonly depth: number;
+}
+
+/** So many recoveries in a row are cut. */
+const NESTED_DEPTH = 2;
+
 /** Runs the scenario. @throws SimulationFailure */
 export async function explore(scenario: Scenario): Promise<Report> {
   return await new Explorer(scenario).run();
@@ -92,7 +114,15 @@ class Explorer {
   #waiting: Cut[] = [];
   #workloadRuns = false;
   #lastTime = -1;
-  #report: Report = { moments: 0, cuts: 0, nestedCuts: 0, simulatedMs: 0, traceHash: "" };
+  #report: Report = {
+    moments: 0,
+    cuts: 0,
+    nestedCuts: 0,
+    twiceNestedCuts: 0,
+    audits: 0,
+    simulatedMs: 0,
+    traceHash: "",
+  };
 
   constructor(scenario: Scenario) {
     this.#scenario = scenario;
@@ -191,14 +221,44 @@ class Explorer {
   }
 
   async #verify(cut: Cut, policy: CutPolicy): Promise<void> {
-    const { seed, nestedOneIn } = this.#scenario;
+    const { seed, auditOneIn } = this.#scenario;
     const where = `cut ${cut.number} (${cut.label}), unflushed kept: ${nameOf(policy)}`;
-    const nested: Cut[] = [];
-    let moments = 0;
-    let recovering = true;
     const outcome = typeof policy === "object" ? 16 + policy.subset : CUT_POLICIES.indexOf(policy);
     const worldSeed = hashOf(seed, cut.number, outcome);
-    const world: World = worldAfterCut(cut.snapshot, policy, {
+    this.#report.cuts++;
+    await this.#verifyWorld({ snapshot: cut.snapshot, policy, worldSeed, where, cut, depth: 0 }, {
+      oracles: this.#oracles,
+      at: cut.at,
+    });
+    if (hashOf(worldSeed, 61) % auditOneIn === 0) await this.#audit(cut, policy, worldSeed, where);
+  }
+
+  /** A recovery that was cut itself must come to the same state in the end, however often. */
+  async #verifyNested(second: Cut, first: Booted, oracles: readonly Oracle[]): Promise<void> {
+    const policy = CUT_POLICIES[second.number % CUT_POLICIES.length]!;
+    const where = `${first.where}; then cut again in the recovery, at its operation ` +
+      `${second.number} (${second.label}), unflushed kept: ${policy}`;
+    const depth = first.depth + 1;
+    const worldSeed = hashOf(this.#scenario.seed, second.number, 76 + depth);
+    if (depth === 1) this.#report.nestedCuts++;
+    else this.#report.twiceNestedCuts++;
+    await this.#verifyWorld(
+      { snapshot: second.snapshot, policy, worldSeed, where, cut: first.cut, depth },
+      { oracles, at: oracles.map(({ time }) => time) },
+    );
+  }
+
+  /** Boots, reads back everything, works on, drains; and cuts the recovery in its turn. */
+  async #verifyWorld(
+    booted: Booted,
+    { oracles, at }: { oracles: readonly Oracle[]; at: readonly number[] },
+  ): Promise<void> {
+    const { snapshot, policy, worldSeed, where, cut, depth } = booted;
+    const { nestedOneIn } = this.#scenario;
+    const nested: Cut[] = [];
+    let moments = 0;
+    let recovering = depth < NESTED_DEPTH;
+    const world: World = worldAfterCut(snapshot, policy, {
       ...this.#worldOptions(worldSeed),
       onMoment: ({ operation, phase, disk }) => {
         if (!recovering || hashOf(worldSeed, moments++) % nestedOneIn !== 0) return;
@@ -206,42 +266,29 @@ class Explorer {
         nested.push({ number: moments, label, snapshot: world.snapshot(), at: [] });
       },
     });
-    this.#report.cuts++;
     this.#scenario.onCut?.(where);
     try {
-      const { engine, after } = await this.#recover(world, this.#oracles, cut.at);
+      const { engine, after } = await this.#recover(world, oracles, at);
       recovering = false;
-      for (const second of nested) await this.#verifyNested(second, where, cut, after);
-      await this.#workOn(world, engine, after);
+      for (const second of nested) await this.#verifyNested(second, booted, after);
+      if (depth === 0) await this.#workOn(world, engine, after);
+      else await this.#finish(world, engine, after);
     } catch (error) {
       if (error instanceof SimulationFailure) throw error;
       this.#fail({ where, cut, error, world });
     }
   }
 
-  /** A recovery that was cut itself must come to the same state in the end. */
-  async #verifyNested(
-    second: Cut,
-    first: string,
-    cut: Cut,
-    oracles: readonly Oracle[],
-  ): Promise<void> {
-    const policy = CUT_POLICIES[second.number % CUT_POLICIES.length]!;
-    const where = `${first}; then cut again in the recovery, at its operation ${second.number} ` +
-      `(${second.label}), unflushed kept: ${policy}`;
-    const worldSeed = hashOf(this.#scenario.seed, second.number, 77);
-    const world = worldAfterCut(second.snapshot, policy, this.#worldOptions(worldSeed));
-    this.#report.nestedCuts++;
-    this.#scenario.onCut?.(where);
+  async #audit(cut: Cut, policy: CutPolicy, worldSeed: number, where: string): Promise<void> {
+    const { kind, steadfast } = this.#scenario;
+    const world = worldAfterCut(cut.snapshot, policy, this.#worldOptions(worldSeed));
+    const options = this.#worldOptions(hashOf(worldSeed, 62));
+    this.#report.audits++;
     try {
-      const { engine, after } = await this.#recover(
-        world,
-        oracles,
-        oracles.map(({ time }) => time),
-      );
-      await this.#finish(world, engine, after);
+      const oracles = this.#oracles;
+      await auditRecovery({ kind, world, options, oracles, cutAt: cut.at, steadfast });
     } catch (error) {
-      this.#fail({ where, cut, error, world });
+      this.#fail({ where: `${where}, looked at more closely`, cut, error, world });
     }
   }
 
@@ -306,59 +353,4 @@ class Explorer {
 
 function nameOf(policy: CutPolicy): string {
   return typeof policy === "object" ? `subset ${policy.subset.toString(2)}` : policy;
-}
-
-/** Equal for equal seeds, another for each volume. */
-export function contentSeed(seed: number, volume: number): number {
-  return volume === 0 ? seed : hashOf(seed, volume, 51);
-}
-
-export function volumesOf(engine: Engine): readonly BlockVolume[] {
-  return [engine.volume, ...(engine.beside ?? [])];
-}
-
-/** What a drained backing disk holds for certain is what the oracle says. @throws OracleMismatch */
-export function checkBackingAlone(world: World, oracle: Oracle, number = 0): void {
-  if (world.kind.backingHolds === false) return;
-  const begunAt = oracle.beginRead();
-  const alone = imageAfterCut(world.backings[number]!.snapshot(), "none", new SimRandom(0));
-  for (const { sector, sectors } of rangesOf(oracle.touchedSectors())) {
-    const bytes = new Uint8Array(sectors * SECTOR_BYTES);
-    alone.read(sector + world.kind.dataOffsetSectors, bytes);
-    try {
-      oracle.checkRead(begunAt, sector * SECTOR_BYTES, bytes);
-    } catch (error) {
-      if (!(error instanceof OracleMismatch)) throw error;
-      throw new OracleMismatch(
-        `the drained ${world.backings[number]!.name} disk alone: ${error.message}`,
-      );
-    }
-  }
-}
-
-/** Reads back all that was ever written, and returns the oracle of the time after. */
-export async function checkAllRecovered(
-  volume: BlockVolume,
-  oracle: Oracle,
-  options: { cutAt: number; steadfast: boolean },
-): Promise<Oracle> {
-  const after = oracle.successor();
-  for (const { sector, sectors } of rangesOf(oracle.touchedSectors())) {
-    const bytes = new Uint8Array(sectors * SECTOR_BYTES);
-    const at = sector * SECTOR_BYTES;
-    if (!volume.tryRead(at, bytes)) await volume.read(at, bytes);
-    oracle.checkRecovered({ ...options, sector, bytes, after });
-  }
-  return after;
-}
-
-/** Neighbouring sectors as one read, of 64 KiB at most. */
-export function rangesOf(sectors: readonly number[]): Array<{ sector: number; sectors: number }> {
-  const ranges: Array<{ sector: number; sectors: number }> = [];
-  for (const sector of sectors) {
-    const last = ranges.at(-1);
-    if (last && last.sector + last.sectors === sector && last.sectors < 128) last.sectors++;
-    else ranges.push({ sector, sectors: 1 });
-  }
-  return ranges;
 }

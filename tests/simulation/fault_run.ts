@@ -5,7 +5,7 @@
  */
 import { BcacheError } from "../../lib/base/errors.ts";
 import { checkCache } from "../../lib/offline/check.ts";
-import { checkAllRecovered, checkBackingAlone, contentSeed, volumesOf } from "./explorer.ts";
+import { checkAllRecovered, checkBackingAlone, contentSeed, volumesOf } from "./recovery_checks.ts";
 import type { Scenario } from "./explorer.ts";
 import { isSilent } from "./fault_plan.ts";
 import type { FaultPlan } from "./fault_plan.ts";

@@ -11,6 +11,7 @@ import { CacheSet } from "../../lib/cache/cache_set.ts";
 import { SECTOR_BYTES } from "../../lib/device/device.ts";
 import { bcacheKind, type BcacheOptions } from "./bcache_kind.ts";
 import { fillSector } from "./pattern.ts";
+import { auditedSet } from "./recovery_audit.ts";
 import type { SimRandom } from "./sim_random.ts";
 import type { Engine, EngineKind, EngineParts } from "./world.ts";
 
@@ -52,6 +53,7 @@ async function openVolume(
 ): Promise<Engine> {
   const { cache, clock, random, log } = parts;
   const set = await CacheSet.open({ cache, backings: [], clock, random, log });
+  const audited = await auditedSet(set);
   const { volumes } = await set.status();
   // Those that were not finished when the power was cut are of no use to anybody.
   for (const { name, label } of volumes) {
@@ -71,6 +73,7 @@ async function openVolume(
   let turns = 0;
   return {
     volume,
+    audited,
     drain: () => volume.flush(),
     close: () => set.close(),
     disturb: (random: SimRandom) => disturb(main, promised, { random, turn: turns++ }),

@@ -325,7 +325,8 @@ export const RECIPE_NAMES = Object.keys(RECIPES) as RecipeName[];
 export function scenarioOf(
   name: RecipeName,
   seed: number,
-  over: Partial<Pick<Scenario, "cutOneIn" | "nestedOneIn" | "onlyCut" | "subsets">> = {},
+  over: Partial<Pick<Scenario, "cutOneIn" | "nestedOneIn" | "auditOneIn" | "onlyCut" | "subsets">> =
+    {},
 ): Scenario {
   const recipe: Recipe = RECIPES[name];
   const random = new SimRandom(seed);

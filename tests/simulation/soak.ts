@@ -16,7 +16,7 @@ import { findingText } from "../../lib/offline/findings.ts";
 import type { ReplacementPolicy } from "../../lib/ondisk/superblock.ts";
 import { bcacheKind, openBcache } from "./bcache_kind.ts";
 import type { BcacheEngine, BcacheOptions } from "./bcache_kind.ts";
-import { checkAllRecovered, checkBackingAlone } from "./explorer.ts";
+import { checkAllRecovered, checkBackingAlone } from "./recovery_checks.ts";
 import { Oracle } from "./oracle.ts";
 import { fillSector } from "./pattern.ts";
 import { CUT_POLICIES } from "./power_cut.ts";

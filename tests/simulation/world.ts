@@ -26,6 +26,16 @@ export interface EngineParts {
   readonly log: Log;
 }
 
+/** What a closer look at a recovery asks an engine for (recovery_audit.ts). */
+export interface Audited {
+  /** What only the cache has, as the engine counted it when it had started. */
+  readonly dirtyBytesAtStart: number;
+  /** The same now; or only what can be written back, which a volume on the cache cannot. */
+  dirtyBytes(of: "everything" | "cached devices"): Promise<number>;
+  /** Takes every device out of the set. */
+  detachAll(): Promise<void>;
+}
+
 /** An engine that runs: one volume or more over one cache, each on a backing device of its own. */
 export interface Engine {
   readonly volume: BlockVolume;
@@ -34,6 +44,8 @@ export interface Engine {
   /** Afterwards the backing devices alone hold everything, durably. */
   drain(): Promise<void>;
   close(): Promise<void>;
+  /** Absent: it cannot be looked at more closely. */
+  readonly audited?: Audited;
   /** Changes something while the workload runs (a mode, a setting). */
   disturb?(random: SimRandom): Promise<void>;
 }

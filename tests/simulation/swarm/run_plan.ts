@@ -8,7 +8,7 @@ import { BcacheError } from "../../../lib/base/errors.ts";
 import { CacheSet } from "../../../lib/cache/cache_set.ts";
 import type { Device } from "../../../lib/device/device.ts";
 import { formatBacking, formatCache } from "../../../lib/ondisk/format.ts";
-import { checkBackingAlone, rangesOf } from "../explorer.ts";
+import { checkBackingAlone, rangesOf } from "../recovery_checks.ts";
 import { fillSector } from "../pattern.ts";
 import type { NamedCutPolicy } from "../power_cut.ts";
 import { hashOf, Trace } from "../sim_random.ts";
