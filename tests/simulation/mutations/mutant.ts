@@ -73,7 +73,7 @@ export async function huntFor(mutation: Mutation): Promise<Outcome> {
 /** Runs one hunt; `message` is empty when nothing was found. */
 async function run(copy: string, hunt: Hunt) {
   const args = ["tests/simulation/run.ts", "--first", "--scenario", hunt.scenario];
-  args.push("--count", `${hunt.seeds}`, "--every", `${hunt.every}`);
+  args.push("--count", `${hunt.seeds}`, "--every", `${hunt.every}`, ...hunt.options ?? []);
   const deno = process.versions["bun"] === undefined ? ["run", "-A", "--no-check"] : [];
   const child = spawn(process.execPath, [...deno, ...args], {
     cwd: copy,

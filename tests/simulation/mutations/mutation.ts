@@ -7,6 +7,8 @@ export interface Hunt {
   readonly seeds: number;
   /** Cuts the power at one moment in so many. */
   readonly every: number;
+  /** What else the simulator's command is told: faults to inject instead of power cuts, say. */
+  readonly options?: readonly string[];
 }
 
 export interface Mutation {
@@ -24,4 +26,10 @@ export const hunt = (scenario: RecipeName, seeds: number, every: number): Hunt =
   scenario,
   seeds,
   every,
+});
+
+/** Instead of cuts: one bit turns over of what is read, one read in so many, at a start. */
+export const huntWithRot = (scenario: RecipeName, disk: "cache" | "backing", seeds: number) => ({
+  ...hunt(scenario, seeds, 1),
+  options: ["--fault", `${disk}:read`, "--kind", "rot", "--stage", "restart"],
 });

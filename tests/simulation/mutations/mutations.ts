@@ -9,6 +9,7 @@
  *
  * `hunts` says where it is looked for: a scenario, how many seeds, one cut in how many.
  */
+import { CHECKSUMS } from "./checksums.ts";
 import { COLLECTION } from "./collection.ts";
 import { MEMBERSHIP } from "./membership.ts";
 import { hunt } from "./mutation.ts";
@@ -130,13 +131,6 @@ const FORGOTTEN: readonly Mutation[] = [
     quick: true,
   },
   {
-    name: "the checksum of journal entries is ignored",
-    file: "lib/ondisk/jset.ts",
-    text: '    return { reason: "bad checksum", detail };',
-    becomes: "    void detail;",
-    hunts: [hunt("small-blocks", 8, 2)],
-  },
-  {
     name: "the range lock of writeback is dropped",
     file: "lib/cache/writeback/writeback_output.ts",
     text: "const range = await locks.acquire(run.start, run.end, true);",
@@ -185,6 +179,7 @@ const FORGOTTEN: readonly Mutation[] = [
 export const MUTATIONS: readonly Mutation[] = [
   ...ORDER,
   ...FORGOTTEN,
+  ...CHECKSUMS,
   ...COLLECTION,
   ...MEMBERSHIP,
 ];
