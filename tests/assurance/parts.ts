@@ -50,7 +50,7 @@ export function slices(name: string, scale: number, what: Slices): Job[] {
 
 const SIMULATE = "tests/simulation/run.ts";
 /** Seeds of each scenario: together a little over 200,000 cut points. */
-const CUT_SEEDS = 12;
+const CUT_SEEDS = 16;
 const SOAK_MINUTES = 60;
 /** As many as there are batches of cases that share a boot. */
 const KERNEL_SLICES = 13;
@@ -66,6 +66,16 @@ function cutJobs(scale: number): Job[] {
       perJob: 4,
     })
   );
+}
+
+/** Each fault at each operation; at smaller scales at one in so many. */
+function faultJobs(scale: number): Job[] {
+  const every = `${Math.max(1, Math.round(1 / scale))}`;
+  return RECIPE_NAMES.map((name: RecipeName) => ({
+    name: `faults-${name}`,
+    args: ["tests/simulation/run_faults.ts", "--scenario", name, "--every", every, "--seed", "1"],
+    runtime: "bun",
+  }));
 }
 
 /** Every mode and policy under Bun, every mode under Deno too. */
@@ -106,6 +116,7 @@ function mutationJobs(): Job[] {
 /** In the order of the report. Of each lane the longest begin first. */
 export const PARTS: readonly Part[] = [
   { name: "cuts", title: "Power cuts at every write", alone: false, jobs: cutJobs },
+  { name: "faults", title: "Faults of the disks", alone: false, jobs: faultJobs },
   {
     name: "swarm",
     title: "Whole lives decided by a seed",
