@@ -19,7 +19,7 @@ import type { Hunt, Mutation } from "./mutation.ts";
 const TOP = join(import.meta.dirname!, "../../..");
 /** Everything that the simulator's command runs from. */
 const COPIED = ["lib", "tests/simulation", "tests/support", "package.json", "tsconfig.json"];
-COPIED.push("deno.json", "tests/assurance/record.ts");
+COPIED.push("deno.json", "tests/assurance/record.ts", "tests/corruption", "tests/offline");
 
 export interface Outcome {
   /** Where it showed; undefined when it never did. */
@@ -64,21 +64,19 @@ export async function huntFor(mutation: Mutation): Promise<Outcome> {
         return { scenario: hunt.scenario, seeds, cuts, message: found.message };
       }
     }
-    return { seeds, cuts, message: "" };
+    if (mutation.damaged === undefined) return { seeds, cuts, message: "" };
+    const message = await tryDamage(copy, mutation.damaged);
+    return { ...(message === "" ? {} : { scenario: "table of damage" }), seeds, cuts, message };
   } finally {
     rmSync(copy, { recursive: true, force: true });
   }
 }
 
-/** Runs one hunt; `message` is empty when nothing was found. */
-async function run(copy: string, hunt: Hunt) {
-  const args = ["tests/simulation/run.ts", "--first", "--scenario", hunt.scenario];
-  args.push("--count", `${hunt.seeds}`, "--every", `${hunt.every}`, ...hunt.options ?? []);
-  const deno = process.versions["bun"] === undefined ? ["run", "-A", "--no-check"] : [];
-  const child = spawn(process.execPath, [...deno, ...args], {
-    cwd: copy,
-    stdio: ["ignore", "pipe", "pipe"],
-  });
+const isBun = process.versions["bun"] !== undefined;
+const DENO = ["-A", "--no-check"];
+
+async function runIn(folder: string, args: readonly string[]) {
+  const child = spawn(process.execPath, args, { cwd: folder, stdio: ["ignore", "pipe", "pipe"] });
   let out = "";
   let message = "";
   child.stdout.on("data", (chunk) => out += String(chunk));
@@ -87,6 +85,27 @@ async function run(copy: string, hunt: Hunt) {
     child.once("error", reject);
     child.once("close", resolve);
   });
+  return { code, out, message };
+}
+
+/** Damages one structure in all the ways there are; empty when the table of damage still holds. */
+async function tryDamage(copy: string, structure: string): Promise<string> {
+  const file = "./tests/corruption/corruption_test.ts";
+  const name = `${structure}: ends as the table says`;
+  // Deno filters groups only.
+  const args = isBun ? ["test", "--timeout=60000", file, "-t", name] : ["test", ...DENO, file];
+  const { code, out, message } = await runIn(copy, args);
+  if (code === 0) return "";
+  const all = `${out}\n${message}`;
+  if (all.includes(name)) return all;
+  throw new Error(`the table of damage itself failed (${code}): ${all}`);
+}
+
+/** Runs one hunt; `message` is empty when nothing was found. */
+async function run(copy: string, hunt: Hunt) {
+  const args = ["tests/simulation/run.ts", "--first", "--scenario", hunt.scenario];
+  args.push("--count", `${hunt.seeds}`, "--every", `${hunt.every}`);
+  const { code, out, message } = await runIn(copy, isBun ? args : ["run", ...DENO, ...args]);
   if (code !== 0 && !message.includes("replay: ")) {
     throw new Error(`the simulator itself failed (${code}): ${message}`);
   }

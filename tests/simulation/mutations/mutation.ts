@@ -1,4 +1,5 @@
 /** One deliberate breakage of the engine, and where the simulator is to look for it. */
+import type { Structure } from "../../corruption/places.ts";
 import type { RecipeName } from "../scenarios.ts";
 
 export interface Hunt {
@@ -7,8 +8,6 @@ export interface Hunt {
   readonly seeds: number;
   /** Cuts the power at one moment in so many. */
   readonly every: number;
-  /** What else the simulator's command is told: faults to inject instead of power cuts, say. */
-  readonly options?: readonly string[];
 }
 
 export interface Mutation {
@@ -18,6 +17,8 @@ export interface Mutation {
   readonly text: string;
   readonly becomes: string;
   readonly hunts: readonly Hunt[];
+  /** A structure that the table of damage (tests/corruption) has; tried after the hunts. */
+  readonly damaged?: Structure;
   /** Among those that every run of the suite tries. */
   readonly quick?: boolean;
 }
@@ -26,10 +27,4 @@ export const hunt = (scenario: RecipeName, seeds: number, every: number): Hunt =
   scenario,
   seeds,
   every,
-});
-
-/** Instead of cuts: one bit turns over of what is read, one read in so many, at a start. */
-export const huntWithRot = (scenario: RecipeName, disk: "cache" | "backing", seeds: number) => ({
-  ...hunt(scenario, seeds, 1),
-  options: ["--fault", `${disk}:read`, "--kind", "rot", "--stage", "restart"],
 });
