@@ -103,9 +103,12 @@ async function recover(engine: Engine, replay: JournalReplay): Promise<void> {
   await engine.uuids.read(head.uuidBucketKey, head.version === 0);
   adoptKey(engine.buckets, engine.btree.root.key, 0, engine.btree.root.level + 1);
   await eachJournalKey(engine, replay, (slot) => void adoptKey(engine.buckets, slot, 0, 0));
-  await markIndex(engine, progress);
+  const given = await markIndex(engine, progress);
   const pinned = await pinJournalKeys(engine, replay);
   engine.markMetadata();
+  given.forEach((isGiven, bucket) => {
+    if (isGiven) engine.buckets.setMark(bucket, MARK.reclaimable);
+  });
   engine.buckets.finishGc();
   startBackground(engine);
   await replayKeys(engine, replay, progress);
@@ -135,9 +138,12 @@ async function loadRoot(engine: Engine, key: Uint32Array, level: number): Promis
  * Marks everything the index uses, and counts what is dirty; a node at a time, parents first. A
  * pointer may name a generation ahead of the one on disk; when that comes to light only after its
  * bucket was marked, marking begins anew, with all generations known.
+ * @returns 1 for each bucket that dead keys point to: free for new data, but on disk their generation is
+ * still that of the keys, so they must not be used before another one is durable
  */
-async function markIndex(engine: Engine, progress: StartReporter): Promise<void> {
-  for (let round = 0; await markLevels(engine, progress); round++) {
+async function markIndex(engine: Engine, progress: StartReporter): Promise<Uint8Array> {
+  const given = new Uint8Array(engine.geometry.bucketCount);
+  for (let round = 0; await markLevels(engine, progress, given); round++) {
     if (round >= ROUNDS_MAX) {
       throw new BcacheError(
         "BadFormat",
@@ -148,10 +154,15 @@ async function markIndex(engine: Engine, progress: StartReporter): Promise<void>
     engine.buckets.forgetMarks();
     engine.dirty.clear();
   }
+  return given;
 }
 
 /** Whether a generation moved on under a mark. */
-async function markLevels(engine: Engine, progress: StartReporter): Promise<boolean> {
+async function markLevels(
+  engine: Engine,
+  progress: StartReporter,
+  given: Uint8Array,
+): Promise<boolean> {
   const { btree, buckets, collector } = engine;
   let moved = false;
   let done = 0;
@@ -163,6 +174,7 @@ async function markLevels(engine: Engine, progress: StartReporter): Promise<bool
       if (level === 0) {
         btree.forgetStaleDirt(node.base);
         countDirty(engine, node.base);
+        notePointersOfDead(engine, node.base, given);
       } else total += countGood(btree, node);
       collector.markNode(node);
       progress.report("index", ++done, total);
@@ -178,6 +190,14 @@ function countGood(btree: Btree, { base, level }: BtreeNode): number {
     if (!btree.isBad(base.words, at, level)) good++;
   }
   return good;
+}
+
+function notePointersOfDead(engine: Engine, set: KeySet, given: Uint8Array): void {
+  const { btree, buckets, dead } = engine;
+  for (let at = 0; at < set.count * SLOT_WORDS; at += SLOT_WORDS) {
+    if (!dead.isDead(set.words, at) || btree.isBad(set.words, at, 0)) continue;
+    given[Math.floor(pointerSector(set.words, at) / buckets.bucketSectors)] = 1;
+  }
 }
 
 function countDirty(engine: Engine, set: KeySet): void {

@@ -1,6 +1,7 @@
 /** Keys of devices that were detached for good are collected; others never are. */
 import { describe, test } from "bun:test";
-import { assertEquals } from "@std/assert";
+import { assertEquals, assertGreater } from "@std/assert";
+import { RESERVE } from "../../../lib/buckets/reserves.ts";
 import { freeSlot } from "../../../lib/cache/members/slots.ts";
 import { emptyUuidEntry, INVALID_UUID } from "../../../lib/ondisk/uuid_entry.ts";
 import type { UuidEntry } from "../../../lib/ondisk/uuid_entry.ts";
@@ -78,6 +79,27 @@ describe("keys of an invalidated slot", () => {
     assertEquals(left.map(({ dirty }) => dirty), Array(10).fill(true));
     await world.stop();
   });
+});
+
+test("a start does not use buckets of dead keys before their generation moved on durably", async () => {
+  const world = await filled();
+  await invalidate(world, GONE);
+  const bucketOf = ({ sector }: { sector: number }) =>
+    Math.floor(sector / world.engine.geometry.bucketSectors);
+  const dead = new Set((await world.extents()).filter(({ inode }) => inode === GONE).map(bucketOf));
+  await world.stop();
+
+  const again = new EngineWorld({ device: world.device });
+  await again.start();
+  const { allocator } = again.engine;
+  const taken: number[] = [];
+  for (let bucket = 0; bucket >= 0;) {
+    bucket = allocator.tryTake(RESERVE.btree);
+    if (bucket >= 0) taken.push(bucket);
+  }
+  assertGreater(taken.length, 2);
+  assertEquals(taken.filter((bucket) => dead.has(bucket)), []);
+  await again.abandon();
 });
 
 test("a slot that is used again has no keys and nothing dirty", async () => {
