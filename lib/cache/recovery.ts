@@ -138,8 +138,8 @@ async function loadRoot(engine: Engine, key: Uint32Array, level: number): Promis
  * Marks everything the index uses, and counts what is dirty; a node at a time, parents first. A
  * pointer may name a generation ahead of the one on disk; when that comes to light only after its
  * bucket was marked, marking begins anew, with all generations known.
- * @returns 1 for each bucket that dead keys point to: free for new data, but on disk their generation is
- * still that of the keys, so they must not be used before another one is durable
+ * @returns 1 for each bucket that dead keys point to: it is free, but its generation on disk is
+ * still that of the keys, so it must not be used before the next one is durable
  */
 async function markIndex(engine: Engine, progress: StartReporter): Promise<Uint8Array> {
   const given = new Uint8Array(engine.geometry.bucketCount);

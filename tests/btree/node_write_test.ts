@@ -78,6 +78,30 @@ describe("a dirty leaf", () => {
     await index.close();
   });
 
+  test("changed while the index is settled keeps no older key in the journal", async () => {
+    const index = await SmallIndex.make();
+    const { root } = index.engine.btree;
+    const gate = Promise.withResolvers<void>();
+    await index.close();
+    await index.start(
+      holding(
+        index.device,
+        gate.promise,
+        (atSector) => atSector >= root.sector && atSector < root.sector + index.shape.bucketSectors,
+      ),
+    );
+    const { engine } = index;
+    await index.run(index.put(0));
+    const settled = engine.journal.sequence;
+    const settling = engine.settleKeys();
+    await index.run(index.clock.sleep(10));
+    await index.run(index.put(1));
+    gate.resolve();
+    await index.run(settling);
+    assertGreater(engine.journal.pins.oldest(), settled, "what came later is in a later entry");
+    await index.close();
+  });
+
   test("is not written by a set that has failed", async () => {
     const index = await SmallIndex.make();
     await index.run(index.put(0));

@@ -81,7 +81,7 @@ describe("keys of an invalidated slot", () => {
   });
 });
 
-test("a start does not use buckets of dead keys before their generation moved on durably", async () => {
+test("a start leaves buckets of dead keys alone until their generation moved on", async () => {
   const world = await filled();
   await invalidate(world, GONE);
   const bucketOf = ({ sector }: { sector: number }) =>

@@ -47,5 +47,11 @@ export async function checkOffline(
   for (const { uuid, kind, dirtyBytes } of report.devices) {
     if (kind !== "invalidated") dirty.set(uuid, (dirty.get(uuid) ?? 0) + dirtyBytes);
   }
+  for (const { name, uuid, state } of report.backings) {
+    const bytes = dirty.get(uuid) ?? 0;
+    if (bytes === 0 || state === "dirty") continue;
+    // Whoever looks at the backing device alone must be warned: what is dirty is not on it.
+    throw new Error(`check ${when}: ${name} says that it is ${state}, ${bytes} bytes are dirty`);
+  }
   return dirty;
 }
