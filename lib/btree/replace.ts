@@ -329,12 +329,14 @@ export class Replacer implements NodeReplacer {
     if (!isRoot && parent === undefined) return false;
     const done = Promise.withResolvers<void>();
     node.replacement = done.promise;
-    if (!await this.#reserve(node, isRoot && node.level === 0, mayWait)) {
-      node.replacement = undefined;
-      done.resolve();
-      if (parent) parent.holds--;
-      return false;
+    let isReady = false;
+    try {
+      isReady = await this.#reserve(node, isRoot && node.level === 0, mayWait);
+    } finally {
+      // Also when there is no space, or the set has failed: whoever waits must come to know.
+      if (!isReady) this.#giveUp(node, parent, done);
     }
+    if (!isReady) return false;
     meter.begin();
     const { copies, root } = this.copyMaker.copies(this.#snapshot(node, meter), isRoot);
     meter.end();
@@ -345,6 +347,19 @@ export class Replacer implements NodeReplacer {
       splitTimes.record(began, clock.nowMs());
     }
     return true;
+  }
+
+  /** The node stays as it is, and takes keys again. */
+  #giveUp(
+    node: BtreeNode,
+    parent: BtreeNode | undefined,
+    done: PromiseWithResolvers<void>,
+  ): void {
+    node.replacement = undefined;
+    node.replacingKeysMax = undefined;
+    if (parent) parent.holds--;
+    done.resolve();
+    this.#begun.raise();
   }
 
   /** Steps 2 to 5 of the file's header, the copies being made. */

@@ -155,6 +155,23 @@ describe("a split below a parent", () => {
 });
 
 describe("a new root", () => {
+  test("whose old one cannot be written before lets go of all who wait for room", async () => {
+    const { index, trace } = await traced(200);
+    const { btree, faults } = index.engine;
+    const { root } = btree;
+    trace.onBegin = ({ bucket }) => {
+      // What the only leaf took is written before its replacement begins.
+      if (bucket !== root.bucket || root.replacingKeysMax !== 0) return;
+      throw new BcacheError("DeviceIo", "memory: planted");
+    };
+    const lanes = [300, 3300, 6300].map((from) => putUntil(index, from, () => btree.root !== root));
+    const ends = await index.run(Promise.allSettled(lanes));
+    assertEquals(ends.map(({ status }) => status), ["rejected", "rejected", "rejected"]);
+    assert(faults.failed !== undefined, "the set has failed");
+    assertEquals([root.replacement, root.replacingKeysMax], [undefined, undefined]);
+    await index.cut();
+  });
+
   test("is stable before the journal names it, which is before the old one is let go", async () => {
     const { index, trace } = await traced(200);
     const { btree, buckets, superblock } = index.engine;
