@@ -75,6 +75,8 @@ export class Btree {
   readonly sortTimes: TimeStats = new TimeStats();
   readonly splitTimes: TimeStats = new TimeStats();
   readonly clock: Clock;
+  /** Told of every dirty key that `forgetStaleDirt` finds, while somebody wants to know. */
+  onStaleDirt: ((words: Uint32Array, at: number) => void) | undefined;
 
   constructor(options: {
     device: Device;
@@ -283,7 +285,9 @@ export class Btree {
    */
   forgetStaleDirt(set: KeySet): void {
     for (let at = 0; at < set.count * SLOT_WORDS; at += SLOT_WORDS) {
-      if (keyDirty(set.words, at) && this.isBad(set.words, at, 0)) setDirty(set.words, at, false);
+      if (!keyDirty(set.words, at) || !this.isBad(set.words, at, 0)) continue;
+      this.onStaleDirt?.(set.words, at);
+      setDirty(set.words, at, false);
     }
   }
 

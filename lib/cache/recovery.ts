@@ -46,6 +46,7 @@ import {
 } from "../ondisk/superblock.ts";
 import { Engine, type EngineWorld, Foundations } from "./engine.ts";
 import { adoptKey, adoptNode } from "./collection/marking.ts";
+import { LostDirt } from "./lost_dirt.ts";
 import { StartReporter } from "./start_progress.ts";
 
 export interface EngineSource {
@@ -103,7 +104,12 @@ async function recover(engine: Engine, replay: JournalReplay): Promise<void> {
   await engine.uuids.read(head.uuidBucketKey, head.version === 0);
   adoptKey(engine.buckets, engine.btree.root.key, 0, engine.btree.root.level + 1);
   await eachJournalKey(engine, replay, (slot) => void adoptKey(engine.buckets, slot, 0, 0));
+  const lost = new LostDirt();
+  engine.btree.onStaleDirt = (words, at) => lost.note(words, at);
   const given = await markIndex(engine, progress);
+  engine.btree.onStaleDirt = undefined;
+  if (!lost.isEmpty) await eachJournalKey(engine, replay, (slot) => void lost.cover(slot, 0));
+  lost.tell(engine.world.log, engine.cache.name);
   const pinned = await pinJournalKeys(engine, replay);
   engine.markMetadata();
   given.forEach((isGiven, bucket) => {

@@ -19,10 +19,14 @@ beforeAll(async () => {
   }
 });
 
-function checkObserved(what: string, { outcome, check, detail }: Observed): void {
+function checkObserved(what: string, { outcome, check, detail, told }: Observed): void {
   const found = `${what}: ${outcome}, ${detail}`;
   assert(outcome !== "refuse" || check === "error", `\`check\` says why: ${found}`);
   assert(!detail.includes("\n"), `one line: ${found}`);
+  // What `check` can tell of data that is lost, the start tells as well.
+  assert(outcome !== "old data" || check === "nothing" || told.length > 0, `told: ${found}`);
+  const isLost = told.some((line) => line.includes("are lost, first"));
+  assert(!isLost || outcome === "old data", `no false alarm: ${found}, ${told.join()}`);
 }
 
 for (const state of SET_STATES) {

@@ -102,6 +102,6 @@ export const CANNOT_BE_TOLD: Readonly<Partial<Record<Structure, string>>> = {
     "Keys that overlap, lie out of order, before the start or outside the buckets are refused; " +
     "one that merely says another place is believed, since bcache keeps no checksum of data.",
   "a pointer, in a set whose checksum is right":
-    "As with keys. A pointer of a wrong generation is taken for one whose data was dropped; " +
-    "`check` reports it when that data was dirty.",
+    "As with keys. A pointer of a wrong generation is taken for one whose data was dropped; when " +
+    "that data was dirty, the log of the start and `check` say what is lost.",
 };

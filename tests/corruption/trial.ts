@@ -30,6 +30,8 @@ export interface Observed {
   readonly check: "error" | "warning" | "nothing";
   /** The refusal, or what was wrong. */
   readonly detail: string;
+  /** Warnings and errors in the log of the start. */
+  readonly told: readonly string[];
 }
 
 /** Counts what is written. */
@@ -103,8 +105,12 @@ async function imageOf(set: CacheSet, path: string): Promise<Uint8Array> {
 }
 
 /** Opens, reads all, closes. Rejects with what opening rejects with. */
-async function serve(sample: Sample, devices: Devices): Promise<Fault | undefined> {
-  const { set } = await openSample(devices, 99);
+async function serve(
+  sample: Sample,
+  devices: Devices,
+  log: string[] = [],
+): Promise<Fault | undefined> {
+  const { set } = await openSample(devices, 99, log);
   let wrong: Fault | undefined;
   try {
     for (const [number, backing] of devices.backings.entries()) {
@@ -150,17 +156,20 @@ export async function tryDamage(sample: Sample, place: Place, change: Change): P
   const report = await checkCache(devices);
   const check = gravest(report);
   for (const device of all) device.writes = 0;
+  const log: string[] = [];
   try {
-    const wrong = await serve(sample, devices);
-    if (wrong !== undefined) return { ...wrong, check };
+    const wrong = await serve(sample, devices, log);
+    const told = log.filter((line) => !line.startsWith("info"));
+    if (wrong !== undefined) return { ...wrong, check, told };
     const after = gravest(await checkCache(devices));
     const outcome = check !== "nothing" && after === "nothing" ? "repair" : "proceed";
-    return { outcome, check, detail: report.findings.map((each) => each.what).join("; ") };
+    const detail = report.findings.map((each) => each.what).join("; ");
+    return { outcome, check, detail, told };
   } catch (error) {
     if (!(error instanceof BcacheError)) throw error;
     await judgeRescue(sample, devices);
     await mustHeal(sample, { devices, target, place: change });
-    return { outcome: "refuse", check, detail: error.message };
+    return { outcome: "refuse", check, detail: error.message, told: [] };
   }
 }
 
