@@ -105,10 +105,18 @@ async function recover(engine: Engine, replay: JournalReplay): Promise<void> {
   adoptKey(engine.buckets, engine.btree.root.key, 0, engine.btree.root.level + 1);
   await eachJournalKey(engine, replay, (slot) => void adoptKey(engine.buckets, slot, 0, 0));
   const lost = new LostDirt();
-  engine.btree.onStaleDirt = (words, at) => lost.note(words, at);
+  engine.btree.onStaleDirt = (words, at) => {
+    // What a device gave up that was detached or destroyed is nobody's loss.
+    if (engine.uuids.slotState(keyInode(words, at)) !== "invalidated") lost.note(words, at);
+  };
   const given = await markIndex(engine, progress);
   engine.btree.onStaleDirt = undefined;
-  if (!lost.isEmpty) await eachJournalKey(engine, replay, (slot) => void lost.cover(slot, 0));
+  if (!lost.isEmpty) {
+    await eachJournalKey(engine, replay, (slot) => {
+      lost.cover(slot, 0);
+      return undefined;
+    });
+  }
   lost.tell(engine.world.log, engine.cache.name);
   const pinned = await pinJournalKeys(engine, replay);
   engine.markMetadata();
