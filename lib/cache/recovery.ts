@@ -107,7 +107,9 @@ async function recover(engine: Engine, replay: JournalReplay): Promise<void> {
   const lost = new LostDirt();
   engine.btree.onStaleDirt = (words, at) => {
     // What a device gave up that was detached or destroyed is nobody's loss.
-    if (engine.uuids.slotState(keyInode(words, at)) !== "invalidated") lost.note(words, at);
+    const inode = keyInode(words, at);
+    const isKnown = inode < engine.uuids.capacity;
+    if (!isKnown || engine.uuids.slotState(inode) !== "invalidated") lost.note(words, at);
   };
   const given = await markIndex(engine, progress);
   engine.btree.onStaleDirt = undefined;
