@@ -1,6 +1,7 @@
 /**
  * The bytes of a simulated disk: pages of 4 KiB, made when first written, shared between copies
- * until one of them writes (a copy is taken at every crash point, so it must be cheap).
+ * until one of them writes (a copy is taken at every crash point, so it must be cheap, also that
+ * of a large disk with little on it: pages are in chunks, which are shared in the same way).
  *
  * Sectors that nobody wrote hold what `unwritten` says, seeded garbage as a rule: code that scans
  * for its structures must recognise them by magic and checksum, not by the rest being zero.
@@ -21,40 +22,50 @@ export const zeroSectors: Unwritten = (_sector, into) => {
 export function garbageSectors(seed: number): Unwritten {
   return (sector, into) => {
     let state = hashOf(seed, sector) | 1;
-    for (let at = 0; at < into.length; at++) {
-      if ((at & 3) === 0) state = Math.imul(state, 1_664_525) + 1_013_904_223 | 0;
-      into[at] = state >>> (8 * (at & 3));
+    const view = new DataView(into.buffer, into.byteOffset, into.length);
+    for (let at = 0; at < into.length; at += 4) {
+      state = Math.imul(state, 1_664_525) + 1_013_904_223 | 0;
+      view.setInt32(at, state, true);
     }
   };
 }
 
+/** Pages that follow each other; undefined ones were never written. */
+interface Chunk {
+  readonly pages: Array<Uint8Array | undefined>;
+  /** 1 where no copy shares the page. */
+  readonly owned: Uint8Array;
+}
+
+const CHUNK_PAGES = 128;
+
 export class DiskImage {
   readonly sizeSectors: number;
   #unwritten: Unwritten;
-  #pages: Array<Uint8Array | undefined>;
-  #owned: Uint8Array; // 1 where no copy shares the page.
+  #chunks: Array<Chunk | undefined>;
+  #owned: Uint8Array; // 1 where no copy shares the chunk.
 
   constructor(
     sizeSectors: number,
     unwritten: Unwritten,
-    sharedPages?: Array<Uint8Array | undefined>,
+    sharedChunks?: Array<Chunk | undefined>,
   ) {
-    const pages = Math.ceil(sizeSectors / PAGE_SECTORS);
+    const chunks = Math.ceil(sizeSectors / (PAGE_SECTORS * CHUNK_PAGES));
     this.sizeSectors = sizeSectors;
     this.#unwritten = unwritten;
-    this.#pages = sharedPages ?? new Array<Uint8Array | undefined>(pages).fill(undefined);
-    this.#owned = new Uint8Array(pages);
+    this.#chunks = sharedChunks ?? new Array<Chunk | undefined>(chunks).fill(undefined);
+    this.#owned = new Uint8Array(chunks);
   }
 
   /** An image with the same bytes; writes to either do not show in the other. */
   copy(): DiskImage {
     this.#owned.fill(0);
-    return new DiskImage(this.sizeSectors, this.#unwritten, this.#pages.slice());
+    return new DiskImage(this.sizeSectors, this.#unwritten, this.#chunks.slice());
   }
 
   read(atSector: number, into: Uint8Array): void {
     this.#eachPiece(atSector, into.length, (page, inPage, offset, length) => {
-      const bytes = this.#pages[page];
+      const bytes = this.#pageOf(page);
       if (bytes !== undefined) {
         into.set(bytes.subarray(inPage, inPage + length), offset);
         return;
@@ -72,15 +83,34 @@ export class DiskImage {
     });
   }
 
+  #pageOf(page: number): Uint8Array | undefined {
+    return this.#chunks[Math.floor(page / CHUNK_PAGES)]?.pages[page % CHUNK_PAGES];
+  }
+
+  /** The chunk that a page is in, this image's alone. */
+  #ownChunk(page: number): Chunk {
+    const at = Math.floor(page / CHUNK_PAGES);
+    const old = this.#chunks[at];
+    if (old !== undefined && this.#owned[at] === 1) return old;
+    const pages = old?.pages.slice() ??
+      new Array<Uint8Array | undefined>(CHUNK_PAGES).fill(undefined);
+    const chunk: Chunk = { pages, owned: new Uint8Array(CHUNK_PAGES) };
+    this.#chunks[at] = chunk;
+    this.#owned[at] = 1;
+    return chunk;
+  }
+
   /** The page's bytes, this image's alone. */
   #own(page: number, lengthBytes: number): Uint8Array {
-    const old = this.#pages[page];
-    if (old !== undefined && this.#owned[page] === 1) return old;
+    const { pages, owned } = this.#ownChunk(page);
+    const at = page % CHUNK_PAGES;
+    const old = pages[at];
+    if (old !== undefined && owned[at] === 1) return old;
     const bytes = new Uint8Array(PAGE_BYTES);
     if (old !== undefined) bytes.set(old);
     else if (lengthBytes < PAGE_BYTES) this.read(page * PAGE_SECTORS, bytes);
-    this.#pages[page] = bytes;
-    this.#owned[page] = 1;
+    pages[at] = bytes;
+    owned[at] = 1;
     return bytes;
   }
 

@@ -15,9 +15,9 @@ const BUCKET_SECTORS: ReadonlyArray<readonly [sectors: number, weight: number]> 
   [32, 25],
   [64, 15],
   [128, 12],
-  [512, 8],
-  [1024, 6],
-  [4096, 3],
+  [512, 7],
+  [1024, 4],
+  [4096, 1],
   [32768, 1],
 ];
 const KIB = 1024;
