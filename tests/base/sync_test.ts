@@ -1,6 +1,6 @@
 import { test } from "bun:test";
 import { assertEquals, assertRejects } from "@std/assert";
-import { allEnded, Mutex, Shared, Signal, TaskGroup } from "../../lib/base/sync.ts";
+import { allEnded, endingWith, Mutex, Shared, Signal, TaskGroup } from "../../lib/base/sync.ts";
 
 test("a shared run answers only those who asked before it started", async () => {
   let started = 0;
@@ -69,4 +69,18 @@ test("all have ended before the first failure of several is told", async () => {
   assertEquals(told, false);
   gate.resolve();
   await ended;
+});
+
+test("work with an end settles as the work did, after the end, in one turn more", async () => {
+  const order: string[] = [];
+  const work = Promise.resolve("done");
+  const ended = endingWith(work, () => order.push("end")).then((value) => order.push(value));
+  await work;
+  assertEquals(order, ["end"]);
+  await Promise.resolve();
+  assertEquals(order, ["end", "done"], "not as many turns as Promise.finally takes somewhere");
+  await ended;
+  const failing = endingWith(Promise.reject(new Error("no")), () => order.push("end"));
+  await assertRejects(() => failing, Error, "no");
+  assertEquals(order, ["end", "done", "end"]);
 });
