@@ -101,3 +101,37 @@ test("the trace of a run is a function of its seed, the same on every runtime", 
   assertEquals(await busyRun(1), "2ea87f29");
   assertEquals(await busyRun(2), "161bbee0");
 });
+
+/** The order in which four tasks go on that became ready at the same moment, twice. */
+async function orderOf(permute: SimRandom | undefined): Promise<string> {
+  const clock = new SimClock(permute === undefined ? {} : { permute });
+  const order: string[] = [];
+  const task = async (name: string) => {
+    await clock.sleep(5);
+    order.push(name);
+    await clock.turn();
+    order.push(name);
+  };
+  await clock.run(Promise.all(["a", "b", "c", "d"].map(task)));
+  return order.join("");
+}
+
+test("tasks that are ready at once go on in every order, which the seed decides", async () => {
+  const first = new Set<string>();
+  const both = new Set<string>();
+  for (let seed = 0; seed < 400; seed++) {
+    const order = await orderOf(new SimRandom(seed));
+    assertEquals(await orderOf(new SimRandom(seed)), order, "the same seed, the same order");
+    first.add(order.slice(0, 4));
+    both.add(order);
+  }
+  assertEquals(first.size, 24, "all permutations of four");
+  assertEquals(both.size > 100, true, `${both.size} orders of both rounds`);
+  assertEquals(await orderOf(undefined), "abcdabcd");
+});
+
+test("the order of ready tasks is the same on every runtime", async () => {
+  // Printed by Bun and by Deno.
+  const orders = await Promise.all([1, 2, 3].map((seed) => orderOf(new SimRandom(seed))));
+  assertEquals(orders, ["cabdcdba", "cdabcdab", "badcdbca"]);
+});
