@@ -111,7 +111,7 @@ async function recover(engine: Engine, replay: JournalReplay): Promise<void> {
     const isKnown = inode < engine.uuids.capacity;
     if (!isKnown || engine.uuids.slotState(inode) !== "invalidated") lost.note(words, at);
   };
-  const given = await markIndex(engine, progress);
+  await markIndex(engine, progress);
   engine.btree.onStaleDirt = undefined;
   if (!lost.isEmpty) {
     await eachJournalKey(engine, replay, (slot) => {
@@ -122,9 +122,6 @@ async function recover(engine: Engine, replay: JournalReplay): Promise<void> {
   lost.tell(engine.world.log, engine.cache.name);
   const pinned = await pinJournalKeys(engine, replay);
   engine.markMetadata();
-  given.forEach((isGiven, bucket) => {
-    if (isGiven) engine.buckets.setMark(bucket, MARK.reclaimable);
-  });
   engine.buckets.finishGc();
   startBackground(engine);
   await replayKeys(engine, replay, progress);
@@ -154,12 +151,9 @@ async function loadRoot(engine: Engine, key: Uint32Array, level: number): Promis
  * Marks everything the index uses, and counts what is dirty; a node at a time, parents first. A
  * pointer may name a generation ahead of the one on disk; when that comes to light only after its
  * bucket was marked, marking begins anew, with all generations known.
- * @returns 1 for each bucket that dead keys point to: it is free, but its generation on disk is
- * still that of the keys, so it must not be used before the next one is durable
  */
-async function markIndex(engine: Engine, progress: StartReporter): Promise<Uint8Array> {
-  const given = new Uint8Array(engine.geometry.bucketCount);
-  for (let round = 0; await markLevels(engine, progress, given); round++) {
+async function markIndex(engine: Engine, progress: StartReporter): Promise<void> {
+  for (let round = 0; await markLevels(engine, progress); round++) {
     if (round >= ROUNDS_MAX) {
       throw new BcacheError(
         "BadFormat",
@@ -170,14 +164,12 @@ async function markIndex(engine: Engine, progress: StartReporter): Promise<Uint8
     engine.buckets.forgetMarks();
     engine.dirty.clear();
   }
-  return given;
 }
 
 /** Whether a generation moved on under a mark. */
 async function markLevels(
   engine: Engine,
   progress: StartReporter,
-  given: Uint8Array,
 ): Promise<boolean> {
   const { btree, buckets, collector } = engine;
   let moved = false;
@@ -190,7 +182,6 @@ async function markLevels(
       if (level === 0) {
         btree.forgetStaleDirt(node.base);
         countDirty(engine, node.base);
-        notePointersOfDead(engine, node.base, given);
       } else total += countGood(btree, node);
       collector.markNode(node);
       progress.report("index", ++done, total);
@@ -206,14 +197,6 @@ function countGood(btree: Btree, { base, level }: BtreeNode): number {
     if (!btree.isBad(base.words, at, level)) good++;
   }
   return good;
-}
-
-function notePointersOfDead(engine: Engine, set: KeySet, given: Uint8Array): void {
-  const { btree, buckets, dead } = engine;
-  for (let at = 0; at < set.count * SLOT_WORDS; at += SLOT_WORDS) {
-    if (!dead.isDead(set.words, at) || btree.isBad(set.words, at, 0)) continue;
-    given[Math.floor(pointerSector(set.words, at) / buckets.bucketSectors)] = 1;
-  }
 }
 
 function countDirty(engine: Engine, set: KeySet): void {
