@@ -55,6 +55,11 @@ async function openBackings(
   return { backings, refused };
 }
 
+/** Whether a finding may be why keys are not counted. */
+function hidesData({ severity, subject }: Finding): boolean {
+  return severity === "error" && (subject === "btree" || subject === "journal");
+}
+
 function textOf(report: CheckReport, { cachePath }: CheckCommand): string {
   const lines = report.findings.map((finding) => oneLine(findingText(finding)));
   if (report.omitted > 0) lines.push(`... and ${report.omitted} more`);
@@ -82,11 +87,14 @@ function textOf(report: CheckReport, { cachePath }: CheckCommand): string {
       `  buckets: ${buckets.total}, ${buckets.data} with data, ${buckets.metadata} metadata`,
     );
   }
+  // What could not be read may have held more.
+  const least = report.findings.some(hidesData) ? "at least " : "";
   for (const device of report.devices) {
     const label = device.label === "" ? "" : ` ${JSON.stringify(printable(device.label))}`;
     lines.push(
       `  ${device.inode}: ${device.kind} ${device.uuid}${label}: ` +
-        `${formatBytes(device.cachedBytes)} cached, ${formatBytes(device.dirtyBytes)} dirty`,
+        `${least}${formatBytes(device.cachedBytes)} cached, ` +
+        `${least}${formatBytes(device.dirtyBytes)} dirty`,
     );
   }
   for (const backing of report.backings) {

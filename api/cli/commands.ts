@@ -9,7 +9,7 @@ import { type MakeOptions, makeRequest } from "./make.ts";
 import { type MountCommand, runMount } from "./mount.ts";
 import { addOffline } from "./offline_commands.ts";
 import type { Program } from "./program.ts";
-import { UsageError } from "./program.ts";
+import { asUsage, UsageError } from "./program.ts";
 import { runShow } from "./show.ts";
 import { runStatus } from "./status.ts";
 import { runFlush, runUnmount } from "./unmount.ts";
@@ -146,7 +146,7 @@ function mountCommand(mountPoint: string, flags: MountFlags): MountCommand {
     backingPaths,
     mountPoint,
     cacheMode: flags.cacheMode,
-    http: flags.http === "off" ? undefined : parseHostPort(flags.http),
+    http: flags.http === "off" ? undefined : asUsage(() => parseHostPort(flags.http)),
     readOnly: flags.readOnly ?? false,
     allowOther: flags.allowOther ?? false,
     settings: (flags.set ?? []).map(parseSetting),

@@ -3,7 +3,7 @@
  * appears under its name when it is complete and durable; before it has a name of its own.
  */
 import * as fs from "node:fs";
-import { dirname } from "node:path";
+import { basename, dirname, join } from "node:path";
 import process from "node:process";
 import { BcacheError } from "../../lib/base/errors.ts";
 import type { Device } from "../../lib/device/device.ts";
@@ -86,6 +86,7 @@ function statOf(path: string): fs.Stats | undefined {
 
 /** Writes to a file beside, makes it durable, then gives it its name: all or nothing. */
 async function writeImage(path: string, plan: Extraction): Promise<ExtractResult> {
+  removeStaleParts(path);
   const partPath = `${path}.part-${process.pid}`;
   const stop = new AbortController();
   const onSignal = () => stop.abort();
@@ -110,6 +111,16 @@ async function writeImage(path: string, plan: Extraction): Promise<ExtractResult
   } finally {
     process.off("SIGINT", onSignal);
     process.off("SIGTERM", onSignal);
+  }
+}
+
+/** What extracts to the same image left behind when they were killed. */
+function removeStaleParts(path: string): void {
+  const prefix = `${basename(path)}.part-`;
+  for (const name of fs.readdirSync(dirname(path))) {
+    const pid = name.startsWith(prefix) ? name.slice(prefix.length) : "";
+    if (!/^[1-9]\d*$/.test(pid) || fs.existsSync(`/proc/${pid}`)) continue;
+    removeCreatedFile(join(dirname(path), name));
   }
 }
 

@@ -2,10 +2,13 @@
 import { existsSync } from "node:fs";
 import { BcacheError } from "../../lib/base/errors.ts";
 import { ControlClient } from "../control/client.ts";
-import { isDeadMount, realMountPoint } from "../control/mount_table.ts";
+import { isDeadMount, mountEntries, realMountPoint } from "../control/mount_table.ts";
 import { controlSocketPath, controlSockets, runDirectoryPath } from "../control/run_directory.ts";
 import { isAnswered, removeDeadSocket } from "../http/serve.ts";
 import type { Program } from "./program.ts";
+
+/** As /proc/self/mountinfo has it. */
+const MOUNT_TYPE = "fuse.bcache";
 
 /** The control of the mount at `path`. Throws NotFound when no process of this user serves it. */
 export async function findMount(program: Program, path: string): Promise<ControlClient> {
@@ -36,4 +39,15 @@ export async function findAllMounts(program: Program): Promise<ControlClient[]> 
     else await removeDeadSocket(socket);
   }
   return clients;
+}
+
+/**
+ * Where mounts of this program are whose process has ended, so that nobody answers. Others are
+ * looked at by another process, for a bounded time: one that hangs does not hold us.
+ */
+export function deadMounts(alive: readonly string[]): string[] {
+  const points = mountEntries()
+    .filter(({ type, mountPoint }) => type === MOUNT_TYPE && !alive.includes(mountPoint))
+    .map(({ mountPoint }) => mountPoint);
+  return [...new Set(points)].filter(isDeadMount);
 }

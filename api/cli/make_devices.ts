@@ -2,7 +2,7 @@
  * `make`, carried out: opens and creates the files, checks them all, then writes them all. Files
  * that were created are removed again when anything is refused.
  */
-import { existsSync } from "node:fs";
+import { existsSync, realpathSync } from "node:fs";
 import { BcacheError } from "../../lib/base/errors.ts";
 import { formatSize } from "../../lib/base/units.ts";
 import {
@@ -27,6 +27,7 @@ import {
 } from "../../lib/ondisk/uuid.ts";
 import { type Libc, openLibc } from "../../lib/runtime/libc.ts";
 import { SystemRandom } from "../../lib/runtime/random.ts";
+import { loopDeviceOf } from "../control/mount_table.ts";
 import { printable } from "./format.ts";
 import type { MakeRequest } from "./program.ts";
 
@@ -65,6 +66,7 @@ class OpenFiles {
       createSparseFile(path, sizeBytes);
       this.#created.push(path);
     }
+    refuseLooped(path);
     const device = await openFileDevice(path, { host: this.#host });
     this.#open.push(device);
     return device;
@@ -78,6 +80,16 @@ class OpenFiles {
     await Promise.all(this.#open.splice(0).map((device) => device.close()));
     for (const path of this.#created.splice(0)) removeCreatedFile(path);
   }
+}
+
+/** Not even with --force: whoever uses the loop device would go on writing to the file. */
+function refuseLooped(path: string): void {
+  const holder = loopDeviceOf(realpathSync(path));
+  if (holder === undefined) return;
+  throw new BcacheError(
+    "Busy",
+    `${path} is in use by ${holder.description}; first: ${holder.remedy}`,
+  );
 }
 
 async function prepareAll(files: OpenFiles, request: MakeRequest): Promise<PreparedDevice[]> {

@@ -3,6 +3,7 @@
  * and the parts below the command line. Tests pass their own; `main.ts` passes the real ones.
  */
 import type { MountConfig, MountHandle, MountListeners } from "../../fuse/mount_handle.ts";
+import { BcacheError } from "../../lib/base/errors.ts";
 import type { RunEnvironment } from "../control/run_directory.ts";
 
 /** What `make` was asked for. Sizes are bytes; undefined leaves the choice to the formatter. */
@@ -48,6 +49,15 @@ export interface Program {
 /** The command line itself is wrong: exit status 2, and a pointer to the help. */
 export class UsageError extends Error {
   override name = "UsageError";
+}
+
+/** Reads a part of the command line: what it refuses is a mistake in that, exit status 2. */
+export function asUsage<T>(read: () => T): T {
+  try {
+    return read();
+  } catch (error) {
+    throw error instanceof BcacheError ? new UsageError(error.message) : error;
+  }
 }
 
 /** What was looked at is damaged, and the report says how: exit status 4. */

@@ -2,7 +2,7 @@
 import type { DeviceStatus, SetStatus, VolumeStatus } from "../../lib/cache/ports.ts";
 import type { ControlClient } from "../control/client.ts";
 import type { MountInfo } from "../http/schema.ts";
-import { findAllMounts, findMount } from "./find_mount.ts";
+import { deadMounts, findAllMounts, findMount } from "./find_mount.ts";
 import { formatBytes, printable, table } from "./format.ts";
 import type { Program } from "./program.ts";
 
@@ -10,6 +10,12 @@ interface MountStatus {
   mount: MountInfo;
   /** Absent while the set is starting. */
   set?: SetStatus;
+}
+
+/** A mount that only the kernel still knows of. */
+interface DeadMount {
+  mount: { mountPoint: string };
+  dead: true;
 }
 
 /** `status [MOUNTPOINT] [--json]`. With JSON one object for one mount, a list for all. */
@@ -26,21 +32,35 @@ export async function runStatus(
   const [silent] = asked.filter((result) => result.status === "rejected");
   // One that hangs must not hide the others.
   if (silent !== undefined && all.length === 0) throw silent.reason;
-  printStatus(program, all, options);
+  const dead = mountPoint === undefined
+    ? deadMounts(all.map(({ mount }) => mount.mountPoint)).map(deadMount)
+    : [];
+  printStatus(program, { all, dead }, options);
   if (silent !== undefined) throw silent.reason;
 }
 
 function printStatus(
   program: Program,
-  all: readonly MountStatus[],
+  { all, dead }: { all: readonly MountStatus[]; dead: readonly DeadMount[] },
   { mountPoint, json }: { mountPoint: string | undefined; json: boolean },
 ): void {
   if (json) {
-    program.out(`${JSON.stringify(mountPoint === undefined ? all : all[0], null, 2)}\n`);
+    program.out(
+      `${JSON.stringify(mountPoint === undefined ? [...all, ...dead] : all[0], null, 2)}\n`,
+    );
     return;
   }
-  if (all.length === 0) program.out("nothing is mounted\n");
-  program.out(all.map(statusText).join("\n"));
+  if (all.length + dead.length === 0) program.out("nothing is mounted\n");
+  program.out([...all.map(statusText), ...dead.map(deadText)].join("\n"));
+}
+
+function deadMount(mountPoint: string): DeadMount {
+  return { mount: { mountPoint }, dead: true };
+}
+
+function deadText({ mount }: DeadMount): string {
+  const path = printable(mount.mountPoint);
+  return `${path}  DEAD: its process has ended; run bcache-fuse unmount ${path}\n`;
 }
 
 async function statusOf(client: ControlClient): Promise<MountStatus> {

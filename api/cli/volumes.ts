@@ -3,14 +3,14 @@ import { parseSizeBytes } from "../../lib/base/units.ts";
 import type { UuidStatus } from "../../lib/cache/ports.ts";
 import { findMount } from "./find_mount.ts";
 import { formatBytes, printable, table } from "./format.ts";
-import type { Program } from "./program.ts";
+import { asUsage, type Program } from "./program.ts";
 
 /** `volume create MOUNTPOINT SIZE [--label TEXT]`. */
 export async function runVolumeCreate(
   program: Program,
   options: { mountPoint: string; size: string; label: string },
 ): Promise<void> {
-  const sizeBytes = parseSizeBytes(options.size, "size");
+  const sizeBytes = asUsage(() => parseSizeBytes(options.size, "size"));
   const client = await findMount(program, options.mountPoint);
   const volume = await client.createVolume({ sizeBytes, label: options.label });
   program.out(`${volume.name}: ${formatBytes(volume.sizeBytes)} on the cache alone\n`);
@@ -21,7 +21,7 @@ export async function runVolumeResize(
   program: Program,
   options: { mountPoint: string; volume: string; size: string },
 ): Promise<void> {
-  const sizeBytes = parseSizeBytes(options.size, "size");
+  const sizeBytes = asUsage(() => parseSizeBytes(options.size, "size"));
   const client = await findMount(program, options.mountPoint);
   const volume = await client.resizeVolume(options.volume, sizeBytes);
   program.out(`${volume.name}: ${formatBytes(volume.sizeBytes)}\n`);

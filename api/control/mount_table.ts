@@ -119,6 +119,34 @@ export function holdersOf(realPath: string): Holder[] {
   return holders;
 }
 
+/**
+ * The loop device that has the file at `realPath`, in words, with what to do about it; undefined:
+ * none has. The kernel lets loop devices share a file with whoever else writes to it.
+ */
+export function loopDeviceOf(
+  realPath: string,
+  system: { block: string; entries: readonly MountEntry[] } = {
+    block: "/sys/block",
+    entries: mountEntries(),
+  },
+): Holder | undefined {
+  for (const name of namesIn(system.block)) {
+    if (textOf(`${system.block}/${name}/loop/backing_file`)?.trim() !== realPath) continue;
+    const device = `/dev/${name}`;
+    const isOfIt = ({ source }: MountEntry) =>
+      source === device ||
+      (source.startsWith(`${device}p`) && /^\d+$/.test(source.slice(device.length + 1)));
+    const points = system.entries.filter(isOfIt).map((entry) => entry.mountPoint);
+    const detach = `losetup -d ${device}`;
+    if (points.length === 0) return { description: `the loop device ${device}`, remedy: detach };
+    return {
+      description: `the loop device ${device}, mounted at ${points.join(" and ")}`,
+      remedy: `umount ${points.join(" ")}, then ${detach}`,
+    };
+  }
+  return undefined;
+}
+
 function usesPath(pid: string, isInside: (path: string) => boolean): boolean {
   const links = [`/proc/${pid}/cwd`, `/proc/${pid}/root`];
   for (const descriptor of namesIn(`/proc/${pid}/fd`)) links.push(`/proc/${pid}/fd/${descriptor}`);

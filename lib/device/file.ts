@@ -85,8 +85,8 @@ function openFile(path: string, flags: number): Promise<number> {
 
 function assertKind(path: string, stat: fs.Stats): void {
   if (stat.isFile() || stat.isBlockDevice()) return;
-  const kind = stat.isDirectory() ? "a directory" : "neither";
-  const message = `${path} is ${kind}; name a regular file or a block device`;
+  const kind = stat.isDirectory() ? "a directory" : "neither a regular file nor a block device";
+  const message = `${path} is ${kind}; name the image or the disk that is meant`;
   throw new BcacheError("InvalidArgument", message);
 }
 

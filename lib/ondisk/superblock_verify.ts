@@ -134,7 +134,11 @@ function verifyCommon(
 ): SuperblockFault | undefined {
   const offset = readU64(view, SUPERBLOCK.offset);
   if (!hasSuperblockMagic(page)) {
-    return bad("no bcache magic at byte 4120; this is not a bcache device, format it with `make`");
+    return bad(
+      "no bcache magic at byte 4120: not a bcache device, or its superblock was overwritten; " +
+        "check the path, restore the superblock from a copy, or save what can be read with " +
+        "`extract --rescue`; format it with `make` only if it never was one",
+    );
   }
   if (offset !== SUPERBLOCK_SECTOR) {
     return bad(`it says it lives at sector ${offset}, expected ${SUPERBLOCK_SECTOR}`);

@@ -290,11 +290,15 @@ test("what cannot be opened is refused with the reason and what to do", () =>
       assertEquals([error.code, error.message.startsWith(path)], [code, true]);
     };
     await refused(join(folder, "none"), "NotFound", "there is no such file");
-    await refused(folder, "InvalidArgument", "is a directory; name a regular file");
-    await refused("/dev/null", "InvalidArgument", "name a regular file or a block device");
+    await refused(folder, "InvalidArgument", "is a directory; name the image");
+    await refused(
+      "/dev/null",
+      "InvalidArgument",
+      "is neither a regular file nor a block device; name",
+    );
     const pipe = join(folder, "pipe");
     execFileSync("mkfifo", [pipe]);
-    await refused(pipe, "InvalidArgument", "name a regular file or a block device");
+    await refused(pipe, "InvalidArgument", "is neither a regular file nor a block device; name");
   }));
 
 test("bytes behind the last whole sector are not part of the device", () =>

@@ -57,9 +57,45 @@ export function findAttribute<Target>(
   if (found) return found;
   throw new BcacheError(
     "NotFound",
-    `${of} has no attribute ${JSON.stringify(name)}; there are: ` +
+    `${of} has no attribute ${shownName(name)}; there are: ` +
       table.map((attribute) => attribute.name).join(", "),
   );
+}
+
+const NEAREST_NAMES_MAX = 3;
+const NAME_SHOWN_MAX = 40;
+
+/** A name that somebody gave, quoted and shortened for a message of one line. */
+export function shownName(name: string): string {
+  return JSON.stringify(
+    name.length > NAME_SHOWN_MAX ? `${name.slice(0, NAME_SHOWN_MAX)}...` : name,
+  );
+}
+
+/** `did you mean a, b, c? `: names that are like one that there is not; "" when none is. */
+export function nearestNames(name: string, names: readonly string[]): string {
+  const wanted = name.slice(0, NAME_SHOWN_MAX).toLowerCase();
+  const near = names
+    .map((each) => ({ each, distance: each.includes(wanted) ? 0 : distanceOf(wanted, each) }))
+    .filter(({ distance }) => wanted.length >= 3 && distance * 3 <= wanted.length)
+    .sort((a, b) => a.distance - b.distance)
+    .slice(0, NEAREST_NAMES_MAX)
+    .map(({ each }) => each);
+  return near.length === 0 ? "" : `did you mean ${near.join(", ")}? `;
+}
+
+/** How many letters must be changed, added or left out to make one of the other. */
+function distanceOf(a: string, b: string): number {
+  let row = Array.from({ length: b.length + 1 }, (_, at) => at);
+  for (let i = 1; i <= a.length; i++) {
+    const next = [i];
+    for (let j = 1; j <= b.length; j++) {
+      const changed = row[j - 1]! + (a[i - 1] === b[j - 1] ? 0 : 1);
+      next.push(Math.min(changed, row[j]! + 1, next[j - 1]! + 1));
+    }
+    row = next;
+  }
+  return row[b.length]!;
 }
 
 export async function writeAttribute<Target>(

@@ -3,6 +3,7 @@
  * drive `get` and `set`, the HTTP API and the documentation. Answers to sysfs.c.
  */
 import { BcacheError } from "../../base/errors.ts";
+import { nearestNames, shownName } from "./attribute.ts";
 import { DEVICE_ATTRIBUTES } from "./device.ts";
 import { VOLUME_ATTRIBUTES } from "./membership.ts";
 import { SET_ATTRIBUTES } from "./set.ts";
@@ -22,7 +23,8 @@ export function checkSetting(name: string, value: string): void {
     const names = known.filter((each) => each.write !== undefined).map((each) => each.name);
     throw new BcacheError(
       "NotFound",
-      `there is no attribute ${JSON.stringify(name)}; to be set there are: ${names.join(", ")}`,
+      `there is no attribute ${shownName(name)}; ${nearestNames(name, names)}` +
+        "bcache-fuse get MOUNTPOINT lists all",
     );
   }
   if (attribute.write === undefined) {

@@ -78,7 +78,7 @@ describe("volume", () => {
 
   test("refuses sizes that are none, before anything is asked", async () => {
     const result = await bench.run("volume", "create", bench.mountPoint, "12q");
-    assertEquals(result.status, 1);
+    assertEquals(result.status, 2);
     assertMatch(result.err, /^bcache-fuse: size "12q"[^\n]*\n$/);
     assertEquals((await bench.run("volume", "create", bench.mountPoint)).status, 2);
     assertEquals((await bench.run("volume", "explode", bench.mountPoint)).status, 2);

@@ -77,6 +77,21 @@ test("make refuses what is in use by a file system until forced, and changes not
   await refused(options, "bcache");
 });
 
+test("make refuses a file that a loop device has, also with --force", async () => {
+  writeFileSync(at("b"), new Uint8Array(1 * MIB));
+  const loop = spawnSync("losetup", ["--show", "-f", at("b")], { encoding: "utf8" });
+  if (loop.status !== 0) return; // Only root may, and not on every machine.
+  const device = loop.stdout.trim();
+  try {
+    const words = `is in use by the loop device ${device}; first: losetup -d ${device}`;
+    await refused({ bdev: [at("b")], force: true }, words);
+    assertEquals(readFileSync(at("b")).every((byte) => byte === 0), true);
+  } finally {
+    spawnSync("losetup", ["-d", device]);
+  }
+  await make({ bdev: [at("b")] });
+});
+
 test("make refuses a cache device that is too small, and leaves no file", async () => {
   await refused({ cache: [at("c")], size: "16M" }, at("c"));
   assertEquals(readdirSync(directory), []);

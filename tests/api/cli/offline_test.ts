@@ -112,6 +112,7 @@ describe("check", () => {
     const { status, out, err } = await run("check", "--cache", pathOf("cache.img"));
     assertEquals(status, 4);
     assertMatch(out, /^error: \S+cache\.img: btree: bucket 575, sector 36800: .*; restore/);
+    assertMatch(out, /: at least \S+ \S+ cached, at least \S+ \S+ dirty\n/);
     assertMatch(err, /^bcache-fuse: \S+cache\.img: 1 error found; see the report\n$/);
   });
 
@@ -231,6 +232,18 @@ describe("extract", () => {
     assertEquals((await run(...from, "-o", image, "--force")).status, 0);
     assertEquals(hashOfFile(image), entry.kernel.devices["backing1.img"]!.sha256);
   }, LIMIT_MS);
+
+  test("removes what killed ones left behind, and nothing else", async () => {
+    const { pathOf } = fixture("flash-only");
+    const image = join(folder, "left");
+    // Above any PID there is; of a process that lives; of something else.
+    const [dead, alive, other] = ["4194305", "1", "1x"].map((suffix) => `${image}.part-${suffix}`);
+    for (const path of [dead!, alive!, other!]) writeFileSync(path, "part");
+    const words = ["extract", "-C", pathOf("cache.img"), "--volume", "1", "-o", image];
+    assertEquals((await run(...words)).status, 0);
+    assertEquals([dead!, alive!, other!].map((path) => existsSync(path)), [false, true, true]);
+    for (const path of [alive!, other!]) rmSync(path);
+  });
 
   test("takes a flash-only volume by number or UUID", async () => {
     const { pathOf, entry } = fixture("flash-only");

@@ -104,6 +104,17 @@ testWithMount("a mount whose process was killed is refused, named, and cleared a
       /^bcache-fuse: .*process.*has ended; run bcache-fuse unmount \S*mnt.*\n$/,
     );
   }
+  const all = await run("status");
+  assertEquals(all.status, 0);
+  assertStringIncludes(
+    all.out,
+    `${mountPoint}  DEAD: its process has ended; run bcache-fuse unmount ${mountPoint}\n`,
+  );
+  const json = JSON.parse((await run("status", "--json")).out);
+  assertEquals(
+    json.filter((each: { mount: { mountPoint: string } }) => each.mount.mountPoint === mountPoint),
+    [{ mount: { mountPoint }, dead: true }],
+  );
   const cleared = await run("unmount", "mnt");
   assertEquals([cleared.status, cleared.out], [0, "unmounted mnt, whose process had ended\n"]);
   assertEquals(mountAt(mountPoint), undefined);

@@ -3,7 +3,7 @@ import { afterAll, beforeAll, describe, test } from "bun:test";
 import { assertEquals, assertMatch } from "@std/assert";
 import { spawnSync } from "node:child_process";
 import { mkdtempSync, renameSync, rmSync, symlinkSync, truncateSync, writeFileSync } from "node:fs";
-import { closeSync, openSync, writeSync } from "node:fs";
+import { closeSync, copyFileSync, mkdirSync, openSync, writeSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
@@ -109,10 +109,30 @@ describe("the installed command", () => {
     }
     closeSync(full);
   });
-  test("says what to do when there is no runtime", () => {
-    const env = { ...process.env, BCACHE_FUSE_RUNTIME: "no-such-runtime" };
+  test("refuses a runtime that is none", () => {
+    const env = { ...process.env, BCACHE_FUSE_RUNTIME: "foo" };
     const result = spawnSync(LAUNCHER, ["--version"], { encoding: "utf8", env });
-    assertEquals(result.status, 1);
-    assertMatch(result.stderr, /^bcache-fuse: neither bun nor deno was found; .*\n$/);
+    assertEquals([result.status, result.stderr], [
+      2,
+      "bcache-fuse: BCACHE_FUSE_RUNTIME=foo: expected bun or deno\n",
+    ]);
+  });
+  test("says what to do when there is no runtime", () => {
+    // A copy far from the project's own packages, with a path that has the shell's tools alone.
+    const bin = join(directory, "bin");
+    mkdirSync(bin);
+    for (const tool of ["realpath", "dirname", "readlink", "sh"]) {
+      symlinkSync(spawnSync("which", [tool], { encoding: "utf8" }).stdout.trim(), join(bin, tool));
+    }
+    const copy = join(bin, "bcache-fuse");
+    copyFileSync(LAUNCHER, copy);
+    const start = (more: Record<string, string>) =>
+      spawnSync(copy, ["--version"], { encoding: "utf8", env: { PATH: bin, ...more } });
+    const none = start({});
+    assertEquals(none.status, 1);
+    assertMatch(none.stderr, /^bcache-fuse: neither bun nor deno was found; .*\n$/);
+    const missing = start({ BCACHE_FUSE_RUNTIME: "deno" });
+    assertEquals(missing.status, 1);
+    assertMatch(missing.stderr, /^bcache-fuse: deno was not found; install it, or unset .*\n$/);
   });
 });

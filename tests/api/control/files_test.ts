@@ -8,7 +8,15 @@ import {
   assertThrows,
 } from "@std/assert";
 import { spawn } from "node:child_process";
-import { chmodSync, mkdirSync, mkdtempSync, realpathSync, rmSync, statSync } from "node:fs";
+import {
+  chmodSync,
+  mkdirSync,
+  mkdtempSync,
+  realpathSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
 import { symlinkSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -16,6 +24,7 @@ import process from "node:process";
 import {
   holdersOf,
   isDeadMount,
+  loopDeviceOf,
   mountAt,
   parseMountInfo,
   realMountPoint,
@@ -87,6 +96,28 @@ describe("the mount table", () => {
     assertEquals(parseMountInfo(text), [
       { mountPoint: "/mnt/a b", type: "fuse.bcache-fuse", source: "/c\\d" },
     ]);
+  });
+  test("names the loop device that has a file, and what is mounted from it", () => {
+    const block = join(directory, "block");
+    const entry = (source: string, mountPoint: string) => ({ source, mountPoint, type: "ext4" });
+    const backing = (name: string, file: string) => {
+      mkdirSync(join(block, name, "loop"), { recursive: true });
+      writeFileSync(join(block, name, "loop/backing_file"), `${file}\n`);
+    };
+    mkdirSync(join(block, "sda"), { recursive: true });
+    backing("loop1", "/images/other");
+    backing("loop3", "/images/a");
+    const of = (path: string, ...entries: ReturnType<typeof entry>[]) =>
+      loopDeviceOf(path, { block, entries });
+    assertEquals(of("/images/none"), undefined);
+    assertEquals(of("/images/a", entry("/dev/loop30", "/x"), entry("/dev/loop1", "/y")), {
+      description: "the loop device /dev/loop3",
+      remedy: "losetup -d /dev/loop3",
+    });
+    assertEquals(of("/images/a", entry("/dev/loop3", "/x"), entry("/dev/loop3p2", "/y")), {
+      description: "the loop device /dev/loop3, mounted at /x and /y",
+      remedy: "umount /x /y, then losetup -d /dev/loop3",
+    });
   });
   test("knows what is mounted here", () => {
     assertEquals(mountAt("/proc")?.type, "proc");
