@@ -61,6 +61,18 @@ export class JournalOfWrites {
     }
   }
 
+  /** Writes random batches, each followed by fsync, as long as `goesOn`; none may fail. */
+  writeBatches(path: string, random: () => number, goesOn: () => boolean): void {
+    const file = openSync(path, constants.O_RDWR);
+    try {
+      while (goesOn()) {
+        if (!this.#writeBatch(file, random, false)) throw new Error(`${path}: a write failed`);
+      }
+    } finally {
+      closeSync(file);
+    }
+  }
+
   /** False when the server has died before the batch was durable. */
   #writeBatch(file: number, random: () => number, durably: boolean): boolean {
     const batch = Array.from({ length: 1 + random() % 8 }, () => random() % this.blocks);
