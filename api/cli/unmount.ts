@@ -29,12 +29,21 @@ export async function runUnmount(
   const { pid } = await client.mountInfo();
   if (options.flush) await flushWithProgress(program, client);
   if (!options.force) await refuseLoss(client);
+  const left = await dirtyLeft(client);
   await unmountBy(client, real, options.force);
-  if (await hasEnded(pid)) {
-    program.out(`unmounted ${options.mountPoint}\n`);
-    return;
+  const late = await hasEnded(pid) ? "" : `; the process ${pid} has not ended yet`;
+  program.out(`unmounted ${options.mountPoint}${left}${late}\n`);
+}
+
+/** What only the cache has when the mount ends, in words; "" when that is nothing, or not known. */
+async function dirtyLeft(client: ControlClient): Promise<string> {
+  try {
+    const { devices } = await client.status();
+    const bytes = devices.reduce((sum, device) => sum + device.dirtyBytes, 0);
+    return bytes === 0 ? "" : `; about ${formatBytes(bytes)} stay dirty in the cache`;
+  } catch {
+    return ""; // It starts or ends, or has no status.
   }
-  program.out(`unmounted ${options.mountPoint}; the process ${pid} has not ended yet\n`);
 }
 
 /** What would end with the mount must be saved first, or given up by force. */
@@ -94,6 +103,9 @@ function detachDeadMount(real: string): void {
 /** `flush MOUNTPOINT`. */
 export async function runFlush(program: Program, options: { mountPoint: string }): Promise<void> {
   const client = await findMount(program, options.mountPoint);
-  const bytes = await flushWithProgress(program, client);
+  const { readOnly } = await client.mountInfo();
+  // What is dirty makes a read-only set refuse: there is no progress to be shown then.
+  if (readOnly) await client.flushDirty(undefined);
+  const bytes = readOnly ? 0 : await flushWithProgress(program, client);
   program.out(bytes === 0 ? "nothing was dirty\n" : `clean; ${formatBytes(bytes)} were dirty\n`);
 }

@@ -27,7 +27,8 @@ import type { VolumeTarget } from "./attributes/targets.ts";
 import type { Engine } from "./engine.ts";
 import { FailurePolicy } from "./members/failure_policy.ts";
 import type { FlashMember } from "./members/flash_volumes.ts";
-import { type CachedMember, Members } from "./members/members.ts";
+import type { CachedMember } from "./members/cached_member.ts";
+import { Members } from "./members/members.ts";
 import type {
   AttributeInfo,
   BlockVolume,

@@ -13,7 +13,7 @@
 import { BcacheError } from "../../base/errors.ts";
 import type { CachedDevice } from "../requests/cached_device.ts";
 import type { Engine } from "../engine.ts";
-import type { CachedMember } from "./members.ts";
+import type { CachedMember } from "./cached_member.ts";
 import { PassThroughStore } from "../requests/sector_store.ts";
 import { invalidated } from "./slots.ts";
 

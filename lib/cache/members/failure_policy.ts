@@ -10,7 +10,7 @@ import { BcacheError, messageOf } from "../../base/errors.ts";
 import type { Engine } from "../engine.ts";
 import { setFailed } from "../faults.ts";
 import { type IoErrors, isDeviceError, tooManyErrors } from "../devices/io_errors.ts";
-import type { CachedMember } from "./members.ts";
+import type { CachedMember } from "./cached_member.ts";
 import type { RequestTunables } from "../request_parts.ts";
 
 export interface FailurePolicyOptions {

@@ -11,10 +11,9 @@ import { BcacheError, ERRNO, messageOf } from "../../base/errors.ts";
 import { Mutex, type TaskGroup } from "../../base/sync.ts";
 import type { Superblock } from "../../ondisk/superblock.ts";
 import { attach, type BackingSource, readSuperblock, refuseBacking } from "./attach.ts";
-import type { CachedDevice } from "../requests/cached_device.ts";
+import type { CachedMember } from "./cached_member.ts";
 import { detachFromSet } from "./detach.ts";
 import type { Engine } from "../engine.ts";
-import type { FailedService } from "../requests/failed_service.ts";
 import { type FlashMember, FlashVolumes } from "./flash_volumes.ts";
 import type { BlockVolume, UuidStatus } from "../ports.ts";
 import type { RequestParts } from "../request_parts.ts";
@@ -24,19 +23,6 @@ import { forget, listUuids } from "./uuid_list.ts";
 import { Volume } from "../requests/volume.ts";
 import { Writeback } from "../writeback/writeback.ts";
 import type { WritebackGroup } from "../writeback/writeback_group.ts";
-
-export interface CachedMember {
-  readonly source: BackingSource;
-  readonly dev: CachedDevice;
-  readonly volume: Volume;
-  readonly writeback: Writeback;
-  /** Serves the device once the set has failed. */
-  readonly failedService: FailedService;
-  /** All that runs by itself for this device. */
-  readonly tasks: TaskGroup;
-  /** It is on its way out. */
-  stopping: boolean;
-}
 
 export interface MembersOptions {
   readonly engine: Engine;

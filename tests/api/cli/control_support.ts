@@ -14,6 +14,7 @@ export class CommandBench {
   readonly control: FakeControl;
   readonly mountPoint: string;
   unmount: () => Promise<void> = () => Promise.resolve();
+  readOnly = false;
   readonly #folder: string;
   readonly #program: Program;
   readonly #listening: Promise<Listening>;
@@ -52,7 +53,7 @@ export class CommandBench {
       mountPoint: this.mountPoint,
       cachePath: "/ssd",
       backingPaths: [],
-      readOnly: false,
+      readOnly: this.readOnly,
       httpAddress: null,
       version: "1.2.3",
     };

@@ -11,6 +11,16 @@ beforeEach(() => {
 });
 afterEach(() => bench.close());
 
+test("flush of a read-only mount says nothing but why it is refused", async () => {
+  bench.readOnly = true;
+  const why = "bcache0: 4096 bytes are dirty, but the cache set is read-only";
+  bench.control.flushDirty = () => Promise.reject(new BcacheError("ReadOnly", why));
+  const refused = await bench.run("flush", bench.mountPoint);
+  assertEquals([refused.status, refused.out, refused.err], [1, "", `bcache-fuse: ${why}\n`]);
+  bench.control.flushDirty = () => Promise.resolve();
+  assertEquals((await bench.run("flush", bench.mountPoint)).out, "nothing was dirty\n");
+});
+
 describe("attach, detach and stop", () => {
   test("attach asks for an absolute path and says what the device is", async () => {
     const result = await bench.run("attach", bench.mountPoint, "disk.img");
