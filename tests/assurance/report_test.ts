@@ -1,10 +1,13 @@
 /** The report says what the records say, and how far that is from the goals. */
 import { describe, test } from "bun:test";
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
+import { existsSync } from "node:fs";
+import { join } from "node:path";
 import { PARTS, slices } from "./parts.ts";
 import { type AssuranceRecord } from "./record.ts";
 import { assuranceReport, GOALS, type JobResult, joinedTables, sumOfCounts } from "./report.ts";
 
+const TOP = join(import.meta.dirname!, "../..");
 const FACTS = {
   version: "1.2.3",
   commit: "abcdef",
@@ -101,7 +104,11 @@ describe("the parts of an assurance run", () => {
     for (const scale of [0.001, 1]) {
       const names = PARTS.flatMap((part) => part.jobs(scale).map(({ name }) => name));
       assertEquals(names.length, new Set(names).size);
-      for (const part of PARTS) assert(part.jobs(scale).length > 0, part.name);
+      for (const part of PARTS) {
+        const jobs = part.jobs(scale);
+        assert(jobs.length > 0, part.name);
+        for (const { args } of jobs) assert(existsSync(join(TOP, args[0]!)), args[0]);
+      }
     }
     assertEquals(GOALS.length, new Set(GOALS.map(([name]) => name)).size);
   });

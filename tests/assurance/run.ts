@@ -83,6 +83,8 @@ function runtimeVersions(): string[] {
 }
 
 const children = new Set<ChildProcess>();
+/** Interrupted: what runs is told to end and leaves no record. */
+let stopping = false;
 
 /** Runs one job to its end; its record, or one that says how it ended instead. */
 async function run({ part, job }: Planned, folder: string): Promise<void> {
@@ -103,6 +105,7 @@ async function run({ part, job }: Planned, folder: string): Promise<void> {
   });
   clearTimeout(limit);
   children.delete(child);
+  if (stopping) return;
   const wallSeconds = (performance.now() - started) / 1000;
   const record = recordOrEnding(file, { job, ending, output, wallSeconds });
   const result: JobResult = { part: part.name, runtime: job.runtime, args: job.args, record };
@@ -144,7 +147,7 @@ async function runAll(jobs: readonly Planned[], folder: string): Promise<void> {
   const lane = async (own: Planned[]) => {
     for (;;) {
       const next = own.shift() ?? others.shift();
-      if (next === undefined) return;
+      if (next === undefined || stopping) return;
       await run(next, folder);
     }
   };
@@ -204,15 +207,18 @@ if (!keep) {
 const started = performance.now();
 const elapsed = () => addWallSeconds(folder, (performance.now() - started) / 1000);
 for (const signal of ["SIGINT", "SIGTERM"] as const) {
-  process.once(signal, () => {
+  process.on(signal, () => {
+    stopping = true;
     for (const child of children) child.kill("SIGTERM");
-    elapsed();
-    console.error("interrupted; `--continue` goes on with what is left");
-    process.exit(130);
   });
 }
 const left = jobs.filter(({ job }) => !existsSync(join(folder, `${job.name}.json`)));
 if (!values["report-only"]) await runAll(left, folder);
+if (stopping) {
+  elapsed();
+  console.error("interrupted; `--continue` goes on with what is left");
+  process.exit(130);
+}
 const results = report(folder, scale, commit, elapsed());
 const failures = results.reduce((sum, { record }) => sum + record.failures.length, 0);
 console.log(`${results.length} jobs, ${failures} failures`);

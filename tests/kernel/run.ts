@@ -46,6 +46,8 @@ if (!(slice! >= 1 && slice! <= slices!)) {
   console.error("--slice takes K/N with K from 1 to N");
   process.exit(2);
 }
+// As any other end: what runs on `exit` ends the machine.
+for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, () => process.exit(130));
 const begun = performance.now();
 const scratch = mkdtempSync(join(tmpdir(), "bcache-fuse-kernel-"));
 const failures: string[] = [];
