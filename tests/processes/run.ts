@@ -25,9 +25,11 @@ const { values } = parseArgs({
 
 const cycles = Number(values.cycles);
 const seed = Number(values.seed);
-const pairs = CACHE_MODES.flatMap((mode) =>
+const everyPair = CACHE_MODES.flatMap((mode) =>
   Object.keys(KILL_TARGETS).map((target) => ({ target, mode }))
-)
+);
+// The seed of a pair is the same whichever others run.
+const pairs = everyPair.map((pair, at) => ({ ...pair, seed: seed * 1000 + at }))
   .filter(({ target, mode }) =>
     values.case === undefined || [target, mode, `${target}/${mode}`].includes(values.case)
   );
@@ -42,7 +44,6 @@ if (pairs.length === 0 || !Number.isSafeInteger(cycles) || cycles < 1 || !Number
 const chains = pairs.map((pair, at): KillChain => ({
   ...pair,
   cycles: Math.floor(cycles / pairs.length) + (at < cycles % pairs.length ? 1 : 0),
-  seed: seed * 1000 + at,
 })).filter((chain) => chain.cycles > 0);
 
 const startedMs = performance.now();
@@ -63,8 +64,8 @@ for (const chain of chains) {
       console.log(`ok   ${target}/${mode}: ${done} kills (${secondsSince(sinceMs)} s)`);
     });
   } catch (error) {
-    const replay = `bun tests/processes/run.ts --case ${target}/${mode} --cycles ${chain.cycles}`;
-    failures.push(`${replay} (seed ${chain.seed}): ${String(error)}`);
+    const options = `--case ${target}/${mode} --cycles ${chain.cycles} --seed ${seed}`;
+    failures.push(`bun tests/processes/run.ts ${options}: ${String(error).slice(0, 2000)}`);
     console.error(`FAIL ${failures.at(-1)}`);
   }
   kills += done;
