@@ -194,9 +194,11 @@ export class Journal {
 
   /**
    * All replayed entries were released: brings the ring back to where a bucket is in reserve, and
-   * lets appending begin. A new set calls it too.
+   * lets appending begin. A new set calls it too. Rejects with what ended the journal, if something
+   * that runs beside the recovery failed meanwhile.
    */
   async finishRecovery(): Promise<void> {
+    this.#refuseIfDone();
     assert(this.#state === "recovering", "the journal recovers once");
     while (this.#ring.free === 0) {
       // Have leaves written until the next entry's last_seq frees a bucket; then write it.
