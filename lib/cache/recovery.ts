@@ -32,6 +32,7 @@ import {
   keySizeSectors,
   keyStart,
   keyText,
+  pointerGen,
   pointerSector,
   setDirty,
   SLOT_WORDS,
@@ -135,9 +136,7 @@ async function recover(engine: Engine, replay: JournalReplay): Promise<void> {
 
 async function loadRoot(engine: Engine, key: Uint32Array, level: number): Promise<void> {
   const slot = key.slice(0, SLOT_WORDS);
-  const fault = keyPointers(slot, 0) === 1
-    ? keyFault(slot, 0, level + 1, engine.geometry)
-    : `has ${keyPointers(slot, 0)} pointers, expected 1`;
+  const fault = rootFault(engine, slot, level);
   if (fault !== undefined) {
     throw new BcacheError(
       "BadFormat",
@@ -145,6 +144,16 @@ async function loadRoot(engine: Engine, key: Uint32Array, level: number): Promis
     );
   }
   await engine.btree.loadRoot(slot, level);
+}
+
+/** Why the journal's key cannot be the root's; undefined when it can. */
+function rootFault({ buckets, geometry }: Engine, slot: Uint32Array, level: number) {
+  if (keyPointers(slot, 0) !== 1) return `has ${keyPointers(slot, 0)} pointers, expected 1`;
+  const fault = keyFault(slot, 0, level + 1, geometry);
+  if (fault !== undefined) return fault;
+  const bucket = Math.floor(pointerSector(slot, 0) / geometry.bucketSectors);
+  if (buckets.staleness(bucket, pointerGen(slot, 0)) === 0) return undefined;
+  return `is stale: its bucket is at generation ${buckets.gen[bucket]}`;
 }
 
 /**

@@ -138,7 +138,10 @@ class TreeWalk {
     if (bad !== undefined) return bad;
     const last = positionOf(key, 0);
     if (comparePositions(last, LAST_POSITION) !== 0) return "does not end at the last position";
-    return undefined;
+    const bucket = bucketOf(this.#image, pointerSector(key, 0));
+    const { buckets } = this.#options;
+    if (buckets.staleness(bucket, pointerGen(key, 0)) === 0) return undefined;
+    return `is stale: its bucket is at generation ${buckets.gen[bucket]}`;
   }
 
   #fault(key: Uint32Array | undefined, more: Pick<Finding, "what" | "found" | "expected">): void {

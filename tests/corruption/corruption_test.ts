@@ -1,11 +1,28 @@
 /** The table of damage holds: every cell is tried, and its outcome is what the cell says. */
 import { beforeAll, describe, test } from "bun:test";
-import { assert, assertEquals } from "@std/assert";
+import { assert, assertEquals, assertRejects } from "@std/assert";
 import { readFileSync } from "node:fs";
+import { BcacheError } from "../../lib/base/errors.ts";
+import { pointerSector } from "../../lib/ondisk/bkey.ts";
+import {
+  genAt,
+  prioAt,
+  putPrio,
+  readPrioSetHeader,
+  sealPrioSet,
+} from "../../lib/ondisk/prio_set.ts";
+import { copyOf, indexOf, MAGICS, patch } from "../offline/world.ts";
 import { changesOf, DAMAGES } from "./damage.ts";
 import { CORRUPTION_DOCS, corruptionDocs } from "./docs.ts";
 import { type Place, placesOf, type Structure, STRUCTURES } from "./places.ts";
-import { makeSample, type Sample, SET_STATES, type SetState } from "./set.ts";
+import {
+  BUCKET_SECTORS,
+  makeSample,
+  openSample,
+  type Sample,
+  SET_STATES,
+  type SetState,
+} from "./set.ts";
 import { CANNOT_BE_TOLD, TABLE } from "./table.ts";
 import { type Observed, tryDamage } from "./trial.ts";
 
@@ -50,6 +67,23 @@ for (const state of SET_STATES) {
     }
   });
 }
+
+test("priorities that take the root for dropped are refused", async () => {
+  const [sample] = samples.get("dirty")!;
+  const { journal } = await indexOf(sample.cache);
+  const { rootKey, prioBucket } = journal.head;
+  const cache = await copyOf(sample.cache);
+  const bucket = Math.floor(pointerSector(rootKey, 0) / BUCKET_SECTORS);
+  await patch(cache, prioBucket * BUCKET_SECTORS, BUCKET_SECTORS, (bytes) => {
+    putPrio(bytes, bucket, prioAt(bytes, bucket), genAt(bytes, bucket) + 50);
+    sealPrioSet(bytes, readPrioSetHeader(bytes), MAGICS.prioSet);
+  });
+  await assertRejects(
+    () => openSample({ cache, backings: sample.backings }, 5),
+    BcacheError,
+    "is stale: its bucket is at generation",
+  );
+});
 
 describe("the table of damage", () => {
   test("serves old or wrong data only where a note says why nobody can tell", () => {

@@ -395,3 +395,10 @@ async function drainUntil(condition: () => boolean): Promise<void> {
   await drainMicrotasks();
   assert(condition(), "the condition came about");
 }
+
+test("a recovery that was overtaken by a failure is told which", async () => {
+  const world = openJournal(deviceFor(SMALL), SMALL);
+  world.journal.abandon(new BcacheError("DeviceIo", "a node cannot be written"));
+  world.faults.raise(new BcacheError("DeviceIo", "a node cannot be written"));
+  await assertRejects(() => world.journal.finishRecovery(), BcacheError, "cannot be written");
+});

@@ -22,6 +22,7 @@ import {
   readPrioSetHeader,
   sealPrioSet,
 } from "../../lib/ondisk/prio_set.ts";
+import { pointerSector } from "../../lib/ondisk/bkey.ts";
 import { readJsetHeader, sealJset } from "../../lib/ondisk/jset.ts";
 import { fixtures, unpackFixture } from "../support/fixtures.ts";
 import {
@@ -237,6 +238,14 @@ const PLANTS: readonly Plant[] = [
     name: "a generation that runs ahead of dirty data",
     pattern: /btree: .*dirty extent .* is stale/,
     plant: (set, index) => changeGen(set, index, dataBucket(index), 1),
+  },
+  {
+    name: "a generation ahead of the root",
+    pattern: /btree: .*the root's key .* is stale: its bucket is at generation/,
+    plant: (set, index) => {
+      const bucket = Math.floor(pointerSector(index.journal.head.rootKey, 0) / BUCKET_SECTORS);
+      return changeGen(set, index, bucket, 1);
+    },
   },
   {
     name: "a generation too far ahead",
