@@ -26,9 +26,25 @@ async function attributesOf(control: CacheControl): Promise<Owned[]> {
   const { devices, volumes } = await control.status();
   const owned: Owned[] = [];
   for (const device of [undefined, ...[...devices, ...volumes].map((each) => each.name)]) {
-    for (const attribute of await control.attributes(device)) owned.push({ device, attribute });
+    for (const attribute of await attributesIfThere(control, device)) {
+      owned.push({ device, attribute });
+    }
   }
   return owned;
+}
+
+/** A device that was stopped since it was listed has none. */
+async function attributesIfThere(
+  control: CacheControl,
+  device: string | undefined,
+): Promise<AttributeInfo[]> {
+  try {
+    return await control.attributes(device);
+  } catch (error) {
+    const isGone = error instanceof BcacheError && error.code === "NotFound";
+    if (device === undefined || !isGone) throw error;
+    return [];
+  }
 }
 
 function fullName({ device, attribute }: Owned): string {

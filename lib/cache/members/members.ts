@@ -161,7 +161,8 @@ export class Members {
       if (usedBytes > 0 && !options.force) {
         throw new BcacheError(
           "Exists",
-          `${name}: holds ${usedBytes} bytes that are nowhere else; --force gives them up`,
+          `${name}: holds ${usedBytes} bytes that are nowhere else; they are given up by force ` +
+            "only (--force, over HTTP force=true)",
         );
       }
       await this.#flash.destroy(member, () => this.#options.onChange());
@@ -328,7 +329,9 @@ export class Members {
       await volume.flush();
     } catch (error) {
       if (force) return;
-      const message = `${volume.name} is not stopped: ${messageOf(error)}; --force stops it anyway`;
+      const message =
+        `${volume.name} is not stopped: ${messageOf(error)}; it is stopped anyway by ` +
+        "force (--force, over HTTP force: true)";
       throw new BcacheError("DeviceIo", message, { cause: error, errno: ERRNO.EIO });
     }
   }

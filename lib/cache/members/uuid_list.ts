@@ -86,7 +86,7 @@ export async function forget(
     throw new BcacheError(
       "Exists",
       `${uuid}: ${dirtyBytes} bytes of it are nowhere else; attach the device to write them ` +
-        "back, or give them up with --force",
+        "back, or give them up by force (--force, over HTTP force=true)",
     );
   }
   const gone = invalidated(entry, world.clock.wallSeconds() >>> 0);

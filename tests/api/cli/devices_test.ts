@@ -11,6 +11,23 @@ beforeEach(() => {
 });
 afterEach(() => bench.close());
 
+test("get lists what is there, though a device is stopped while it looks", async () => {
+  const { control } = bench;
+  const attributes = control.attributes.bind(control);
+  control.attributes = (device) =>
+    device === "bcache1"
+      ? Promise.reject(new BcacheError("NotFound", "there is no device bcache1"))
+      : attributes(device);
+  const listed = await bench.run("get", bench.mountPoint);
+  assertEquals([listed.status, listed.err], [0, ""]);
+  assertMatch(listed.out, /^bcache0\/|^\w+ +rw/m);
+  control.attributes = (device) =>
+    device === undefined
+      ? attributes(device)
+      : Promise.reject(new BcacheError("DeviceIo", "broken"));
+  assertEquals((await bench.run("get", bench.mountPoint)).err, "bcache-fuse: broken\n");
+});
+
 test("flush of a read-only mount says nothing but why it is refused", async () => {
   bench.readOnly = true;
   const why = "bcache0: 4096 bytes are dirty, but the cache set is read-only";
