@@ -9,8 +9,12 @@ import { hashOf, SimRandom } from "../sim_random.ts";
 import type { PowerCut, Step, SwarmMachine, SwarmPlan } from "./plan.ts";
 import { collectionSetting, randomSetting } from "./settings.ts";
 
-/** Sizes of buckets in sectors, 8 KiB to 16 MiB; large ones are rare, as they take long. */
+/**
+ * Sizes of buckets in sectors, 4 KiB to 16 MiB; large ones are rare, as they take long. With small
+ * ones nodes split and the journal, of four buckets, goes round within a few hundred requests.
+ */
 const BUCKET_SECTORS: ReadonlyArray<readonly [sectors: number, weight: number]> = [
+  [8, 8],
   [16, 30],
   [32, 25],
   [64, 15],
@@ -81,7 +85,7 @@ export function makePlan(seed: number): SwarmPlan {
 
 function makeMachine(random: SimRandom): SwarmMachine {
   const bucketSectors = weighted(random, BUCKET_SECTORS);
-  const blockSectors = Math.min(bucketSectors, random.pick([1, 1, 8, 8, 8, 2, 4]));
+  const blockSectors = Math.min(bucketSectors / 2, random.pick([1, 1, 8, 8, 8, 2, 4]));
   const devices = Array.from({ length: weighted(random, [[1, 5], [2, 4], [3, 3]]) }, () => ({
     mode: random.chance(0.5) ? "writeback" as const : random.pick(CACHE_MODES),
     sectors: random.pick([512, 2048, 2048, 8192, 16_384]),
@@ -108,14 +112,16 @@ function makeHabits(random: SimRandom, machine: SwarmMachine): Habits {
   if (faults) kinds.push(["fault", 3]);
   // A few seeds move so much that the cache is reused several times.
   const heavy = machine.bucketSectors <= 32 && random.chance(0.15);
+  // In others the index grows, by many small requests.
+  const fine = !heavy && machine.blockSectors <= 2 && random.chance(0.1);
   return {
     weights: kinds,
-    spanBytes: heavy ? 8192 * KIB : random.pick([16, 64, 128, 256, 1024, 8192]) * KIB,
-    longestBytes: heavy ? 256 * KIB : random.pick([4, 8, 16, 16, 64]) * KIB,
+    spanBytes: heavy || fine ? 8192 * KIB : random.pick([16, 64, 128, 256, 1024, 8192]) * KIB,
+    longestBytes: heavy ? 256 * KIB : fine ? 2 * KIB : random.pick([4, 8, 16, 16, 64]) * KIB,
     unaligned: random.pick([0, 0, 0.1, 0.3]),
     sequential: random.pick([0, 0.2, 0.6]),
     sleepMsMax: random.pick([20, 200, 2000, 40_000]),
-    stepsPerLife: random.pick([[2, 12], [5, 40], [20, 60]] as const),
+    stepsPerLife: fine ? [150, 400] : random.pick([[2, 12], [5, 40], [20, 60]] as const),
     cuts: random.between(1, 4),
     faults,
   };
