@@ -20,7 +20,7 @@ import { JOURNAL_BUCKETS_MAX, sealSuperblock, SUPERBLOCK } from "../../lib/ondis
 import { UUID_ENTRY } from "../../lib/ondisk/uuid_entry.ts";
 import { BUCKET_SECTORS, indexOf, patch, resealNode, smallSet } from "../offline/world.ts";
 import type { SimRandom } from "../simulation/sim_random.ts";
-import { ManualClock } from "../support/manual_clock.ts";
+import { drainMicrotasks, ManualClock } from "../support/manual_clock.ts";
 import { type Fields, mutate } from "./mutate.ts";
 import { sealFrom8 } from "./ondisk_targets.ts";
 import { attemptLater, BoundedDevice, expect, type FuzzTarget } from "./target.ts";
@@ -119,15 +119,35 @@ interface Damaged {
   readonly backing: Device;
 }
 
+/** Turns of the event loop before time moves on, and how often it does, a second each. */
+const TURNS = 200;
+const SECONDS_MAX = 600;
+
+/** Time stands still unless somebody waits for it; what never ends is a finding. */
+async function inTime(clock: ManualClock, work: Promise<void>): Promise<void> {
+  let isSettled = false;
+  const watched = work.finally(() => {
+    isSettled = true;
+  });
+  watched.catch(() => {}); // Awaited below, if it ends.
+  for (let seconds = 0; !isSettled; seconds++) {
+    for (let turn = 0; turn < TURNS && !isSettled; turn++) await drainMicrotasks();
+    expect(seconds < SECONDS_MAX, "whatever is on the devices, every request comes to an end");
+    if (!isSettled) await clock.advance(1000);
+  }
+  await watched;
+}
+
 async function useEngine(
   random: SimRandom,
+  clock: ManualClock,
   { cache, backing }: Damaged,
   log: string[],
 ): Promise<void> {
   const set = await CacheSet.open({
     cache,
     backings: [{ device: backing, path: "backing" }],
-    clock: new ManualClock(),
+    clock,
     random,
     log: (_level, message) => void log.push(message),
     readOnly: random.chance(0.3),
@@ -172,7 +192,10 @@ const image: FuzzTarget = {
       if (random.chance(0.3)) await dump(looked.cache, random.pick(DUMP_PARTS), () => {});
       if (random.chance(0.2)) await extracted(looked, random.chance(0.7));
       const log: string[] = [];
-      const failure = await attemptLater(() => useEngine(random, looked, log));
+      const failure = await attemptLater(() => {
+        const clock = new ManualClock();
+        return inTime(clock, useEngine(random, clock, looked, log));
+      });
       const bug = log.find((line) => /assert|undefined|null|RangeError|memory/i.test(line));
       expect(bug === undefined, `no bug in the background: ${bug}`);
       const isTold = report.errors > 0 ||
