@@ -108,7 +108,10 @@ export class CopyMaker {
     const words32 = keys.diskWords();
     const split = bsetBlocks(words32 / 2, node.blockBytes) > Math.floor((node.blocks * 4) / 5);
     if (!split || keys.count < 2) {
-      return { copies: [this.make(node.level, node.key, keys)], root: [] };
+      // Keys of its own: what comes in late cuts those of the old node before this is written.
+      const own = new KeySet(keys.count);
+      own.append(keys, 0, keys.count);
+      return { copies: [this.make(node.level, node.key, own)], root: [] };
     }
 
     let cut = 0;
