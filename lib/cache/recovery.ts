@@ -25,13 +25,16 @@ import type { Btree } from "../btree/btree.ts";
 import type { BtreeNode } from "../btree/node.ts";
 import { keyFault } from "../btree/node_read.ts";
 import {
+  INODE_MAX,
   keyDirty,
   keyDiskWords,
   keyInode,
+  keyOffset,
   keyPointers,
   keySizeSectors,
   keyStart,
   keyText,
+  OFFSET_MAX,
   pointerGen,
   pointerSector,
   setDirty,
@@ -151,6 +154,9 @@ function rootFault({ buckets, geometry }: Engine, slot: Uint32Array, level: numb
   if (keyPointers(slot, 0) !== 1) return `has ${keyPointers(slot, 0)} pointers, expected 1`;
   const fault = keyFault(slot, 0, level + 1, geometry);
   if (fault !== undefined) return fault;
+  // A walk goes on until the last position: over a root that ends before it, for ever.
+  const isWhole = keyInode(slot, 0) === INODE_MAX && keyOffset(slot, 0) === OFFSET_MAX;
+  if (!isWhole) return "does not end at the last position";
   const bucket = Math.floor(pointerSector(slot, 0) / geometry.bucketSectors);
   if (buckets.staleness(bucket, pointerGen(slot, 0)) === 0) return undefined;
   return `is stale: its bucket is at generation ${buckets.gen[bucket]}`;

@@ -3,7 +3,9 @@ import { beforeAll, describe, test } from "bun:test";
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { readFileSync } from "node:fs";
 import { BcacheError } from "../../lib/base/errors.ts";
+import { crc64 } from "../../lib/base/crc64.ts";
 import { pointerSector } from "../../lib/ondisk/bkey.ts";
+import { JSET, jsetBytes, readJsetHeader } from "../../lib/ondisk/jset.ts";
 import {
   genAt,
   prioAt,
@@ -82,6 +84,23 @@ test("priorities that take the root for dropped are refused", async () => {
     () => openSample({ cache, backings: sample.backings }, 5),
     BcacheError,
     "is stale: its bucket is at generation",
+  );
+});
+
+test("a root that ends before the last position is refused: a walk would not end", async () => {
+  const [sample, places] = samples.get("clean")!;
+  const cache = await copyOf(sample.cache);
+  await patch(cache, places["journal: the newest entry"].sector, 4, (bytes) => {
+    bytes[JSET.btree_root + 2]! &= 0xf0; // The inode of the root's key.
+    const length = jsetBytes(readJsetHeader(bytes).keyWords);
+    const sum = new Uint32Array(2);
+    crc64(bytes, 8, length, sum);
+    bytes.set(new Uint8Array(sum.buffer));
+  });
+  await assertRejects(
+    () => openSample({ cache, backings: sample.backings }, 5),
+    BcacheError,
+    "does not end at the last position",
   );
 });
 
