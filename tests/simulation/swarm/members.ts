@@ -156,8 +156,10 @@ export class SwarmMembers {
       fate.state = "there";
       slot.volume = find(this.#running, name);
     } catch (error) {
-      if (!(error instanceof BcacheError && error.code === "NoSpace")) this.#forgive(slot, error);
-      else this.#fates.delete(number);
+      const isFull = error instanceof BcacheError && error.code === "NoSpace" && !slot.mayFail;
+      // A disk that failed may have it all the same.
+      if (isFull) this.#fates.delete(number);
+      else this.#forgive(slot, error);
     }
   }
 
