@@ -18,7 +18,7 @@ export async function runCheck(program: Program, command: CheckCommand): Promise
   const devices = new OfflineDevices();
   try {
     const cache = await devices.file(command.cachePath, { alone: true });
-    await refuseBackingDevice(cache);
+    await refuseBackingDevice(cache, "give it with --backing");
     const { backings, refused } = await openBackings(devices, command.backingPaths);
     const report = await withProgress(program, (progress) =>
       checkCache({

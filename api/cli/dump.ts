@@ -30,7 +30,11 @@ export async function runDump(program: Program, command: DumpCommand): Promise<v
   };
   try {
     const device = await devices.file(command.path, { alone: false });
-    if (command.part !== "superblock") await refuseBackingDevice(device);
+    if (command.part !== "superblock") {
+      const advice = `it has no ${command.part}: name the cache device it is attached to, or see ` +
+        `its superblock with bcache-fuse show ${device.name}`;
+      await refuseBackingDevice(device, advice);
+    }
     await dump(device, command.part, emit);
   } finally {
     program.out(text);

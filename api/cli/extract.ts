@@ -10,6 +10,7 @@ import type { Device } from "../../lib/device/device.ts";
 import { createSparseFile, removeCreatedFile } from "../../lib/device/create.ts";
 import { openFileDevice } from "../../lib/device/file.ts";
 import { type Extraction, type ExtractResult, planExtract } from "../../lib/offline/extract.ts";
+import type { VolumeName } from "../../lib/offline/extract_target.ts";
 import { findingText } from "../../lib/offline/findings.ts";
 import type { OnProgress } from "../../lib/offline/index_view.ts";
 import { counted, formatBytes, oneLine, printable } from "./format.ts";
@@ -19,8 +20,8 @@ import { DamageError, type Program } from "./program.ts";
 
 export interface ExtractCommand {
   readonly cachePath: string;
-  /** The backing device's path, or the number or UUID of a flash-only volume. */
-  readonly of: { backingPath: string } | { volume: number | Uint8Array };
+  /** The backing device's path, or a flash-only volume. */
+  readonly of: { backingPath: string } | { volume: VolumeName };
   readonly outputPath: string;
   readonly force: boolean;
   readonly rescue: boolean;
@@ -48,7 +49,7 @@ export async function runExtract(program: Program, command: ExtractCommand): Pro
 
 async function extract(
   command: ExtractCommand,
-  from: { cache: Device; of: { backing: Device } | { volume: number | Uint8Array } },
+  from: { cache: Device; of: { backing: Device } | { volume: VolumeName } },
   progress: OnProgress | undefined,
 ): Promise<{ plan: Extraction; result: ExtractResult }> {
   const more = progress === undefined ? {} : { progress };

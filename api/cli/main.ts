@@ -5,7 +5,7 @@
  */
 import { CommanderError } from "commander";
 import process from "node:process";
-import { messageOf } from "../../lib/base/errors.ts";
+import { BcacheError, messageOf } from "../../lib/base/errors.ts";
 import { createParser } from "./commands.ts";
 import { DaemonError } from "./daemon.ts";
 import { logStamp, oneLine } from "./format.ts";
@@ -19,8 +19,9 @@ export async function main(words: readonly string[], program: Program): Promise<
     if (words.length === 0) throw new UsageError("no command was given");
     await parser.parseAsync([...words], { from: "user" });
     return 0;
-  } catch (error) {
-    if (error instanceof CommanderError && error.exitCode === 0) return 0; // --help, --version
+  } catch (thrown) {
+    if (thrown instanceof CommanderError && thrown.exitCode === 0) return 0; // --help, --version
+    const error = await withMount(program, thrown);
     const known = parser.commands.find((command) => command.name() === words[0]);
     const { line, status } = describe(error, known?.name());
     program.err(`${logStamp(program)}bcache-fuse: ${line}\n`);
@@ -31,6 +32,13 @@ export async function main(words: readonly string[], program: Program): Promise<
     if (program.isDaemon) program.out(`${JSON.stringify({ error: line, status })}\n`);
     return status;
   }
+}
+
+/** A refusal of a device that another process has tells which mount that is, if it is one. */
+async function withMount(program: Program, error: unknown): Promise<unknown> {
+  if (!(error instanceof BcacheError) || error.code !== "Busy") return error;
+  const { namingMount } = await import("./in_use.ts");
+  return await namingMount(program, error);
 }
 
 function describe(

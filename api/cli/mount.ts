@@ -156,7 +156,14 @@ class Served {
     const { http } = this.#command;
     if (http === undefined) return;
     const binding = { host: http.host, machineName: hostname() };
-    const listening = await listenTcp(createApp({ ...common, binding }), http);
+    const listening = await listenTcp(createApp({ ...common, binding }), http).catch(
+      async (error: unknown) => {
+        // A mount that has the devices has the port as well: that it is there is the news.
+        const { refuseInUse } = await import("./in_use.ts");
+        await refuseInUse([this.#command.cachePath, ...this.#command.backingPaths]);
+        throw error;
+      },
+    );
     this.#listening.push(listening);
     this.httpAddress = listening.address;
   }

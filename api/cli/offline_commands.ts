@@ -1,6 +1,7 @@
 /** The commands that work on devices which nobody has mounted, and their options. */
 import { Argument, type Command, Option } from "commander";
 import { DUMP_PARTS, type DumpPart } from "../../lib/offline/dump.ts";
+import type { VolumeName } from "../../lib/offline/extract_target.ts";
 import { parseUuid } from "../../lib/ondisk/uuid.ts";
 import { oneCache, refuseTwice } from "./offline_devices.ts";
 import { type Program, UsageError } from "./program.ts";
@@ -81,7 +82,7 @@ function addExtract(parser: Command, program: Program): void {
     .description("write the image of a cached device, cache and backing merged; changes neither")
     .option("-o, --output <path>", "the image to write, sparse")
     .addOption(
-      new Option("--volume <number|uuid>", "a flash-only volume instead of a backing device"),
+      new Option("--volume <name>", "a flash-only volume: its number, UUID, label or bcacheN"),
     )
     .option("--force", "replace the output if it exists")
     .option("--rescue", "take what can be read of a damaged set; exit status 4, doubts are listed")
@@ -91,7 +92,7 @@ function addExtract(parser: Command, program: Program): void {
       if (output === undefined) throw new UsageError("no output was given; add -o IMAGE");
       refuseTwice([cachePath, ...backing]);
       if (backing.length + (volume === undefined ? 0 : 1) !== 1) {
-        throw new UsageError("name one source: --backing BACKING, or --volume NUMBER");
+        throw new UsageError("name one source: --backing BACKING, or --volume NAME");
       }
       const of = volume === undefined ? { backingPath: backing[0]! } : { volume: volumeOf(volume) };
       const { runExtract } = await import("./extract.ts");
@@ -99,12 +100,13 @@ function addExtract(parser: Command, program: Program): void {
     });
 }
 
-function volumeOf(text: string): number | Uint8Array {
+/** What is neither a number nor a UUID is a label or `bcacheN`: the cache knows which there are. */
+function volumeOf(text: string): VolumeName {
   if (/^\d{1,7}$/.test(text)) return Number(text);
-  const uuid = parseUuid(text);
-  if (uuid !== undefined) return uuid;
+  const name = parseUuid(text) ?? text;
+  if (name !== "") return name;
   throw new UsageError(
-    `--volume ${JSON.stringify(text)}: expected the number or UUID of a flash-only volume; ` +
+    '--volume "": expected the number, UUID, label or bcacheN of a flash-only volume; ' +
       "`dump CACHE uuids` lists them",
   );
 }

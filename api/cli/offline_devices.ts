@@ -44,14 +44,14 @@ export class OfflineDevices {
 }
 
 /** Refuses a backing device where a cache device is wanted; damage is not looked for here. */
-export async function refuseBackingDevice(device: Device): Promise<void> {
+export async function refuseBackingDevice(device: Device, advice: string): Promise<void> {
   const isBacking = await readSuperblock(device).then(
     (found) => found.kind === "backing",
     () => false,
   );
   if (!isBacking) return;
   const what = `${device.name}: this is a backing device, not a cache device`;
-  throw new BcacheError("InvalidArgument", `${what}; give it with --backing`);
+  throw new BcacheError("InvalidArgument", `${what}; ${advice}`);
 }
 
 /** What is wrong with the bytes of a device, not with reaching it. */

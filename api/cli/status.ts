@@ -66,10 +66,16 @@ function deadText({ mount }: DeadMount): string {
 async function statusOf(client: ControlClient): Promise<MountStatus> {
   const mount = await client.mountInfo();
   try {
-    return { mount, set: await client.status() };
+    const set = await client.status();
+    // The mount tells what it was started with; since then devices may have come and gone.
+    return { mount: { ...mount, backingPaths: set.devices.map(pathOf) }, set };
   } catch {
     return { mount }; // Starting or ending: that much is told.
   }
+}
+
+function pathOf({ backingPath }: DeviceStatus): string {
+  return backingPath;
 }
 
 /** One mount as text, one paragraph. */

@@ -21,7 +21,7 @@ import { addMemberRoutes } from "./routes_members.ts";
 import { addMountRoutes } from "./routes_mount.ts";
 import { addSetRoutes } from "./routes_set.ts";
 import { addVolumeRoutes } from "./routes_volumes.ts";
-import { validationMessage } from "./schema.ts";
+import { isOutOfRange, validationMessage } from "./schema.ts";
 
 /** A request's body is a few words; anything longer is not for us. */
 export const BODY_BYTES_MAX = 16 * 1024;
@@ -42,7 +42,10 @@ export function createApp(options: AppOptions): App {
   const app: App = new OpenAPIHono({
     defaultHook: (result) => {
       if (result.success) return undefined;
-      return problemResponse(requestProblem(400, validationMessage(result.error.issues)));
+      const { issues } = result.error;
+      const detail = validationMessage(issues);
+      if (!issues.every(isOutOfRange)) return problemResponse(requestProblem(400, detail));
+      return problemResponse(problemOf(new BcacheError("OutOfRange", detail)));
     },
   });
   addRefusals(app, options);

@@ -133,7 +133,7 @@ export const MountSchema = z.object({
   pid: z.number().int(),
   mountPoint: z.string(),
   cachePath: z.string(),
-  backingPaths: z.array(z.string()),
+  backingPaths: z.array(z.string()).openapi({ description: "those it was started with" }),
   readOnly: z.boolean(),
   httpAddress: z.string().nullable(),
   version: z.string(),
@@ -170,6 +170,12 @@ export const ProblemSchema = z.object({
 export type Health = z.infer<typeof HealthSchema>;
 export type Writeback = z.infer<typeof WritebackSchema>;
 export type MountInfo = z.infer<typeof MountSchema>;
+
+/** Whether all that is wrong with a value is its size: it is a number, but not one of the range. */
+export function isOutOfRange(issue: { code: string; origin?: unknown }): boolean {
+  return (issue.code === "too_small" || issue.code === "too_big") &&
+    (issue.origin === "number" || issue.origin === "int");
+}
 
 /** What a failed validation says: where, and what was expected. One line. */
 export function validationMessage(

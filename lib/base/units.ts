@@ -11,22 +11,28 @@ const SUFFIXES = "kMGTPEZY";
 
 /**
  * Bytes from a text: decimal digits, optionally a fraction, optionally k, M, G or T (powers of
- * 1024, any case; an `iB` or `B` behind it is accepted). Throws InvalidArgument; `what` names the
- * option in the message.
+ * 1024, any case; an `iB` or `B` behind it is accepted). `what` names the option in
+ * the message. Throws InvalidArgument, or OutOfRange for what
+ * is negative or more than 2^53 - 1.
  */
 export function parseSizeBytes(text: string, what: string = "size"): number {
-  const match = /^(\d+)(?:\.(\d{1,9}))?\s*([kmgt])?(?:i?b)?$/i.exec(text.trim());
+  const match = /^(-?\d+)(?:\.(\d{1,9}))?\s*([kmgt])?(?:i?b)?$/i.exec(text.trim());
   const expected = "expected a number of bytes, or one with k, M, G or T (1024 each), like 512k";
   if (!match) throw new BcacheError("InvalidArgument", `${what} ${quoted(text)}: ${expected}`);
   const power = match[3] === undefined ? 0 : 1 + SUFFIXES.toLowerCase().indexOf(
     match[3].toLowerCase(),
   );
   const bytes = Number(`${match[1]}.${match[2] ?? "0"}`) * KIB ** power;
-  if (!Number.isSafeInteger(bytes)) {
-    const reason = bytes > Number.MAX_SAFE_INTEGER ? "too large" : "not a whole number of bytes";
-    throw new BcacheError("InvalidArgument", `${what} ${quoted(text)} is ${reason}; ${expected}`);
+  if (match[1]!.startsWith("-") && bytes !== 0) {
+    throw new BcacheError("OutOfRange", `${what} ${quoted(text)} is negative; ${expected}`);
   }
-  return bytes;
+  if (!Number.isSafeInteger(bytes)) {
+    const isLarge = bytes > Number.MAX_SAFE_INTEGER;
+    const reason = isLarge ? "too large" : "not a whole number of bytes";
+    const code = isLarge ? "OutOfRange" : "InvalidArgument";
+    throw new BcacheError(code, `${what} ${quoted(text)} is ${reason}; ${expected}`);
+  }
+  return bytes === 0 ? 0 : bytes; // No -0.
 }
 
 /** Somebody's text in a message: shortened, so that one line stays one line. */

@@ -350,13 +350,14 @@ export class CacheSet implements CacheControl {
   async close(): Promise<void> {
     if (this.#closed) return;
     this.#closed = true;
-    const { tasks, nodes, journal, faults, cache } = this.#engine;
+    const { tasks, journal, faults, cache } = this.#engine;
     try {
       // First everything that commits to the journal, then what is still in memory, then it.
       await this.#members.close();
       await tasks.stop();
       if (!faults.failed) {
-        await nodes.writeAllDirty();
+        // The next start then finds nothing in the journal that it has to bring back.
+        await this.#engine.settleKeys();
         await journal.stop();
         await cache.flush();
       }

@@ -78,20 +78,21 @@ export async function startExisting(source: EngineSource): Promise<Engine> {
   const replay = await readJournal(probe.journalPlace(), { discard: discardsBuckets(superblock) });
   for (const warning of replay.warnings) world.log("warning", warning);
   const engine = new Engine(source, replay.start);
-  await stoppedOnFailure(engine, () => recover(engine, replay));
+  const keys = await stoppedOnFailure(engine, () => recover(engine, replay));
   await stoppedOnFailure(engine, () => writeCacheSuperblock(engine));
+  // A set that was closed leaves one entry, which names where everything is.
   const entries = replay.entryCount === 1 ? "entry" : "entries";
-  world.log(
-    "info",
-    `journal: ${replay.entryCount} ${entries} replayed, the newest is ${replay.head.seq}`,
-  );
+  if (keys > 0) {
+    const what = `${replay.entryCount} ${entries} with ${keys} ${keys === 1 ? "key" : "keys"}`;
+    world.log("info", `journal: ${what} replayed, the newest is ${replay.head.seq}`);
+  }
   return engine;
 }
 
 /** What was started in vain ends before the error is passed on. */
-async function stoppedOnFailure(engine: Engine, body: () => Promise<void>): Promise<void> {
+async function stoppedOnFailure<T>(engine: Engine, body: () => Promise<T>): Promise<T> {
   try {
-    await body();
+    return await body();
   } catch (error) {
     engine.faults.raise(error);
     await engine.stopTasks();
@@ -99,7 +100,8 @@ async function stoppedOnFailure(engine: Engine, body: () => Promise<void>): Prom
   }
 }
 
-async function recover(engine: Engine, replay: JournalReplay): Promise<void> {
+/** Resolves with the number of keys that the journal brought back. */
+async function recover(engine: Engine, replay: JournalReplay): Promise<number> {
   const { head } = replay;
   const progress = new StartReporter(engine.world);
   await engine.prios.read(head.prioBucket);
@@ -128,13 +130,14 @@ async function recover(engine: Engine, replay: JournalReplay): Promise<void> {
   engine.markMetadata();
   engine.buckets.finishGc();
   startBackground(engine);
-  await replayKeys(engine, replay, progress);
+  const keys = await replayKeys(engine, replay, progress);
   for (const bucket of pinned) engine.buckets.unpin(bucket);
   engine.dead.begin();
   await engine.journal.finishRecovery();
   // The old table format may not be named by an entry of the new version.
   if (head.version === 0) await engine.uuids.write(engine.allocator, () => engine.commitMetadata());
   engine.collector.start(engine.tasks);
+  return keys;
 }
 
 async function loadRoot(engine: Engine, key: Uint32Array, level: number): Promise<void> {
@@ -282,7 +285,7 @@ async function replayKeys(
   engine: Engine,
   replay: JournalReplay,
   progress: StartReporter,
-): Promise<void> {
+): Promise<number> {
   const { inserter, journal, btree } = engine;
   const batch = new KeySet(1);
   const insert = async (seq: number): Promise<void> => {
@@ -292,7 +295,9 @@ async function replayKeys(
   };
   let done = replay.start.firstSeq;
   let entries = 0;
+  let keys = 0;
   await eachJournalKey(engine, replay, (slot, seq) => {
+    keys++;
     for (; done < seq; done++) journal.pins.release(done);
     // Superseded and reused since: it hides older keys, but its data is gone.
     if (btree.isBad(slot, 0, 0)) setDirty(slot, 0, false);
@@ -303,6 +308,7 @@ async function replayKeys(
     return undefined;
   }, () => progress.report("replay", ++entries, replay.entryCount));
   for (; done < replay.start.nextSeq; done++) journal.pins.release(done);
+  return keys;
 }
 
 function startBackground(engine: Engine): void {

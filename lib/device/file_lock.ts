@@ -7,6 +7,9 @@ import * as fs from "node:fs";
 import { BcacheError } from "../base/errors.ts";
 import { ERRNO_OF, type HostCalls } from "./host.ts";
 
+/** What is said without knowing what the process is; who knows puts better advice in its place. */
+const STOP_ADVICE = "; stop that first";
+
 /** The end of a command line tells more than its beginning. */
 const ARGUMENTS_SHOWN = 240;
 const LOCK_EXCLUSIVE_NOW = 2 | 4;
@@ -24,7 +27,7 @@ export function lockFile(
 ): number | undefined {
   const locked = host.flock(fd, LOCK_EXCLUSIVE_NOW);
   if (locked === -ERRNO_OF.EAGAIN) {
-    throw new BcacheError("Busy", `${path} is in use by ${lockHolder(stat)}; stop that first`);
+    throw new BcacheError("Busy", `${path} is in use by ${lockHolder(stat)}${STOP_ADVICE}`);
   }
   if (locked < 0) {
     const why = `errno ${-locked}; the file system may not support locks`;
@@ -42,6 +45,23 @@ export function lockFile(
     });
   }
   return claim;
+}
+
+/**
+ * The process that has a file, from the message of a refusal by `lockFile`, which may come from
+ * another thread or process; undefined: it was refused for another reason, or the holder is unseen.
+ */
+export function holderOfRefusal(error: unknown): number | undefined {
+  if (!(error instanceof BcacheError) || error.code !== "Busy") return undefined;
+  if (!error.message.endsWith(STOP_ADVICE)) return undefined;
+  const match = / is in use by process (\d+)[ ;]/.exec(error.message);
+  return match === null ? undefined : Number(match[1]);
+}
+
+/** The refusal with other advice; `error` is one that `holderOfRefusal` knows. */
+export function withAdvice(error: BcacheError, advice: string): BcacheError {
+  const message = `${error.message.slice(0, -STOP_ADVICE.length)}; ${advice}`;
+  return new BcacheError("Busy", message, { cause: error });
 }
 
 /** `process 123 (name)` as /proc tells it; vague when the holder cannot be seen from here. */

@@ -96,7 +96,7 @@ export async function openCacheImage(
       ...finding,
       what: "this is a backing device",
       expected: "a cache device",
-      advice: "give it with --backing",
+      advice: "name the cache device that it is attached to (`show` names its cache set)",
     });
     return undefined;
   }

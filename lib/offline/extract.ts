@@ -28,14 +28,14 @@ import {
   openIndex,
   pointerState,
 } from "./index_view.ts";
-import { backingTarget, type Target, volumeTarget } from "./extract_target.ts";
+import { backingTarget, type Target, type VolumeName, volumeTarget } from "./extract_target.ts";
 import { SparseWriter } from "./sparse_writer.ts";
 
 export interface ExtractOptions {
   /** Only read, like `backing`; both stay the caller's. */
   readonly cache: Device;
-  /** The backing device, or which flash-only volume of the cache: its number or its UUID. */
-  readonly of: { readonly backing: Device } | { readonly volume: number | Uint8Array };
+  /** The backing device, or which flash-only volume of the cache. */
+  readonly of: { readonly backing: Device } | { readonly volume: VolumeName };
   readonly rescue: boolean;
   readonly progress?: OnProgress;
 }

@@ -2,6 +2,7 @@
 import { BcacheError } from "../base/errors.ts";
 import type { Device } from "../device/device.ts";
 import { keyDirty, keyInode, SLOT_WORDS } from "../ondisk/bkey.ts";
+import { decodeLabel } from "../ondisk/label.ts";
 import { superblockToJson } from "../ondisk/show.ts";
 import {
   backingState,
@@ -10,6 +11,7 @@ import {
   SUPERBLOCK_SECTOR,
 } from "../ondisk/superblock.ts";
 import { equalUuids, formatUuid, isZeroUuid, parseUuid } from "../ondisk/uuid.ts";
+import type { UuidEntry } from "../ondisk/uuid_entry.ts";
 import { type CacheImage, readSuperblockOf, tryRead } from "./cache_image.ts";
 import { slotOf } from "./check_backing.ts";
 import { Findings, findingText } from "./findings.ts";
@@ -155,24 +157,67 @@ async function onlyInode(index: IndexView): Promise<number | undefined> {
   return only;
 }
 
+/**
+ * What a flash-only volume may be called: its number in the UUID table, its UUID, its label, or
+ * `bcacheN`, the name that a mount with all the devices of the set gives it.
+ */
+export type VolumeName = number | Uint8Array | string;
+
 /** The target of a flash-only volume. Throws NotFound when there is none of that name. */
 export function volumeTarget(
-  volume: number | Uint8Array,
+  volume: VolumeName,
   index: IndexView | undefined,
   cacheName: string,
 ): Target {
-  const entries = index?.uuids?.entries ?? [];
-  const inode = typeof volume === "number"
-    ? volume
-    : entries.findIndex((entry) => equalUuids(entry.uuid, volume));
-  const entry = entries[inode];
-  if (entry !== undefined && slotKind(entry) === "flash-only volume") {
-    return { backing: undefined, baseSectors: 0, sizeSectors: entry.sectors, inode };
+  const volumes = volumesOf(index?.uuids?.entries ?? []);
+  const found = volumes.filter(isCalled(volume));
+  const [first] = found;
+  const list = (some: readonly VolumeEntry[]): string => some.map(described).join(", ");
+  if (first === undefined) {
+    const there = volumes.length === 0 ? "there is none" : `there are: ${list(volumes)}`;
+    const name = nameText(volume);
+    throw new BcacheError("NotFound", `${cacheName}: no flash-only volume ${name}; ${there}`);
   }
-  const name = typeof volume === "number" ? `number ${volume}` : `UUID ${formatUuid(volume)}`;
-  const there = entries.flatMap((entry, number) =>
-    slotKind(entry) === "flash-only volume" ? [`${number} (${formatUuid(entry.uuid)})`] : []
-  );
-  const list = there.length === 0 ? "there is none" : `there are: ${there.join(", ")}`;
-  throw new BcacheError("NotFound", `${cacheName}: no flash-only volume ${name}; ${list}`);
+  if (found.length > 1) {
+    throw new BcacheError(
+      "InvalidArgument",
+      `${cacheName}: ${found.length} flash-only volumes are called ${nameText(volume)}: ` +
+        `${list(found)}; name it by its UUID`,
+    );
+  }
+  const { inode, entry } = first;
+  return { backing: undefined, baseSectors: 0, sizeSectors: entry.sectors, inode };
+}
+
+interface VolumeEntry {
+  readonly inode: number;
+  readonly entry: UuidEntry;
+  readonly label: string;
+  /** `bcacheN`. */
+  readonly served: string;
+}
+
+/** A mount names its cached devices first, then the volumes in the order of the table. */
+function volumesOf(entries: readonly UuidEntry[]): VolumeEntry[] {
+  let number = entries.filter((entry) => slotKind(entry) === "cached device").length;
+  return entries.flatMap((entry, inode) => {
+    if (slotKind(entry) !== "flash-only volume") return [];
+    return [{ inode, entry, label: decodeLabel(entry.label), served: `bcache${number++}` }];
+  });
+}
+
+function isCalled(volume: VolumeName): (each: VolumeEntry) => boolean {
+  if (typeof volume === "number") return ({ inode }) => inode === volume;
+  if (typeof volume !== "string") return ({ entry }) => equalUuids(entry.uuid, volume);
+  return ({ label, served }) => label === volume || served === volume;
+}
+
+function nameText(volume: VolumeName): string {
+  if (typeof volume === "number") return `number ${volume}`;
+  return typeof volume === "string" ? JSON.stringify(volume) : `UUID ${formatUuid(volume)}`;
+}
+
+function described({ inode, entry, label, served }: VolumeEntry): string {
+  const names = [formatUuid(entry.uuid), served, ...(label === "" ? [] : [JSON.stringify(label)])];
+  return `${inode} (${names.join(", ")})`;
 }

@@ -15,11 +15,17 @@ test("sizes are bytes, or k, M, G, T of 1024 each, in any case", () => {
 });
 
 test("what is no size is refused with the option's name and the forms there are", () => {
-  for (const text of ["", "k", "-1", "1e3", "0x10", "4 k k", "1Z", "1.0001", "9999999T", "1,5M"]) {
+  for (const text of ["", "k", "- 1", "1e3", "0x10", "4 k k", "1Z", "1.0001", "1,5M"]) {
     const error = assertThrows(() => parseSizeBytes(text, "--size"), BcacheError, "--size");
     assertEquals(error.code, "InvalidArgument", text);
   }
   assertThrows(() => parseSizeBytes("x".repeat(5000)), BcacheError, "like 512k");
+  for (
+    const [text, why] of [["9999999T", "too large"], ["-1", "negative"], ["-1.5k", "negative"]]
+  ) {
+    const error = assertThrows(() => parseSizeBytes(text!, "--size"), BcacheError, why!);
+    assertEquals(error.code, "OutOfRange", text);
+  }
 });
 
 test("sizes print as bcache prints them", () => {

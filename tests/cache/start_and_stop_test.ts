@@ -1,6 +1,6 @@
 /** The first start of a set, its end, and what is on the devices in between. */
 import { describe, test } from "bun:test";
-import { assert, assertEquals, assertGreater, assertRejects } from "@std/assert";
+import { assert, assertEquals, assertGreater, assertMatch, assertRejects } from "@std/assert";
 import { BcacheError } from "../../lib/base/errors.ts";
 import { CacheSet } from "../../lib/cache/cache_set.ts";
 import { BATCH_KEYS_MAX } from "../../lib/btree/insert.ts";
@@ -50,6 +50,25 @@ describe("a new cache set", () => {
     assertEquals((await one.device()).dirtyBytes, 4096);
     await one.close();
   });
+});
+
+test("the journal is spoken of when it brought something back, not after a clean end", async () => {
+  const made = await makeSet(1);
+  const lines = () => made.log.splice(0).filter((line) => line.startsWith("journal: "));
+  const first = await made.open();
+  for (let at = 0; at < 40; at++) await write(first.volumes[0]!, at * 8192, 4096, 1);
+  await first.close();
+  assertEquals(lines(), []);
+  const second = await made.open();
+  assertEquals(lines(), []);
+  await write(second.volumes[0]!, 0, 4096, 2);
+  await second.volumes[0]!.flush();
+  await second.abandon();
+  const third = await made.open();
+  const [line, ...more] = lines();
+  assertMatch(line!, /^journal: \d+ entr(y|ies) with \d+ keys? replayed, the newest is \d+$/);
+  assertEquals(more, []);
+  await third.close();
 });
 
 describe("a superblock from before the first start", () => {

@@ -145,12 +145,19 @@ interface NumberField<Target> {
   readonly size?: boolean;
 }
 
-/** A whole number within a range. */
+/** A number that somebody gave, for a message of one line. */
+function shortened(text: string): string {
+  const shown = text.trim();
+  return shown.length > NAME_SHOWN_MAX ? `${shown.slice(0, NAME_SHOWN_MAX)}...` : shown;
+}
+
+/** A whole number within a range: one outside is OutOfRange, anything else InvalidArgument. */
 export function numberAttribute<Target>(field: NumberField<Target>): Attribute<Target> {
   const parse = (target: Target, text: string): number => {
     const max = typeof field.max === "function" ? field.max(target) : field.max;
     const expected = `expected a whole number of ${field.unit} from ${field.min} to ${max}`;
-    const plain = /^\d{1,16}$/.test(text.trim());
+    // Any whole number: one that is out of range is refused for that.
+    const plain = /^-?\d+$/.test(text.trim());
     if (!plain && !field.size) {
       throw new BcacheError(
         "InvalidArgument",
@@ -159,7 +166,7 @@ export function numberAttribute<Target>(field: NumberField<Target>): Attribute<T
     }
     const value = plain ? Number(text.trim()) : parseSizeBytes(text, field.name);
     if (value < field.min || value > max) {
-      throw new BcacheError("OutOfRange", `${field.name}: found ${text.trim()}, ${expected}`);
+      throw new BcacheError("OutOfRange", `${field.name}: found ${shortened(text)}, ${expected}`);
     }
     return value;
   };

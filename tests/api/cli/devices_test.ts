@@ -48,6 +48,14 @@ describe("attach, detach and stop", () => {
     assertEquals(bench.control.calls[1], "attach /disk by force");
   });
 
+  test("status lists the devices that are there now, not those of the start", async () => {
+    await bench.run("attach", bench.mountPoint, "/disk");
+    const { out } = await bench.run("status", bench.mountPoint, "--json");
+    const { mount, set } = JSON.parse(out);
+    assertEquals(mount.backingPaths.at(-1), "/disk");
+    assertEquals(mount.backingPaths.length, set.devices.length);
+  });
+
   test("a refusal is one line and status 1", async () => {
     bench.control.failure = new BcacheError("Busy", "/disk: is attached as bcache0 already");
     const result = await bench.run("attach", bench.mountPoint, "/disk");

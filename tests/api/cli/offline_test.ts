@@ -133,7 +133,8 @@ describe("check", () => {
     await refused(2, /is named twice/, "check", "-C", cache, "-B", cache);
     const backing = pathOf("backing1.img");
     await refused(1, /this is a backing device.*--backing/, "check", "-C", backing);
-    await refused(1, /this is a backing device/, "dump", backing, "extents");
+    const advice = /this is a backing device.*no extents: name the cache device.*show \S+\.img$/m;
+    await refused(1, advice, "dump", backing, "extents");
     await whileInUse(cache, () => refused(1, /in use by/, "check", "-C", cache));
   });
 });
@@ -245,10 +246,11 @@ describe("extract", () => {
     for (const path of [alive!, other!]) rmSync(path);
   });
 
-  test("takes a flash-only volume by number or UUID", async () => {
+  test("takes a flash-only volume by number, UUID or name", async () => {
     const { pathOf, entry } = fixture("flash-only");
     const from = ["extract", "-C", pathOf("cache.img")];
-    for (const volume of ["1", "187014e1-64f1-8219-a254-197ae4ddb7d0"]) {
+    // It has one cached device, which is bcache0 when it is there.
+    for (const volume of ["1", "187014e1-64f1-8219-a254-197ae4ddb7d0", "bcache1"]) {
       const image = join(folder, `volume-${volume}`);
       assertEquals((await run(...from, "--volume", volume, "-o", image)).status, 0);
       assertEquals(hashOfFile(image), entry.kernel.devices["volume1"]!.sha256);
@@ -262,7 +264,10 @@ describe("extract", () => {
       "0",
       ...output,
     );
-    await refused(2, /--volume "x": expected/, ...from, "--volume", "x", ...output);
+    const others = ["extract", "-C", pathOf("cache.img"), ...output, "--volume"];
+    await refused(1, /no flash-only volume "x"; .*\(1870.*, bcache1/, ...others, "x");
+    await refused(1, /no flash-only volume "bcache0"; there are: 1 /, ...others, "bcache0");
+    await refused(2, /--volume "": expected/, ...others, "");
     await refused(2, /name one source/, ...from, ...output);
     await refused(2, /add -o IMAGE/, ...from, "--volume", "1");
   });

@@ -161,6 +161,12 @@ describe("writeback", () => {
     const expected = { status: 422, code: "OutOfRange", detail: /0 to 40/ };
     await problem(new FakeControl(), expected, "PUT", path, { percent: 41 });
   });
+  test("a percent that no engine would take is 422 as well", async () => {
+    const expected = { status: 422, code: "OutOfRange", detail: /"percent": / };
+    for (const percent of [-3, 101]) {
+      await problem(new FakeControl(), expected, "PUT", path, { percent });
+    }
+  });
   test("changes neither setting when the second is refused", async () => {
     const control = new FakeControl();
     control.devices[0]!.state = "no cache";

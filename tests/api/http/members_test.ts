@@ -48,9 +48,16 @@ describe("volumes on the cache alone", () => {
 
   test("what is not one is a problem", async () => {
     const control = new FakeControl();
-    for (const body of [{}, { sizeBytes: -1 }, { sizeBytes: "1M" }, { sizeBytes: 1, x: 1 }]) {
+    for (const body of [{}, { sizeBytes: 1.5 }, { sizeBytes: "1M" }, { sizeBytes: 1, x: 1 }]) {
       assertEquals((await call(control, "POST", "/v1/volumes", body)).status, 400);
     }
+    for (const sizeBytes of [-1, 1e300]) {
+      const answer = await call(control, "POST", "/v1/volumes", { sizeBytes });
+      assertEquals([answer.status, answer.body["code"]], [422, "OutOfRange"]);
+      assertMatch(String(answer.body["detail"]), /^"sizeBytes": /);
+    }
+    const both = { sizeBytes: -1, x: 1 };
+    assertEquals((await call(control, "POST", "/v1/volumes", both)).status, 400);
     for (const [method, path] of [["GET", ""], ["DELETE", ""], ["PUT", "/size"]] as const) {
       const body = method === "PUT" ? { sizeBytes: 4096 } : undefined;
       const missing = await call(control, method, `/v1/volumes/bcache0${path}`, body);
