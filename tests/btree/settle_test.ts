@@ -128,3 +128,30 @@ test("keys of a node that is being replaced are settled when its replacement is"
   await index.run(body());
   assertEquals(await dirtyAfterCut(index, nodes, extent), false);
 });
+
+test("what comes in while a node is written anew takes nothing from its copy", async () => {
+  const { index, nodes } = await slowIndex();
+  await index.run(index.putAll(0, 420));
+  await index.run(index.engine.settleKeys());
+  const extent = 100;
+  const body = async () => {
+    const before = index.leaf(extent);
+    assert(before !== index.engine.btree.root, "there is a parent");
+    const rewritten = index.engine.replacer.rewrite(before);
+    while (before.replacement === undefined) await index.clock.turn();
+    // Not in the journal: after a power cut it never was.
+    const hole = index.key(extent, { hole: true });
+    const { inserter } = index.engine;
+    while (!inserter.canInsert(hole)) await inserter.prepare(hole);
+    assert(!before.freed, "it came in late");
+    inserter.insert(hole, 0);
+    assertEquals(await rewritten, true);
+  };
+  await index.run(body());
+  assert(!index.has(extent));
+  nodes.cut();
+  await index.cut();
+  await index.start();
+  assertEquals(await index.run(index.count(0, 420)), 420);
+  await index.close();
+});
