@@ -3,11 +3,13 @@
  * seldom, and write their replies through the struct tables.
  */
 import { ERRNO } from "../lib/base/errors.ts";
+import type { Log } from "../lib/base/runtime.ts";
 import {
   type AttributeChange,
   type Attributes,
   type DirectoryEntry,
   FILE_ERRNO,
+  type Filesystem,
   type Timestamp,
 } from "./filesystem.ts";
 import {
@@ -35,8 +37,17 @@ import {
   SETATTR_VALID,
   STATFS_OUT,
 } from "./protocol.ts";
-import type { FuseSession } from "./session.ts";
 import { ARGUMENT_OFFSET, DATA_OFFSET, type Slot, wide } from "./slot.ts";
+
+/** What these handlers need of the session, which is above them. */
+export interface MetadataSession {
+  readonly filesystem: Filesystem;
+  readonly log: Log;
+  /** What INIT agreed on. */
+  directIo: boolean;
+  /** The kernel and we have agreed. */
+  becomeReady(): void;
+}
 
 /** How long the kernel may remember names and attributes: they hardly ever change. */
 const VALID_SECONDS = 1;
@@ -71,7 +82,7 @@ function clear(slot: Slot, atBytes: number, lengthBytes: number): void {
 
 /** The agreement: the kernel's flags and ours, and the sizes of requests. */
 export function initialise(
-  session: FuseSession,
+  session: MetadataSession,
   slot: Slot,
   _node: number,
   argumentBytes: number,
@@ -130,7 +141,7 @@ function putEntry(slot: Slot, atBytes: number, attributes: Attributes): void {
   putAttributes(slot, atBytes + ENTRY_OUT.attr, attributes);
 }
 
-function replyAttributes(session: FuseSession, slot: Slot, node: number): number {
+function replyAttributes(session: MetadataSession, slot: Slot, node: number): number {
   const attributes = session.filesystem.attributes(node);
   if (attributes === undefined) return -FILE_ERRNO.ESTALE;
   clear(slot, DATA_OFFSET, ATTR_OUT.sizeBytes);
@@ -140,7 +151,7 @@ function replyAttributes(session: FuseSession, slot: Slot, node: number): number
 }
 
 export function lookup(
-  session: FuseSession,
+  session: MetadataSession,
   slot: Slot,
   parent: number,
   argumentBytes: number,
@@ -156,11 +167,11 @@ export function lookup(
   return ENTRY_OUT.sizeBytes;
 }
 
-export function getAttributes(session: FuseSession, slot: Slot, node: number): number {
+export function getAttributes(session: MetadataSession, slot: Slot, node: number): number {
   return replyAttributes(session, slot, node);
 }
 
-export function setAttributes(session: FuseSession, slot: Slot, node: number): number {
+export function setAttributes(session: MetadataSession, slot: Slot, node: number): number {
   const valid = argument(slot, SETATTR_IN.valid);
   const { MODE, UID, GID, SIZE, ATIME, MTIME, ATIME_NOW, MTIME_NOW } = SETATTR_VALID;
   const time = (now: number, set: number, seconds: number, nanoseconds: number) => {
@@ -207,7 +218,7 @@ function replyOpen(slot: Slot, handle: number, flags: number): number {
  * kernel keeps such files coherent with mapped and cached ones (Linux 6.6); older ones serve
  * O_DIRECT one write at a time, which needs no word from us.
  */
-export function open(session: FuseSession, slot: Slot, node: number): number {
+export function open(session: MetadataSession, slot: Slot, node: number): number {
   const flags = argument(slot, OPEN_IN.flags);
   const handle = session.filesystem.open(node, flags);
   if (handle < 0) return handle;
@@ -216,21 +227,21 @@ export function open(session: FuseSession, slot: Slot, node: number): number {
   return replyOpen(slot, handle, OPEN_REPLY.KEEP_CACHE | extra);
 }
 
-export function openDirectory(session: FuseSession, slot: Slot, node: number): number {
+export function openDirectory(session: MetadataSession, slot: Slot, node: number): number {
   const handle = session.filesystem.openDirectory(node);
   return handle < 0 ? handle : replyOpen(slot, handle, 0);
 }
 
-export function readDirectory(session: FuseSession, slot: Slot, node: number): number {
+export function readDirectory(session: MetadataSession, slot: Slot, node: number): number {
   return listDirectory(session, slot, node, false);
 }
 
-export function readDirectoryPlus(session: FuseSession, slot: Slot, node: number): number {
+export function readDirectoryPlus(session: MetadataSession, slot: Slot, node: number): number {
   return listDirectory(session, slot, node, true);
 }
 
 /** Entries from `offset` (an index) on, as many as fit into what the kernel asked for. */
-function listDirectory(session: FuseSession, slot: Slot, node: number, plus: boolean): number {
+function listDirectory(session: MetadataSession, slot: Slot, node: number, plus: boolean): number {
   const handle = session.filesystem.openDirectory(node);
   if (handle < 0) return handle;
   if (wideArgument(slot, READ_IN.fh) !== handle) return -FILE_ERRNO.EBADF;
@@ -254,7 +265,7 @@ function listDirectory(session: FuseSession, slot: Slot, node: number, plus: boo
 
 /** "." and ".." stay without attributes: node 0 tells the kernel to take none. */
 function putDirectoryEntryPlus(
-  session: FuseSession,
+  session: MetadataSession,
   slot: Slot,
   atBytes: number,
   entry: DirectoryEntry,
@@ -277,7 +288,7 @@ function putDirectoryEntry(
   slot.bytes.set(name, atBytes + DIRENT.sizeBytes);
 }
 
-export function statistics(session: FuseSession, slot: Slot): number {
+export function statistics(session: MetadataSession, slot: Slot): number {
   const volumes = session.filesystem.volumes;
   const blockBytes = 4096;
   const total = volumes.reduce((sum, volume) => sum + volume.sizeBytes, 0);
@@ -290,6 +301,6 @@ export function statistics(session: FuseSession, slot: Slot): number {
   return STATFS_OUT.sizeBytes;
 }
 
-export function access(session: FuseSession, slot: Slot, node: number): number {
+export function access(session: MetadataSession, slot: Slot, node: number): number {
   return session.filesystem.access(node, (argument(slot, ACCESS_IN.mask) & ACCESS_WRITE) !== 0);
 }

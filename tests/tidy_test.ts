@@ -108,6 +108,31 @@ test("imports point down, from room to lower room", () => {
   assert(mayImport("lib/btree/x.ts", "lib/bset/y.ts"), "down is allowed");
 });
 
+/** Files that import each other, each circle as its way from file to file. */
+function circlesIn(names: readonly string[], imports: (name: string) => string[]): string[] {
+  const found: string[] = [];
+  const done = new Set<string>();
+  const way: string[] = [];
+  const visit = (name: string): void => {
+    const at = way.indexOf(name);
+    if (at >= 0) found.push([...way.slice(at), name].join(" -> "));
+    if (at >= 0 || done.has(name)) return;
+    way.push(name);
+    imports(name).forEach(visit);
+    way.pop();
+    done.add(name);
+  };
+  names.forEach(visit);
+  return found;
+}
+
+test("files do not import each other in circles", () => {
+  // Types count too: what two files need of each other belongs below both.
+  assertEquals(circlesIn(sources, importsOf), []);
+  const links: Record<string, string[]> = { a: ["b", "d"], b: ["c"], c: ["b"], d: ["c"] };
+  assertEquals(circlesIn(Object.keys(links), (name) => links[name]!), ["b -> c -> b"]);
+});
+
 test("every import names a file of the project that is there", () => {
   const missing = sources.flatMap((from) =>
     importsOf(from).filter((to) => !existsSync(join(top, to))).map((to) => `${from} -> ${to}`)

@@ -10,7 +10,7 @@ import {
   type ForeignInterface,
   type RawCalls,
   SIGNATURES,
-} from "./libc.ts";
+} from "./libc_calls.ts";
 
 interface BunFfi {
   dlopen(

@@ -8,7 +8,7 @@ import {
   type ForeignInterface,
   type RawCalls,
   SIGNATURES,
-} from "./libc.ts";
+} from "./libc_calls.ts";
 
 interface DenoFfi {
   dlopen(

@@ -183,6 +183,27 @@ export function numberAttribute<Target>(field: NumberField<Target>): Attribute<T
   };
 }
 
+/** The names of the numbers that may be changed in an object. */
+type NumberKey<Owner> = {
+  [Key in keyof Owner]-?: Owner[Key] extends number ? Key : never;
+}[keyof Owner];
+
+/** A whole number within a range, kept in this field of an object as it is. */
+export function fieldAttribute<Target, Owner>(
+  owner: (target: Target) => Owner,
+  key: NumberKey<Owner>,
+  field: Omit<NumberField<Target>, "get" | "set">,
+): Attribute<Target> {
+  const within = (target: Target) => owner(target) as Record<NumberKey<Owner>, number>;
+  return numberAttribute({
+    ...field,
+    get: (target) => within(target)[key],
+    set: (target, value) => {
+      within(target)[key] = value;
+    },
+  });
+}
+
 /** 0 or 1; the words people use are taken too. */
 export function booleanAttribute<Target>(field: {
   readonly name: string;

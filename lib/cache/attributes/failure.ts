@@ -5,7 +5,7 @@ import {
   type Attribute,
   booleanAttribute,
   choiceAttribute,
-  numberAttribute,
+  fieldAttribute,
   shown,
 } from "./attribute.ts";
 import type { DeviceTarget, SetTarget } from "./targets.ts";
@@ -26,17 +26,13 @@ export const DEVICE_FAILURE_ATTRIBUTES: readonly Attribute<DeviceTarget>[] = [
     },
   }),
   shown("io_errors", "errors of the backing device since start", ({ dev }) => dev.errors.count),
-  numberAttribute({
+  fieldAttribute(({ dev }) => dev.errors, "limit", {
     name: "io_error_limit",
     unit: "errors",
     help: "with so many errors of the backing device, io_disable is set",
     min: 0,
     max: U31,
     initial: BACKING_ERROR_LIMIT,
-    get: ({ dev }) => dev.errors.limit,
-    set: ({ dev }, value) => {
-      dev.errors.limit = value;
-    },
   }),
   booleanAttribute({
     name: "io_disable",
@@ -68,29 +64,21 @@ export const SET_FAILURE_ATTRIBUTES: readonly Attribute<SetTarget>[] = [
     "errors of the cache device that are not forgotten yet",
     ({ failure }) => failure.errors.count,
   ),
-  numberAttribute({
+  fieldAttribute(({ failure }) => failure.errors, "limit", {
     name: "io_error_limit",
     unit: "errors",
     help: "with so many errors of the cache device, the set fails",
     min: 0,
     max: U32,
     initial: CACHE_ERROR_LIMIT,
-    get: ({ failure }) => failure.errors.limit,
-    set: ({ failure }, value) => {
-      failure.errors.limit = value;
-    },
   }),
-  numberAttribute({
+  fieldAttribute(({ failure }) => failure.errors, "halflifeOperations", {
     name: "io_error_halflife",
     unit: "operations",
     help: "in so many operations half of the errors is forgotten, in steps of 88; 0: none ever is",
     min: 0,
     max: U32,
     initial: 0,
-    get: ({ failure }) => failure.errors.halflifeOperations,
-    set: ({ failure }, value) => {
-      failure.errors.halflifeOperations = value;
-    },
   }),
   booleanAttribute({
     name: "io_disable",

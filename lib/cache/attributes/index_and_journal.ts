@@ -2,7 +2,13 @@
 import { formatSize, MIB } from "../../base/units.ts";
 import { indexFigures, rootUsagePercent } from "../../btree/figures.ts";
 import { BTREE_MEMORY_BYTES } from "../engine.ts";
-import { type Attribute, booleanAttribute, numberAttribute, shown } from "./attribute.ts";
+import {
+  type Attribute,
+  booleanAttribute,
+  fieldAttribute,
+  numberAttribute,
+  shown,
+} from "./attribute.ts";
 import type { SetTarget } from "./targets.ts";
 import { timeStatistics } from "./time_statistics.ts";
 
@@ -108,17 +114,13 @@ const TIMES: readonly Attribute<SetTarget>[] = [
 ];
 
 const JOURNAL: readonly Attribute<SetTarget>[] = [
-  numberAttribute({
+  fieldAttribute((target) => target.engine.journal, "delayMs", {
     name: "journal_delay_ms",
     unit: "milliseconds",
     help: "how long a key may wait for company before its journal entry is written",
     min: 0,
     max: 65535,
     initial: 100,
-    get: (target) => target.engine.journal.delayMs,
-    set: (target, value) => {
-      target.engine.journal.delayMs = value;
-    },
   }),
   shown(
     "active_journal_entries",

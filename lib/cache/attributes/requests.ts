@@ -7,6 +7,7 @@ import {
   type Attribute,
   booleanAttribute,
   choiceAttribute,
+  fieldAttribute,
   numberAttribute,
   shown,
 } from "./attribute.ts";
@@ -55,7 +56,7 @@ function cutoff(field: {
 }
 
 export const DEVICE_REQUEST_ATTRIBUTES: readonly Attribute<DeviceTarget>[] = [
-  numberAttribute({
+  fieldAttribute((target) => target.dev.bypass, "sequentialCutoffBytes", {
     name: "sequential_cutoff",
     unit: "bytes",
     help: "a sequential stream longer than this goes past the cache; 0: never",
@@ -63,10 +64,6 @@ export const DEVICE_REQUEST_ATTRIBUTES: readonly Attribute<DeviceTarget>[] = [
     max: U32,
     initial: 4 * 1024 * 1024,
     size: true,
-    get: (target) => target.dev.bypass.sequentialCutoffBytes,
-    set: (target, value) => {
-      target.dev.bypass.sequentialCutoffBytes = value;
-    },
   }),
   choiceAttribute({
     name: "readahead_cache_policy",
@@ -99,29 +96,21 @@ export const DEVICE_REQUEST_ATTRIBUTES: readonly Attribute<DeviceTarget>[] = [
 ];
 
 export const SET_REQUEST_ATTRIBUTES: readonly Attribute<SetTarget>[] = [
-  numberAttribute({
+  fieldAttribute(({ engine }) => engine.congestion, "readThresholdUs", {
     name: "congested_read_threshold_us",
     unit: "microseconds",
     help: "reads of the cache device that take longer make streams go past it; 0: none does",
     min: 0,
     max: U32,
     initial: READ_THRESHOLD_US,
-    get: ({ engine }) => engine.congestion.readThresholdUs,
-    set: ({ engine }, value) => {
-      engine.congestion.readThresholdUs = value;
-    },
   }),
-  numberAttribute({
+  fieldAttribute(({ engine }) => engine.congestion, "writeThresholdUs", {
     name: "congested_write_threshold_us",
     unit: "microseconds",
     help: "writes to the cache device that take longer make streams go past it; 0: none does",
     min: 0,
     max: U32,
     initial: WRITE_THRESHOLD_US,
-    get: ({ engine }) => engine.congestion.writeThresholdUs,
-    set: ({ engine }, value) => {
-      engine.congestion.writeThresholdUs = value;
-    },
   }),
   shown(
     "congested",

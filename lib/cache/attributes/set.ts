@@ -10,7 +10,7 @@ import { writeCacheSuperblock } from "../recovery.ts";
 import {
   type Attribute,
   choiceAttribute,
-  numberAttribute,
+  fieldAttribute,
   shown,
   triggerAttribute,
 } from "./attribute.ts";
@@ -38,17 +38,13 @@ export const SET_ATTRIBUTES: readonly Attribute<SetTarget>[] = [
     },
   }),
   ...SET_REQUEST_ATTRIBUTES,
-  numberAttribute<SetTarget>({
+  fieldAttribute(({ engine }) => engine.open, "countMax", {
     name: "open_data_buckets",
     unit: "buckets",
     help: "buckets filled at a time with dirty data, and as many with clean: one for each stream",
     min: 1,
     max: OPEN_BUCKETS_MAX,
     initial: OPEN_BUCKETS_DEFAULT,
-    get: ({ engine }) => engine.open.countMax,
-    set: ({ engine }, value) => {
-      engine.open.countMax = value;
-    },
   }),
   shown(
     "bucket_size",

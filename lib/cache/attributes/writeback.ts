@@ -1,6 +1,12 @@
 /** Attributes of writeback, of one device. */
 import { BcacheError } from "../../base/errors.ts";
-import { type Attribute, booleanAttribute, numberAttribute, shown } from "./attribute.ts";
+import {
+  type Attribute,
+  booleanAttribute,
+  fieldAttribute,
+  numberAttribute,
+  shown,
+} from "./attribute.ts";
 import type { DeviceTarget, SetTarget } from "./targets.ts";
 import { RATE_DEFAULTS, type RateTunables } from "../writeback/writeback_rate.ts";
 
@@ -196,17 +202,13 @@ export const WRITEBACK_ATTRIBUTES: readonly Attribute<DeviceTarget>[] = [
         running: writeback.running,
       }),
   ),
-  numberAttribute({
+  fieldAttribute((target) => target.writeback, "inFlightMax", {
     name: "writeback_in_flight",
     unit: "runs",
     help: "runs of contiguous dirty extents read and written at a time",
     min: 1,
     max: 64,
     initial: 16,
-    get: (target) => target.writeback.inFlightMax,
-    set: (target, value) => {
-      target.writeback.inFlightMax = value;
-    },
   }),
   numberAttribute({
     name: "writeback_age_limit",
