@@ -55,6 +55,7 @@ const SOAK_MINUTES = 60;
 /** As many as there are batches of cases that share a boot. */
 const KERNEL_SLICES = 13;
 const KERNEL_CUT_SEEDS = 8;
+const MUTATION_SLICES = 15;
 const POLICIES = ["lru", "fifo", "random"];
 
 function cutJobs(scale: number): Job[] {
@@ -104,11 +105,17 @@ function kernelJobs(scale: number): Job[] {
   return [...jobs, ...slices("kernel-cuts", scale, cuts)];
 }
 
-/** In quarters, so that they spread over the processors. */
+/** In slices, so that they spread over the processors and little is lost by an interruption. */
 function mutationJobs(): Job[] {
-  return [1, 2, 3, 4].map((slice) => ({
+  return Array.from({ length: MUTATION_SLICES }, (_, at) => at + 1).map((slice) => ({
     name: `mutations-${slice}`,
-    args: ["tests/simulation/mutations/run.ts", "--slice", `${slice}/4`, "--jobs", "1"],
+    args: [
+      "tests/simulation/mutations/run.ts",
+      "--slice",
+      `${slice}/${MUTATION_SLICES}`,
+      "--jobs",
+      "1",
+    ],
     runtime: "bun",
   }));
 }

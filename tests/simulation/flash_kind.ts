@@ -59,7 +59,7 @@ async function openVolume(
   for (const { name, label } of volumes) {
     if (label === READY) continue;
     if (promised.whole.has(label)) await checkWhole(set, name, label);
-    else await set.destroyVolume(name, { force: true });
+    else if (!promised.present.has(label)) await set.destroyVolume(name, { force: true });
   }
   const missing = [...promised.present].filter((label) =>
     !volumes.some((each) => each.label === label)
@@ -117,11 +117,11 @@ async function disturb(
   const byte = 1 + random.below(255);
   const label = `${GUEST}${byte} ${turn}`;
   const { name } = await set.createVolume({ sizeBytes: 2 * GUEST_BYTES, label });
+  promised.present.add(label);
   const other = set.volumes.find((volume) => volume.name === name)!;
   await other.write(0, new Uint8Array(GUEST_BYTES).fill(byte));
   await other.flush();
   promised.whole.add(label);
-  promised.present.add(label);
   if (random.chance(0.5)) await set.resizeVolume(name, GUEST_BYTES);
   promised.present.delete(label);
   await set.destroyVolume(name, { force: true });

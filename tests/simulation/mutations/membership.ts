@@ -43,13 +43,6 @@ export const MEMBERSHIP: readonly Mutation[] = [
     hunts: [hunt("come-and-go", 10, 10)],
   },
   {
-    name: "a detached device's clean keys are not made durable",
-    file: "lib/cache/members/detach.ts",
-    text: "    await engine.settleKeys();\n",
-    becomes: "",
-    hunts: [hunt("come-and-go", 10, 2)],
-  },
-  {
     name: "a detached device is written to before its superblock says so",
     file: "lib/cache/members/detach.ts",
     text: "    await dev.leaveSet();\n",
