@@ -323,6 +323,7 @@ export class FaultRun {
    * were told of: a sample shows it.
    */
   async #findings(world: World, worldSeed: number): Promise<number> {
+    if (world.kind.isForeign) return 0;
     if (!this.#isSilent && hashOf(worldSeed, this.#outcomes.recoveries) % CHECK_ONE_IN !== 0) {
       return 0;
     }

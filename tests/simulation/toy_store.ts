@@ -273,6 +273,7 @@ function bytesOf(words: Uint32Array): Uint8Array {
 export function toyKind(mistake?: ToyMistake): EngineKind {
   return {
     name: mistake === undefined ? "toy" : `toy that makes the mistake "${mistake}"`,
+    isForeign: true,
     cacheSectors: DATA_START + 600,
     backingSectors: DATA_OFFSET + 1024,
     dataOffsetSectors: DATA_OFFSET,

@@ -62,6 +62,8 @@ export interface DiskKind {
   /** The volume's sector 0 is this sector of the backing disk. */
   readonly dataOffsetSectors: number;
   readonly logicalBlockSectors?: number;
+  /** True: what is on the disks is not bcache's format, and nothing for the offline check. */
+  readonly isForeign?: boolean;
   /** Makes fresh disks ready for `open`. */
   format(cache: SimDisk, ...backings: readonly SimDisk[]): Promise<void>;
 }
