@@ -6,6 +6,7 @@
 import type { BackingSource } from "../lib/cache/members/attach.ts";
 import { CacheSet } from "../lib/cache/cache_set.ts";
 import { openBacking } from "../lib/cache/members/open_backing.ts";
+import type { WhenChanged } from "../lib/cache/members/sidecar.ts";
 import type { Device } from "../lib/device/device.ts";
 import { type FileDevice, openFileDevice } from "../lib/device/file.ts";
 import { CountingDevice } from "../lib/device/counting.ts";
@@ -29,20 +30,22 @@ export async function openEngine(world: EngineWorld): Promise<Engine> {
     files.add(file);
     return new CountingDevice(file, world.operations);
   };
-  const openSource = async (path: string): Promise<BackingSource> => {
-    const device = await openBacking(path, open);
+  const openSource = async (path: string, changed?: WhenChanged): Promise<BackingSource> => {
+    const device = await openBacking(path, open, changed);
     opened.push(device);
     const release = async (): Promise<void> => {
       opened.splice(opened.indexOf(device), 1);
       await device.close();
     };
-    return { device, path, release };
+    return { device, path, release, dropCached: device.dropCached ?? false };
   };
   try {
     const cache = await open(config.cachePath);
     opened.push(cache);
     const backings: BackingSource[] = [];
-    for (const path of config.backingPaths) backings.push(await openSource(path));
+    for (const path of config.backingPaths) {
+      backings.push(await openSource(path, config.changedImage));
+    }
     const set = await CacheSet.open({
       cache,
       backings,
@@ -52,7 +55,7 @@ export async function openEngine(world: EngineWorld): Promise<Engine> {
       readOnly: config.readOnly,
       settings: config.settings,
       ...(config.cacheMode !== undefined && { cacheMode: config.cacheMode }),
-      openBacking: openSource,
+      openBacking: (path) => openSource(path),
       onVolumesChanged: world.onVolumesChanged,
     });
     return owning(set, { devices: opened, files, world });

@@ -4,6 +4,7 @@
  */
 import type { Clock, Log, Random } from "../lib/base/runtime.ts";
 import type { BlockVolume, CacheControl, CacheMode } from "../lib/cache/ports.ts";
+import type { WhenChanged } from "../lib/cache/members/sidecar.ts";
 import type { Libc } from "../lib/runtime/libc.ts";
 import type { OperationCounter } from "../lib/device/counting.ts";
 
@@ -17,6 +18,8 @@ export interface MountConfig {
   /** For devices that are attached now; others keep theirs. */
   readonly cacheMode?: CacheMode;
   readonly readOnly: boolean;
+  /** What to do with images in `backingPaths` that were changed without their cache. */
+  readonly changedImage?: WhenChanged;
   /** Whether users other than the one who mounts may look inside. */
   readonly allowOther: boolean;
   /** Attributes to set, by name. */

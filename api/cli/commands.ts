@@ -102,6 +102,7 @@ interface MountFlags {
   http: string;
   daemon?: boolean;
   readOnly?: boolean;
+  changedImage?: "trust" | "drop";
   allowOther?: boolean;
   set?: string[];
 }
@@ -118,6 +119,12 @@ function addMount(parser: Command, program: Program): void {
     .option("--http <host:port>", "where HTTP listens, or off", HTTP_DEFAULT)
     .option("--daemon", "return when the files are ready, go on in the background")
     .option("--read-only", "refuse writes")
+    .addOption(
+      new Option(
+        "--changed-image <how>",
+        "an image that was changed behind its sidecar: trust what is cached of it, or drop that",
+      ).choices(["trust", "drop"]),
+    )
     .option("--allow-other", "let other users in")
     .option("--set <name=value>", "set an attribute; may be repeated", collect)
     .action(async (mountPoint: string, flags: MountFlags) => {
@@ -148,6 +155,7 @@ function mountCommand(mountPoint: string, flags: MountFlags): MountCommand {
     cacheMode: flags.cacheMode,
     http: flags.http === "off" ? undefined : asUsage(() => parseHostPort(flags.http)),
     readOnly: flags.readOnly ?? false,
+    changedImage: flags.changedImage,
     allowOther: flags.allowOther ?? false,
     settings: (flags.set ?? []).map(parseSetting),
   };

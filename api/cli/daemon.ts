@@ -84,6 +84,7 @@ export function daemonArguments(command: MountCommand): string[] {
   const { http } = command;
   const isIPv6 = http?.host.includes(":") ?? false;
   words.push("--http", http ? `${isIPv6 ? `[${http.host}]` : http.host}:${http.port}` : "off");
+  if (command.changedImage !== undefined) words.push("--changed-image", command.changedImage);
   if (command.readOnly) words.push("--read-only");
   if (command.allowOther) words.push("--allow-other");
   for (const { name, value } of command.settings) words.push("--set", `${name}=${value}`);

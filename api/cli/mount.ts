@@ -30,6 +30,8 @@ export interface MountCommand {
   cacheMode: CacheMode | undefined;
   http: HostPort | undefined;
   readOnly: boolean;
+  /** What to do with an image that was changed behind its sidecar; undefined: refuse it. */
+  changedImage: "trust" | "drop" | undefined;
   allowOther: boolean;
   settings: Array<{ name: string; value: string }>;
 }
@@ -59,6 +61,7 @@ export async function runMount(
       backingPaths: command.backingPaths,
       mountPoint,
       ...(command.cacheMode === undefined ? {} : { cacheMode: command.cacheMode }),
+      ...(command.changedImage === undefined ? {} : { changedImage: command.changedImage }),
       readOnly: command.readOnly,
       allowOther: command.allowOther,
       settings: [], // Set below, where names of devices are understood too.

@@ -4,6 +4,7 @@
  */
 import type { Device, WriteOptions } from "./device.ts";
 import { ForwardingDevice } from "./forwarding.ts";
+import type { FileState } from "./host.ts";
 
 /** Every `begin` is followed by an `end`, also when the operation fails. */
 export interface OperationCounter {
@@ -23,6 +24,20 @@ export class CountingDevice extends ForwardingDevice {
   /** What a file has beyond its last whole sector; 0 where the device does not say. */
   get tailBytes(): number {
     return (this.inner as { tailBytes?: number }).tailBytes ?? 0;
+  }
+
+  /** As `fileState` of a file device; undefined where the device has none. */
+  async fileState(options: { settled: boolean }): Promise<FileState | undefined> {
+    const { inner } = this;
+    if (!("fileState" in inner) || typeof inner.fileState !== "function") return undefined;
+    const file = inner as Device & {
+      fileState(options: { settled: boolean }): Promise<FileState | undefined>;
+    };
+    let state: FileState | undefined;
+    await this.#count(async () => {
+      state = await file.fileState(options);
+    });
+    return state;
   }
 
   override read(atSector: number, into: Uint8Array): Promise<void> {

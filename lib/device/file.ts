@@ -20,6 +20,7 @@ import { linuxDevice, lockFile } from "./file_lock.ts";
 import {
   ERRNO_OF,
   type FileCalls,
+  type FileState,
   type HostCalls,
   nodeFileCalls,
   systemCode,
@@ -253,6 +254,36 @@ export class FileDevice implements Device {
     if (!this.#isOpen) return false;
     const stat = fs.fstatSync(this.#fd);
     return stat.isFile() && stat.nlink === 0;
+  }
+
+  /**
+   * Size and time of modification of a regular file; undefined of a block device, and without the
+   * host's calls, since not every runtime tells nanoseconds. `settled`: both are durable first,
+   * with all that was written; nothing may be written meanwhile.
+   */
+  async fileState(options: { settled: boolean }): Promise<FileState | undefined> {
+    assert(this.#isOpen, "a closed device is not used");
+    const before = fs.fstatSync(this.#fd);
+    if (!before.isFile() || this.#host?.modifiedNs === undefined) return undefined;
+    if (options.settled && !this.readOnly) {
+      await this.flush();
+      await this.#fsync();
+    }
+    const modifiedNs = this.#host.modifiedNs(this.#fd);
+    const sizeBytes = fs.fstatSync(this.#fd).size;
+    return modifiedNs === undefined ? undefined : { sizeBytes, modifiedNs };
+  }
+
+  /** Times, too, which fdatasync leaves out. */
+  async #fsync(): Promise<void> {
+    this.#inFlight++;
+    try {
+      await new Promise<void>((resolve, reject) => {
+        fs.fsync(this.#fd, (error) => error ? reject(error) : resolve());
+      });
+    } finally {
+      this.#inFlight--;
+    }
   }
 
   async #transfer(kind: "read" | "write", atSector: number, bytes: Uint8Array): Promise<void> {

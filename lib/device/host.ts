@@ -14,6 +14,15 @@ export interface HostCalls {
   flock(fd: number, operation: number): number;
   blockDeviceBytes(fd: number): number;
   blockDeviceSectorBytes(fd: number): number;
+  /** When the file was last modified, in nanoseconds since 1970; undefined: it cannot be told. */
+  modifiedNs?(fd: number): bigint | undefined;
+}
+
+/** The state of a file. */
+export interface FileState {
+  readonly sizeBytes: number;
+  /** Nanoseconds since 1970. */
+  readonly modifiedNs: bigint;
 }
 
 /** Transfers at a position: bytes done, possibly fewer than asked. node:fs has this form. */

@@ -24,6 +24,8 @@ export const MS = { RDONLY: 1, NOSUID: 2, NODEV: 4, NOATIME: 1024 } as const;
 export const MNT_DETACH = 2;
 const F_SETFL = 4;
 const BLKGETSIZE64 = 0x80081272;
+/** struct statx: its size, where the time of modification is, and how that is asked for. */
+const STATX = { bytes: 256, modified: 0x70, emptyPath: 0x1000, wantModified: 0x40 } as const;
 const BLKSSZGET = 0x1268;
 const PR_SET_TIMERSLACK = 29;
 const PR_SET_IO_FLUSHER = 57;
@@ -128,6 +130,24 @@ export class Libc {
     const size = new BigUint64Array(1);
     const failed = this.#ioctl(fd, BLKGETSIZE64, new Uint8Array(size.buffer));
     return failed < 0 ? failed : Number(size[0]);
+  }
+
+  /** When the file was last modified, in nanoseconds since 1970; undefined: it is not told. */
+  modifiedNs(fd: number): bigint | undefined {
+    const found = new Uint8Array(new ArrayBuffer(STATX.bytes));
+    const path = this.cString("");
+    const { emptyPath, wantModified } = STATX;
+    const result = this.calls.statx(
+      fd,
+      path.address,
+      emptyPath,
+      wantModified,
+      this.addressOf(found),
+    );
+    const view = new DataView(found.buffer);
+    if (result < 0 || (view.getUint32(0, true) & wantModified) === 0) return undefined;
+    const seconds = view.getBigInt64(STATX.modified, true);
+    return seconds * 1_000_000_000n + BigInt(view.getUint32(STATX.modified + 8, true));
   }
 
   /** The logical sector size of a block device in bytes. */

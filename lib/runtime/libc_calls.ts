@@ -44,6 +44,7 @@ export const SIGNATURES = {
   posix_spawn_file_actions_adddup2: { args: ["address", "i32", "i32"], result: "i32" },
   posix_spawn_file_actions_destroy: { args: ["address"], result: "i32" },
   clock_gettime: { args: ["i32", "address"], result: "i32" },
+  statx: { args: ["i32", "address", "i32", "u32", "address"], result: "i32" },
   waitpid: { args: ["i32", "address", "i32"], result: "i32" },
   __errno_location: { args: [], result: "address" },
 } as const satisfies Record<string, CSignature>;

@@ -21,11 +21,14 @@ import { Bypass } from "../requests/bypass.ts";
 import { CachedDevice } from "../requests/cached_device.ts";
 import type { Engine } from "../engine.ts";
 import { freeSlot, invalidated } from "./slots.ts";
+import type { BackingDevice } from "./open_backing.ts";
 import type { RequestStats } from "../stats.ts";
 
 export interface BackingSource {
-  readonly device: Device;
+  readonly device: BackingDevice;
   readonly path: string;
+  /** Nothing that is cached of it may be used: it was changed without its cache. */
+  readonly dropCached?: boolean;
   /** Called when the device was stopped and the set goes on without it. */
   release?(): Promise<void>;
 }
@@ -135,6 +138,7 @@ export function refuseSlot(engine: Engine, source: BackingSource, superblock: Su
   const state = backingState(superblock);
   const known = uuids.find(superblock.uuid);
   const uuid = formatUuid(superblock.uuid);
+  if (known >= 0 && source.dropCached) return refuseMixture(dirty.of(known), { path, uuid });
   if (known >= 0 && state !== "stale" && state !== "none") {
     const end = dirty.endOf(known);
     if (end <= source.device.sizeSectors) return;
@@ -171,7 +175,7 @@ async function findSlot(
   const now = world.clock.wallSeconds() >>> 0;
   const state = backingState(superblock);
   const known = uuids.find(superblock.uuid);
-  if (known >= 0 && state !== "stale" && state !== "none") {
+  if (known >= 0 && state !== "stale" && state !== "none" && !source.dropCached) {
     const entry = { ...uuids.entry(known), lastRegistered: now };
     return { inode: known, isNew: false, changes: [[known, entry]] };
   }
@@ -206,6 +210,18 @@ function refuseOrphan(
   );
 }
 
+/** Dirty data may not be dropped unasked, nor be written over what came to the image since. */
+function refuseMixture(dirtySectors: number, { path, uuid }: { path: string; uuid: string }): void {
+  if (dirtySectors === 0) return;
+  throw new BcacheError(
+    "InvalidArgument",
+    `${path}: was changed without its cache, which has ${dirtySectors * 512} dirty bytes of it; ` +
+      "to keep both, mount it with --changed-image trust and flush; to give the dirty data up, " +
+      `make its sidecar anew with bcache-fuse make -B ${path} --sidecar --force, mount, and then ` +
+      `bcache-fuse forget MOUNTPOINT ${uuid} --force`,
+  );
+}
+
 /**
  * Attaches a device that `refuseBacking` let pass. A crash in between leaves the table with an
  * entry that the device does not know of; it then gets another one.
@@ -217,7 +233,7 @@ export async function attach(
   options: { name: string; setStats: RequestStats },
 ): Promise<CachedDevice> {
   const { inode, isNew, changes } = await findSlot(engine, source, superblock);
-  if (backingState(superblock) === "stale") {
+  if (backingState(superblock) === "stale" || (isNew && source.dropCached)) {
     engine.world.log(
       "warning",
       `${source.path}: was changed without its cache; what was cached of it is dropped`,
@@ -250,6 +266,8 @@ export async function attach(
     setBackingState(superblock, "clean");
     await dev.writeSuperblock();
   }
+  // What may not be used is gone durably; from here on the device may be written.
+  await source.device.admit?.();
   engine.cache.add(dev);
   await dev.map.follow(engine.dirty, engine.btree, inode);
   return dev;

@@ -8,13 +8,19 @@
  */
 import { BcacheError } from "../../base/errors.ts";
 import { type Device, SECTOR_BYTES } from "../../device/device.ts";
-import { JoinedDevice } from "../../device/joined.ts";
 import { SUPERBLOCK_BYTES, SUPERBLOCK_SECTOR } from "../../ondisk/superblock.ts";
 import { decodeSuperblock } from "../../ondisk/superblock_verify.ts";
 import { readsAsBcache } from "../make.ts";
+import { type FileLike, openSidecar, type WhenChanged } from "./sidecar.ts";
 
 /** Opens a file; rejects with NotFound where there is none. `openFileDevice` does. */
-export type OpenDevice = (path: string) => Promise<Device & { readonly tailBytes?: number }>;
+export type OpenDevice = (path: string) => Promise<FileLike>;
+
+/** A backing device that may want to know when it is taken in; see `SidecarDevice`. */
+export interface BackingDevice extends Device {
+  readonly dropCached?: boolean;
+  admit?(): Promise<void>;
+}
 
 /** Where the superblock of a plain image is kept. */
 export function sidecarPath(imagePath: string): string {
@@ -23,14 +29,19 @@ export function sidecarPath(imagePath: string): string {
 
 /**
  * The backing device at `path`. Rejects with BadFormat when there is no superblock in either
- * place, and with what opening and reading reject with. Nothing stays open then.
+ * place, or when an image was changed behind its sidecar (unless told what to do then), and with
+ * what opening and reading reject with. Nothing stays open then.
  */
-export async function openBacking(path: string, open: OpenDevice): Promise<Device> {
+export async function openBacking(
+  path: string,
+  open: OpenDevice,
+  whenChanged: WhenChanged = "refuse",
+): Promise<BackingDevice> {
   const image = await open(path);
   let sidecar: Device | undefined;
   try {
     sidecar = await openIfThere(sidecarPath(path), open);
-    if (sidecar) return await join(sidecar, image);
+    if (sidecar) return await join(sidecar, image, whenChanged);
     if (await readsAsBcache(image)) return image;
     const found = `${path} has no bcache superblock, and there is no ${sidecarPath(path)}`;
     const advice =
@@ -55,8 +66,9 @@ async function openIfThere(path: string, open: OpenDevice): Promise<Device | und
 
 async function join(
   sidecar: Device,
-  image: Device & { readonly tailBytes?: number },
-): Promise<Device> {
+  image: FileLike,
+  whenChanged: WhenChanged,
+): Promise<BackingDevice> {
   const end = SUPERBLOCK_SECTOR + SUPERBLOCK_BYTES / SECTOR_BYTES;
   if (sidecar.sizeSectors < end) {
     const found = `${sidecar.name}: ${sidecar.sizeSectors} sectors, a sidecar has ${end}`;
@@ -82,5 +94,5 @@ async function join(
     const advice = `it was whole when its sidecar was made; truncate -s %${blockBytes} enlarges it`;
     throw new BcacheError("BadFormat", `${found}; ${advice}`);
   }
-  return new JoinedDevice(sidecar, image, superblock.dataOffsetSectors, image.name);
+  return await openSidecar(sidecar, image, superblock, whenChanged);
 }
