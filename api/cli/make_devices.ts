@@ -133,6 +133,7 @@ async function prepareAll(files: OpenFiles, request: MakeRequest): Promise<Prepa
       ...(request.label !== undefined && { label: request.label }),
     };
     if (!request.sidecar) {
+      refuseCachedImage(device.name);
       const { dataOffsetSectors } = request;
       const more = dataOffsetSectors === undefined ? {} : { dataOffsetSectors };
       prepared.push(await prepareBacking(device, { ...options, ...more }));
@@ -143,6 +144,18 @@ async function prepareAll(files: OpenFiles, request: MakeRequest): Promise<Prepa
     prepared.push(await prepareSidecar(sidecar, device, options));
   }
   return prepared;
+}
+
+/** A plain image would get a superblock inside it, while the one beside it still counts. */
+function refuseCachedImage(path: string): void {
+  const beside = sidecarPath(path);
+  if (!existsSync(beside)) return;
+  throw new BcacheError(
+    "Exists",
+    `${path}: is a plain image whose superblock is in ${beside}; make that one anew with ` +
+      "--sidecar --force, which leaves the image as it is, or remove it first if the image " +
+      "itself is to be formatted",
+  );
 }
 
 function lineAbout({ device, superblock }: PreparedDevice): string {

@@ -92,11 +92,17 @@ export function refuseBacking(
       `is the same device as ${other.path}${as} (UUID ${formatUuid(superblock.uuid)})`,
     );
   }
-  refuseForeign(superblock, set, refuse);
+  refuseForeign(superblock, source, set, refuse);
+}
+
+/** What formats a device again; in an image with a sidecar not a byte may change. */
+function makeAnew({ device, path }: BackingSource): string {
+  return `bcache-fuse make -B ${path}${device.hasSidecar ? " --sidecar" : ""} --force`;
 }
 
 function refuseForeign(
   superblock: Superblock,
+  source: BackingSource,
   set: AttachRules,
   refuse: (code: "InvalidArgument", why: string) => never,
 ): void {
@@ -115,7 +121,7 @@ function refuseForeign(
     refuse(
       "InvalidArgument",
       `belongs to cache set ${theirs} and is ${state}, but ${ours}; mount it with its own cache, ` +
-        "or, if that is gone for good, begin anew with bcache-fuse make -B BACKING --force",
+        `or, if that is gone for good, begin anew with ${makeAnew(source)}`,
     );
   }
 }
@@ -153,7 +159,7 @@ export function refuseSlot(engine: Engine, source: BackingSource, superblock: Su
       "InvalidArgument",
       `${path}: has dirty data in a cache, but this cache set does not know it ` +
         `(UUID ${uuid}); mount it with the cache that has its data; if that is gone for good, ` +
-        `bcache-fuse make -B ${path} --force begins anew with what the device itself has`,
+        `${makeAnew(source)} begins anew with what the device itself has`,
     );
   }
   // It was changed without the cache, or detached: what is cached of it must never be used.

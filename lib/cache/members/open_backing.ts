@@ -18,6 +18,8 @@ export type OpenDevice = (path: string) => Promise<FileLike>;
 
 /** A backing device that may want to know when it is taken in; see `SidecarDevice`. */
 export interface BackingDevice extends Device {
+  /** Its superblock lies in a file beside it, and must never be written into the image itself. */
+  readonly hasSidecar?: boolean;
   readonly dropCached?: boolean;
   admit?(): Promise<void>;
 }

@@ -35,6 +35,7 @@ export type WhenChanged = "refuse" | "trust" | "drop";
 export class SidecarDevice extends JoinedDevice {
   /** The image was changed, and nothing that is cached of it may be used. */
   readonly dropCached: boolean;
+  readonly hasSidecar = true;
   readonly #sidecar: Device;
   readonly #image: FileLike;
   #isAdmitted = false;

@@ -111,6 +111,17 @@ test("make --sidecar leaves the image byte for byte, and show finds it", async (
   assertEquals(existsSync(at("i.bcache")), false);
 });
 
+test("make refuses to format an image that has a sidecar, also with --force", async () => {
+  const image = new Uint8Array(8 * MIB).fill(7);
+  writeFileSync(at("i"), image);
+  await make({ bdev: [at("i")], sidecar: true });
+  const words = `superblock is in ${at("i.bcache")}; make that one anew with --sidecar --force`;
+  await refused({ bdev: [at("i")], force: true }, words);
+  assertEquals(readFileSync(at("i")).equals(image), true);
+  await make({ bdev: [at("i")], sidecar: true, force: true });
+  assertEquals(readFileSync(at("i")).equals(image), true);
+});
+
 test("make refuses one device under two names", async () => {
   writeFileSync(at("b"), new Uint8Array(MIB));
   const named = { bdev: [at("b"), `${directory}/./b`] };

@@ -123,6 +123,15 @@ async function refusal(how: Session = {}): Promise<string> {
 }
 
 describe("an image behind its sidecar", () => {
+  test("is never said to be formatted inside, whatever is refused", async () => {
+    await session({ mode: "writeback" }, (set) => write(set.volumes[0]!, AT, 4096, 5));
+    await withFiles([cachePath], async ([cache]) => {
+      const common = { blockSectors: 1, bucketSectors: 16, force: true };
+      await makeCache(cache!, { ...common, uuid: uuidOf(1), setUuid: uuidOf(8) });
+    });
+    assertMatch(await refusal(), /begin anew with bcache-fuse make -B \S+ --sidecar --force$/);
+  });
+
   test("that nobody changed is served from the cache, session after session", async () => {
     assert(!stampIsThere());
     await session({}, async (set) => {
