@@ -9,6 +9,8 @@ import { findMount } from "./find_mount.ts";
 import type { Program } from "./program.ts";
 import { UsageError } from "./program.ts";
 
+const TAB_COLUMNS = 8;
+
 /** An attribute and whose it is; `device` undefined means the cache set's. */
 interface Owned {
   device: string | undefined;
@@ -112,12 +114,26 @@ export async function runGet(
     return;
   }
   program.out(
-    table(found.map((owned) => [
-      fullName(owned),
-      owned.attribute.writable ? "rw" : "r",
-      printable(owned.attribute.value),
-    ])),
+    table(
+      found.flatMap((owned) =>
+        linesOf(owned.attribute.value).map((line, at) =>
+          at > 0 ? ["", "", line] : [fullName(owned), owned.attribute.writable ? "rw" : "r", line]
+        )
+      ),
+    ),
   );
+}
+
+/** A value of several lines with tabs, as some of sysfs are, in lines that line up. */
+function linesOf(value: string): string[] {
+  return value.trimEnd().split("\n").map((line) => {
+    let shown = "";
+    for (const [at, part] of line.split("\t").entries()) {
+      if (at > 0) shown = shown.padEnd((Math.floor(shown.length / TAB_COLUMNS) + 1) * TAB_COLUMNS);
+      shown += printable(part);
+    }
+    return shown;
+  });
 }
 
 /** `set MOUNTPOINT NAME VALUE`: prints the value as it reads afterwards. */

@@ -13,6 +13,14 @@ export interface CheckCommand {
   readonly json: boolean;
 }
 
+/** What the superblock of a backing device says of it. */
+const STATE_WORDS = {
+  none: "attached to no cache",
+  clean: "clean",
+  dirty: "dirty",
+  stale: "used without its cache since",
+} as const;
+
 /** Prints the report; throws DamageError when there are errors in it. */
 export async function runCheck(program: Program, command: CheckCommand): Promise<void> {
   const devices = new OfflineDevices();
@@ -98,8 +106,10 @@ function textOf(report: CheckReport, { cachePath }: CheckCommand): string {
     );
   }
   for (const backing of report.backings) {
-    const number = backing.inode === undefined ? "not known to the cache" : `is ${backing.inode}`;
-    lines.push(`  ${printable(backing.name)}: ${number}, ${backing.state}`);
+    const known = backing.inode === undefined
+      ? "not a device of this cache"
+      : `device ${backing.inode} of this cache`;
+    lines.push(`  ${printable(backing.name)}: ${known}, ${STATE_WORDS[backing.state]}`);
   }
   return `${lines.join("\n")}\n`;
 }

@@ -60,20 +60,30 @@ async function extract(
 /** Nothing that is there is overwritten unless that was asked for, and never an input. */
 function refuseOutput({ outputPath, force, cachePath, of }: ExtractCommand): void {
   const there = statOf(outputPath);
-  if (there === undefined) return;
+  if (there === undefined) {
+    const folder = dirname(outputPath);
+    if (statOf(folder)?.isDirectory()) return;
+    throw new BcacheError(
+      "NotFound",
+      `${outputPath}: there is no folder ${folder}; make it with mkdir -p ${folder}, ` +
+        "or name another file",
+    );
+  }
   if (!there.isFile()) {
     throw new BcacheError(
       "InvalidArgument",
       `${outputPath} is not a regular file; name a file for the image, then copy it`,
     );
   }
-  const inputs = [cachePath, ...("backingPath" in of ? [of.backingPath] : [])];
-  for (const input of inputs) {
+  const inputs = [["cache device", cachePath]];
+  if ("backingPath" in of) inputs.push(["backing device", of.backingPath]);
+  for (const [kind, input] of inputs as [string, string][]) {
     const found = statOf(input);
     if (found === undefined || found.ino !== there.ino || found.dev !== there.dev) continue;
     throw new BcacheError(
       "InvalidArgument",
-      `${outputPath} is ${input} itself; name another file for the image`,
+      `${outputPath} is the ${kind} itself, which is only read; ` +
+        "name another file for the image with -o",
     );
   }
   if (force) return;

@@ -4,7 +4,7 @@
  */
 import { parseSizeBytes } from "../../lib/base/units.ts";
 import type { MakeRequest } from "./program.ts";
-import { UsageError } from "./program.ts";
+import { asUsage, UsageError } from "./program.ts";
 
 /** The option values as the argument parser leaves them. */
 export interface MakeOptions {
@@ -59,8 +59,8 @@ export function makeRequest(options: MakeOptions): MakeRequest {
   return {
     cachePath: caches[0],
     backingPaths,
-    bucketSizeBytes: sizeOf(options.bucket, "--bucket"),
-    blockSizeBytes: sizeOf(options.block, "--block"),
+    bucketSizeBytes: powerOfTwo(options.bucket, "--bucket", "4k"),
+    blockSizeBytes: powerOfTwo(options.block, "--block", "512"),
     dataOffsetSectors: sectorsOf(options.dataOffset),
     setUuid: uuidOf(options.csetUuid),
     writeback: options.writeback ?? false,
@@ -79,9 +79,17 @@ function dashed(name: string): string {
 
 function sizeOf(text: string | undefined, option: string): number | undefined {
   if (text === undefined) return undefined;
-  const bytes = parseSizeBytes(text, option);
+  const bytes = asUsage(() => parseSizeBytes(text, option));
   if (bytes > 0) return bytes;
   throw new UsageError(`${option} ${text}: a size above zero is needed, like 512k`);
+}
+
+/** A size that is a power of two from `least` on; what else is asked depends on the device. */
+function powerOfTwo(text: string | undefined, option: string, least: string): number | undefined {
+  const bytes = sizeOf(text, option);
+  if (bytes === undefined) return undefined;
+  if (bytes >= parseSizeBytes(least) && Number.isInteger(Math.log2(bytes))) return bytes;
+  throw new UsageError(`${option} ${text}: expected a power of two from ${least} on`);
 }
 
 function sectorsOf(text: string | undefined): number | undefined {

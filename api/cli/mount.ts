@@ -108,11 +108,14 @@ async function serveUntilEnded(
   }
 }
 
-function readyLine(mountPoint: string, status: SetStatus, http: string | undefined): string {
-  const devices =
-    status.devices.map((device) =>
+/** What a mount says when its files can be used. */
+export function readyLine(mountPoint: string, status: SetStatus, http: string | undefined): string {
+  const devices = [
+    ...status.devices.map((device) =>
       `${device.name} ${formatBytes(device.sizeBytes)} ${device.cacheMode} ${device.state}`
-    ).join(", ") ||
+    ),
+    ...status.volumes.map((volume) => `${volume.name} ${formatBytes(volume.sizeBytes)} volume`),
+  ].join(", ") ||
     `no device yet, add one with bcache-fuse attach ${printable(mountPoint)} BACKING`;
   return `mounted at ${printable(mountPoint)}: ${devices}; ${http ?? "HTTP off"}`;
 }

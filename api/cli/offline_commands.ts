@@ -53,8 +53,8 @@ function addCheck(parser: Command, program: Program): void {
 function addDump(parser: Command, program: Program): void {
   parser.command("dump")
     .description("print a structure of a cache device, as far as it can be read")
-    .argument("<device>")
-    .addArgument(new Argument("<structure>").choices(DUMP_PARTS))
+    .argument("<device>", "the cache device")
+    .addArgument(new Argument("<structure>", "what of it to print").choices(DUMP_PARTS))
     .option("--json", "print JSON, a line for each item")
     .action(async (path: string, part: DumpPart, flags: { json?: boolean }) => {
       const { runDump } = await import("./dump.ts");

@@ -2,7 +2,7 @@
 import { type OpenAPIHono, z } from "@hono/zod-openapi";
 import { BcacheError } from "../../lib/base/errors.ts";
 import type { Log } from "../../lib/base/runtime.ts";
-import type { CacheControl, DeviceStatus } from "../../lib/cache/ports.ts";
+import type { CacheControl, DeviceStatus, VolumeStatus } from "../../lib/cache/ports.ts";
 import { type MountInfo, ProblemSchema } from "./schema.ts";
 
 export const NameParameter = z.object({
@@ -59,12 +59,41 @@ export async function memberNamed(control: CacheControl, name: string): Promise<
 
 /** The status of the device called `name`; NotFound names those that exist. */
 export async function deviceNamed(control: CacheControl, name: string): Promise<DeviceStatus> {
-  const { devices } = await control.status();
+  const { devices, volumes } = await control.status();
   const device = devices.find((candidate) => candidate.name === name);
   if (device) return device;
-  const names = devices.map((candidate) => candidate.name).join(", ") || "none";
-  throw new BcacheError(
-    "NotFound",
-    `there is no device ${JSON.stringify(name)}; there is: ${names}`,
-  );
+  if (volumes.some((volume) => volume.name === name)) {
+    throw new BcacheError(
+      "NotFound",
+      `${name} is a volume on the cache alone, it has no backing device; ` +
+        `bcache-fuse volume destroy MOUNTPOINT ${name} gives it up`,
+    );
+  }
+  throw unknownOf("device", name, devices, "bcache-fuse attach MOUNTPOINT BACKING adds one");
+}
+
+/** The status of the volume called `name`; NotFound names those that exist. */
+export async function volumeNamed(control: CacheControl, name: string): Promise<VolumeStatus> {
+  const { devices, volumes } = await control.status();
+  const volume = volumes.find((candidate) => candidate.name === name);
+  if (volume) return volume;
+  if (devices.some((device) => device.name === name)) {
+    throw new BcacheError(
+      "NotFound",
+      `${name} is a cached device, not a volume: its size and data are its backing device's; ` +
+        `bcache-fuse detach MOUNTPOINT ${name} takes it out of the set`,
+    );
+  }
+  throw unknownOf("volume", name, volumes, "bcache-fuse volume create MOUNTPOINT SIZE makes one");
+}
+
+function unknownOf(
+  kind: "device" | "volume",
+  name: string,
+  all: readonly { readonly name: string }[],
+  adviceIfNone: string,
+): BcacheError {
+  const names = all.map((each) => each.name).join(", ");
+  const advice = names === "" ? `the set has none; ${adviceIfNone}` : `there is: ${names}`;
+  return new BcacheError("NotFound", `there is no ${kind} ${JSON.stringify(name)}; ${advice}`);
 }

@@ -1,9 +1,7 @@
 /** Routes of the volumes that live on the cache alone, and of whose data the cache has. */
 import { createRoute, z } from "@hono/zod-openapi";
-import { BcacheError } from "../../lib/base/errors.ts";
-import type { CacheControl, VolumeStatus } from "../../lib/cache/ports.ts";
 import type { App, RouteContext } from "./route_parts.ts";
-import { answer, jsonBody, NameParameter, PROBLEM } from "./route_parts.ts";
+import { answer, jsonBody, NameParameter, PROBLEM, volumeNamed } from "./route_parts.ts";
 import { UuidSchema, VolumeCreateSchema, VolumeSchema, VolumeSizeSchema } from "./schema.ts";
 
 const VolumesSchema = z.object({ volumes: z.array(VolumeSchema) });
@@ -96,13 +94,4 @@ export function addVolumeRoutes(app: App, context: RouteContext): void {
     await control.forget(c.req.valid("param").uuid, { force });
     return c.json({ uuids: await control.uuids() }, 200);
   });
-}
-
-async function volumeNamed(control: CacheControl, name: string): Promise<VolumeStatus> {
-  const { volumes } = await control.status();
-  const volume = volumes.find((candidate) => candidate.name === name);
-  if (volume) return volume;
-  const names = volumes.map((candidate) => candidate.name).join(", ") || "none";
-  const wanted = JSON.stringify(name);
-  throw new BcacheError("NotFound", `there is no volume ${wanted}; there is: ${names}`);
 }

@@ -3,6 +3,7 @@
  * (node:http, through Hono's node-server; both runtimes carry it).
  */
 import { createAdaptorServer } from "@hono/node-server";
+import { lookup } from "node:dns/promises";
 import { chmodSync, rmSync } from "node:fs";
 import type { Server } from "node:http";
 import { connect, isIP } from "node:net";
@@ -42,6 +43,13 @@ export function parseHostPort(text: string): HostPort {
       `--http ${JSON.stringify(text)}: expected HOST:PORT such as 127.0.0.1:8380, or off`,
     );
   }
+  if (match?.[1] === undefined && /^\d+(\.\d+){3}$/.test(host) && isIP(host) !== 4) {
+    throw new BcacheError(
+      "InvalidArgument",
+      `--http ${JSON.stringify(text)}: the host ${host} is wrong; ` +
+        "expected an address such as 127.0.0.1, or a name",
+    );
+  }
   return { host, port };
 }
 
@@ -56,7 +64,12 @@ export async function listenTcp(app: Servable, at: HostPort): Promise<Listening>
   try {
     await listening(server, () => server.listen({ host: at.host, port: at.port }));
   } catch (error) {
-    throw tcpError(at, error);
+    throw await isKnownHost(at.host) ? tcpError(at, error) : new BcacheError(
+      "InvalidArgument",
+      `cannot listen on ${at.host}:${at.port}: this machine knows no host ${at.host}; ` +
+        "choose another with --http HOST:PORT, such as 127.0.0.1:8380",
+      { cause: error },
+    );
   }
   const bound = server.address();
   const port = bound !== null && typeof bound === "object" ? bound.port : at.port;
@@ -171,6 +184,17 @@ function codeOf(error: unknown): string | undefined {
   return typeof code === "string" ? code : undefined;
 }
 
+/** Whether a host is an address, or has one. The runtimes' errors do not tell it from others. */
+async function isKnownHost(host: string): Promise<boolean> {
+  if (isIP(host) !== 0) return true;
+  try {
+    await lookup(host);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
 function tcpError(at: HostPort, error: unknown): BcacheError {
   const where = `${at.host}:${at.port}`;
   switch (codeOf(error)) {
@@ -185,6 +209,14 @@ function tcpError(at: HostPort, error: unknown): BcacheError {
       return new BcacheError(
         "Permission",
         `${where} may not be used by this user; choose a port above 1023 with --http HOST:PORT`,
+        { cause: error },
+      );
+    case "EINVAL":
+    case "EADDRNOTAVAIL":
+      return new BcacheError(
+        "InvalidArgument",
+        `cannot listen on ${where}: this machine has no address ${at.host}; ` +
+          "choose another with --http HOST:PORT, such as 127.0.0.1:8380",
         { cause: error },
       );
     default:

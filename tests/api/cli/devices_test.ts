@@ -3,6 +3,8 @@ import { afterEach, beforeEach, describe, test } from "bun:test";
 import { assertEquals, assertMatch } from "@std/assert";
 import { resolve } from "node:path";
 import { BcacheError } from "../../../lib/base/errors.ts";
+import { readyLine } from "../../../api/cli/mount.ts";
+import { volumeStatus } from "../fake_control.ts";
 import { CommandBench } from "./control_support.ts";
 
 let bench: CommandBench;
@@ -26,6 +28,31 @@ test("get lists what is there, though a device is stopped while it looks", async
       ? attributes(device)
       : Promise.reject(new BcacheError("DeviceIo", "broken"));
   assertEquals((await bench.run("get", bench.mountPoint)).err, "bcache-fuse: broken\n");
+});
+
+test("get lays values of several lines out below each other", async () => {
+  const { control } = bench;
+  const value = "rate:\t\t4.0k/sec\nnext io:\t\u001b7ms\n";
+  const common = { writable: false, help: "" };
+  control.attributes = (device) =>
+    Promise.resolve(device === undefined ? [{ name: "debug", value, ...common }] : []);
+  const { out } = await bench.run("get", bench.mountPoint);
+  const indent = " ".repeat("debug  r  ".length);
+  assertEquals(out, `debug  r  rate:           4.0k/sec\n${indent}next io:        ?7ms\n`);
+});
+
+test("what a mount says when it is ready names devices and volumes", async () => {
+  const { control } = bench;
+  const ready = async () => readyLine("/mnt", await control.status(), undefined);
+  control.devices.splice(1);
+  control.volumes.push(volumeStatus("bcache1", 1024 ** 2));
+  const volume = "bcache1 1.0 MiB volume; HTTP off";
+  const device = "bcache0 1.0 GiB writeback dirty";
+  assertEquals(await ready(), `mounted at /mnt: ${device}, ${volume}`);
+  control.devices.length = 0;
+  assertEquals(await ready(), `mounted at /mnt: ${volume}`);
+  control.volumes.length = 0;
+  assertMatch(await ready(), /no device yet, add one with bcache-fuse attach \/mnt BACKING/);
 });
 
 test("flush of a read-only mount says nothing but why it is refused", async () => {
@@ -81,6 +108,24 @@ describe("attach, detach and stop", () => {
     assertMatch(result.out, /^stopped bcache0; 3\.0 MiB of it are only in the cache/);
     const missing = await bench.run("stop", bench.mountPoint, "bcache7");
     assertMatch(missing.err, /there is no device "bcache7"; there is: bcache1\n$/);
+    bench.control.devices.length = 0;
+    const none = await bench.run("stop", bench.mountPoint, "bcache7");
+    assertMatch(none.err, /no device "bcache7"; the set has none; bcache-fuse attach MOUNTPOINT/);
+  });
+
+  test("a volume is no device, a device no volume, and what to do instead is said", async () => {
+    bench.control.volumes.push(volumeStatus("bcache2", 1024 ** 2));
+    for (const command of ["stop", "detach"]) {
+      const { status, err } = await bench.run(command, bench.mountPoint, "bcache2");
+      assertEquals(status, 1);
+      assertMatch(err, /bcache2 is a volume on .*volume destroy MOUNTPOINT bcache2 gives it up\n$/);
+    }
+    for (const words of [["resize", "bcache0", "1M"], ["destroy", "bcache0"]]) {
+      const [command = "", ...rest] = words;
+      const { status, err } = await bench.run("volume", command, bench.mountPoint, ...rest);
+      assertEquals(status, 1);
+      assertMatch(err, /bcache0 is a cached device, not a volume: .*detach MOUNTPOINT bcache0/);
+    }
   });
 
   test("missing words are a usage error", async () => {

@@ -99,6 +99,8 @@ test("the command line prints help and the version", async () => {
   }
   const version = await run(["--version"]);
   assertMatch(version.out, /^\d+\.\d+\.\d+\n$/);
+  const ofDump = await run(["dump", "--help"]);
+  assertMatch(ofDump.out.replace(/\s+/g, " "), /"superblock", "journal", .*"extents"/);
   const ofCommand = await run(["mount", "--help"]);
   assertStringIncludes(ofCommand.out, "--cache-mode <mode>");
   assertStringIncludes(ofCommand.out, "127.0.0.1:8380");
@@ -121,7 +123,11 @@ const WRONG: ReadonlyArray<readonly [number, RegExp, readonly string[]]> = [
   [2, /--sidecar is about a backing device/, ["make", "-C", "c", "--sidecar"]],
   [2, /--discard is about a cache device/, ["make", "-B", "b", "--discard"]],
   [2, /leave out --data-offset/, ["make", "-B", "b", "--sidecar", "-o", "16"]],
-  [1, /--bucket "12q".*like 512k/, ["make", "-C", "c", "-b", "12q"]],
+  [2, /--http "300\.1\.1\.1:1": the host 300/, ["mount", "-C", "c", "--http", "300.1.1.1:1", "m"]],
+  [2, /--bucket "12q".*like 512k/, ["make", "-C", "c", "-b", "12q"]],
+  [2, /--bucket 48k: expected a power of two from 4k/, ["make", "-C", "c", "-b", "48k"]],
+  [2, /--block 1000: expected a power of two from 512/, ["make", "-C", "c", "-w", "1000"]],
+  [2, /--size "64X": expected a number/, ["make", "-C", "c", "--size", "64X"]],
   [2, /--size 0: a size above zero/, ["make", "-C", "c", "--size", "0"]],
   [2, /--data-offset 8k: expected a number of sectors/, ["make", "-B", "b", "-o", "8k"]],
   [2, /--cset-uuid 123: expected a UUID/, ["make", "-C", "c", "--cset-uuid", "123"]],

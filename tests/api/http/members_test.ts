@@ -62,7 +62,9 @@ describe("volumes on the cache alone", () => {
       const body = method === "PUT" ? { sizeBytes: 4096 } : undefined;
       const missing = await call(control, method, `/v1/volumes/bcache0${path}`, body);
       assertEquals(missing.status, 404);
-      assertMatch(String(missing.body["detail"]), /no volume "bcache0"; there is: none/);
+      assertMatch(String(missing.body["detail"]), /bcache0 is a cached device, not a volume/);
+      const none = await call(control, method, `/v1/volumes/bcache7${path}`, body);
+      assertMatch(String(none.body["detail"]), /no volume "bcache7"; the set has none/);
     }
   });
 });

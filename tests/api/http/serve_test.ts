@@ -81,7 +81,9 @@ describe("TCP", () => {
   });
   test("an address that is not this machine's is refused with the same advice", async () => {
     const at = { host: "192.0.2.1", port: 8380 };
-    await assertRejects(() => listenTcp(appOver(new FakeControl()), at), BcacheError, "--http");
+    const listen = (host: string) => () => listenTcp(appOver(new FakeControl()), { ...at, host });
+    await assertRejects(listen(at.host), BcacheError, "this machine has no address 192.0.2.1");
+    await assertRejects(listen("no.invalid"), BcacheError, "knows no host no.invalid; choose");
   });
   test("HOST:PORT is read strictly", () => {
     assertEquals(parseHostPort("127.0.0.1:8380"), { host: "127.0.0.1", port: 8380 });
@@ -90,6 +92,8 @@ describe("TCP", () => {
     for (const bad of ["", "8380", ":8380", "host:", "host:99999", "::1:80", "[x]:1", "a b:1"]) {
       assertThrows(() => parseHostPort(bad), BcacheError, "expected HOST:PORT");
     }
+    const wrong = () => parseHostPort("300.1.1.1:1");
+    assertThrows(wrong, BcacheError, "the host 300.1.1.1 is wrong");
   });
   test("a Host header is read strictly", () => {
     assertEquals(hostNameOf("LocalHost:1"), "localhost");
