@@ -4,7 +4,6 @@
  * read becomes an item that says so. Extents look as in the kernel's debugfs.
  */
 import type { KeySet } from "../bset/key_set.ts";
-import { BcacheError, messageOf } from "../base/errors.ts";
 import type { Device } from "../device/device.ts";
 import { BucketReader, type ParsedEntry } from "../journal/parse.ts";
 import { headOf } from "../journal/reader.ts";
@@ -21,7 +20,6 @@ import {
   pointerSector,
   SLOT_WORDS,
 } from "../ondisk/bkey.ts";
-import { jsetBytes } from "../ondisk/jset.ts";
 import { decodeLabel } from "../ondisk/label.ts";
 import { genAt, prioAt } from "../ondisk/prio_set.ts";
 import { showSuperblock, superblockToJson } from "../ondisk/show.ts";
@@ -30,7 +28,8 @@ import { formatUuid } from "../ondisk/uuid.ts";
 import { bucketOf, type CacheImage, openCacheImage, tryRead, wasStarted } from "./cache_image.ts";
 import { type Finding, findingText, type Report } from "./findings.ts";
 import { effectiveLeaves, type IndexView, openIndex, pointerState } from "./index_view.ts";
-import { journalPlace, scanJournal } from "./journal_scan.ts";
+import { blocksOf, intactEntryAt, rescueJournal } from "./journal_rescue.ts";
+import { journalPlace, scanJournal, type ScannedEntry } from "./journal_scan.ts";
 import { positionText } from "./node_scan.ts";
 import { scanPrioSets } from "./prio_scan.ts";
 import { decodeEntryKeys } from "./replay.ts";
@@ -122,22 +121,23 @@ async function dumpSuperblock(device: Device, emit: Emit): Promise<void> {
 // The journal
 
 async function dumpJournal(image: CacheImage, emit: Emit): Promise<void> {
-  const scan = await scanJournal(image, () => {});
-  const needed = new Set(scan?.needed.map((entry) => entry.seq));
   const place = journalPlace(image);
   const reader = new BucketReader(place);
-  const { blockBytes } = image.geometry;
+  const seen = placesOf(reader, await scanJournal(image, () => {}));
+  const needed = placesOf(reader, await rescueJournal(image, () => {}));
   for (let index = 0; index < place.buckets.length; index++) {
     let newest = 0;
     let sawDamage = false;
     for (let block = 0; block < reader.blocksPerBucket;) {
       const sector = reader.sector(index, block);
       const where = { bucket: place.buckets[index]!, sector };
-      const entry = await entryAt(reader, index, block);
+      const entry = await intactEntryAt(reader, place, index, block);
       if (typeof entry === "object" && entry.header.sequence > newest) {
         newest = entry.header.sequence;
-        await emit(entryItem(image, entry, { ...where, needed: needed.has(newest) }));
-        block += Math.ceil(jsetBytes(entry.header.keyWords) / blockBytes);
+        const isNeeded = needed.has(sector);
+        const hidden = isNeeded && !seen.has(sector);
+        block += blocksOf(entry, place);
+        await emit(entryItem(image, entry, { ...where, needed: isNeeded, hidden }));
         continue;
       }
       // What follows was written in a former round, or never; unless damage hides entries.
@@ -152,29 +152,25 @@ async function dumpJournal(image: CacheImage, emit: Emit): Promise<void> {
   }
 }
 
-async function entryAt(
+/** Where the needed entries of a scan lie, by their sector. */
+function placesOf(
   reader: BucketReader,
-  index: number,
-  block: number,
-): Promise<ParsedEntry | string | undefined> {
-  try {
-    return await reader.entryAt(index, block);
-  } catch (error) {
-    if (!(error instanceof BcacheError)) throw error;
-    return messageOf(error);
-  }
+  scan: { readonly needed: readonly ScannedEntry[] } | undefined,
+): Set<number> {
+  return new Set(scan?.needed.map(({ index, block }) => reader.sector(index, block)));
 }
 
 function entryItem(
   image: CacheImage,
   entry: ParsedEntry,
-  more: { bucket: number; sector: number; needed: boolean },
+  more: { bucket: number; sector: number; needed: boolean; hidden: boolean },
 ): DumpItem {
   const head = headOf(entry);
   const { keys, fault } = decodeEntryKeys(image, entry.bytes);
   const texts = keysOf(keys, keyText);
   const line = `entry ${head.seq}: bucket ${more.bucket}, sector ${more.sector}, ` +
-    `${more.needed ? "needed" : "not needed"}, last_seq ${head.lastSeq}, ` +
+    `${more.needed ? "needed" : "not needed"}${more.hidden ? " but hidden by damage" : ""}, ` +
+    `last_seq ${head.lastSeq}, ` +
     `root ${keyText(head.rootKey, 0)} level ${head.rootLevel}, ` +
     `uuids sector ${pointerSector(head.uuidBucketKey, 0)}, priorities bucket ${head.prioBucket}, ` +
     `${keys.count} keys`;

@@ -78,7 +78,7 @@ export async function planExtract(options: ExtractOptions): Promise<Extraction> 
   const { report } = findings;
   const image = await openCacheImage(cache, report);
   const index = image !== undefined && wasStarted(image)
-    ? await openIndex(image, { report, ...(progress === undefined ? {} : { progress }) })
+    ? await openIndex(image, { report, rescue, ...(progress === undefined ? {} : { progress }) })
     : undefined;
   if (index !== undefined) await checkExtents(index, report, progress);
   if (findings.errors > 0 && !rescue) throw refusal(findings);

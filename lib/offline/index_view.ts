@@ -16,6 +16,7 @@ import {
 import { BucketView, USE, USE_NAMES } from "./bucket_view.ts";
 import { bucketOf, type CacheImage, tryRead } from "./cache_image.ts";
 import { type Report, RESTORE } from "./findings.ts";
+import { rescueJournal } from "./journal_rescue.ts";
 import { type JournalScan, scanJournal } from "./journal_scan.ts";
 import { scanNode } from "./node_scan.ts";
 import { loadGenerations } from "./prio_scan.ts";
@@ -46,6 +47,8 @@ export interface OpenIndexOptions {
   readonly report: Report;
   readonly visit?: (node: VisitedNode) => void | Promise<void>;
   readonly progress?: OnProgress;
+  /** Takes the intact entries of a damaged journal too that recovery does not see. */
+  readonly rescue?: boolean;
 }
 
 /** Reads all metadata; undefined when the journal names no index. Reports what is wrong. */
@@ -57,7 +60,9 @@ export async function openIndex(
   const { geometry } = image;
   progress?.({ stage: "journal", done: 0, total: 0 });
   if (!hasJournal(image, report)) return undefined;
-  const journal = await scanJournal(image, report);
+  const journal = options.rescue === true
+    ? await rescueJournal(image, report)
+    : await scanJournal(image, report);
   if (journal === undefined) return undefined;
   const buckets = new BucketView(geometry.bucketCount, geometry.bucketSectors);
   const priorities = await loadGenerations(image, journal.head.prioBucket, { buckets, report });

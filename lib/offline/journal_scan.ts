@@ -15,7 +15,7 @@ import { type CacheImage, tryRead } from "./cache_image.ts";
 import { type Report, RESTORE } from "./findings.ts";
 
 /** More entries than this are never open at a time; Linux has room for 32767. */
-const ENTRIES_MAX = 65536;
+export const ENTRIES_MAX = 65536;
 /** How far behind damage is searched for entries that it hides. */
 const HIDDEN_BYTES_MAX = 32 * 1024 * 1024;
 
@@ -32,7 +32,7 @@ export interface JournalScan {
   readonly head: JournalHead;
   /** What recovery needs, as far as it was found, oldest first. */
   readonly needed: readonly ScannedEntry[];
-  /** Every entry that is needed was found. */
+  /** Every entry that is needed was found, as far as can be told, and all could be read. */
   readonly complete: boolean;
 }
 
@@ -64,6 +64,8 @@ class Scanner {
   readonly buckets: Map<number, BucketScan> = new Map();
   head: JournalHead | undefined;
   headIndex = 0;
+  /** Something could not be read: newer entries may be there. */
+  isUnreadable = false;
   #reader: BucketReader;
   #image: CacheImage;
   #report: Report;
@@ -111,6 +113,7 @@ class Scanner {
 
   #unreadable(index: number, block: number, error: unknown): string {
     if (!(error instanceof BcacheError)) throw error;
+    this.isUnreadable = true;
     this.fault("error", { index, block }, {
       what: `cannot be read: ${messageOf(error)}`,
       advice: "see the kernel log of the storage",
@@ -214,7 +217,8 @@ export async function scanJournal(
   const complete = reportGaps(scanner, needed, head, discardsBuckets(image.superblock));
   reportBackwards(scanner, needed);
   const isNewest = await reportBehindNewest(scanner, head);
-  return { place: scanner.place, head, needed, complete: complete && isNewest };
+  const isWhole = complete && isNewest && !scanner.isUnreadable;
+  return { place: scanner.place, head, needed, complete: isWhole };
 }
 
 /** False: an entry that is needed is missing. */

@@ -3,7 +3,6 @@
  * extents in which later keys win, to be laid over the leaves. Nothing is inserted anywhere.
  * Answers to `bch_journal_replay` of journal.c.
  */
-import { BcacheError, messageOf } from "../base/errors.ts";
 import { keyFault } from "../btree/node_read.ts";
 import { KeySet } from "../bset/key_set.ts";
 import { mergeExtents } from "../bset/merge.ts";
@@ -27,6 +26,7 @@ import { JSET_HEADER_BYTES } from "../ondisk/jset.ts";
 import type { BucketView } from "./bucket_view.ts";
 import { bucketOf, type CacheImage } from "./cache_image.ts";
 import { type Report, RESTORE } from "./findings.ts";
+import { intactEntryAt } from "./journal_rescue.ts";
 import type { JournalScan, ScannedEntry } from "./journal_scan.ts";
 import type { Position } from "./node_scan.ts";
 
@@ -50,16 +50,13 @@ export async function* journalKeys(
   const keys = new KeySet(1024);
   for (const entry of scan.needed) {
     keys.clear();
-    let fault: string | undefined;
-    try {
-      const parsed = await reader.entryAt(entry.index, entry.block);
-      if (typeof parsed === "object" && parsed.header.sequence === entry.seq) {
-        fault = decodeKeys(image, parsed.bytes, keys);
-      } else fault = "read differently the second time";
-    } catch (error) {
-      if (!(error instanceof BcacheError)) throw error;
-      fault = messageOf(error);
-    }
+    const parsed = await intactEntryAt(reader, scan.place, entry.index, entry.block);
+    const isSame = typeof parsed === "object" && parsed.header.sequence === entry.seq;
+    const fault = isSame
+      ? decodeKeys(image, parsed.bytes, keys)
+      : typeof parsed === "string"
+      ? parsed
+      : "read differently the second time";
     yield { entry, keys, fault };
   }
 }
