@@ -184,6 +184,7 @@ export class Btree {
       );
       const child = this.cache.get(bucket);
       if (child === undefined) return undefined;
+      if (!this.#isNamedByFound(node, child)) this.#wrongChild(node, child);
       child.used = true;
       node = child;
     }
@@ -193,6 +194,31 @@ export class Btree {
   /** The leaf that holds the extent which begins at or covers sector `start` of `inode`. */
   findLeaf(inode: number, start: number): BtreeNode | undefined {
     return this.findNode(0, inode, start);
+  }
+
+  /**
+   * Whether the key found last is the one that names this child. In a sound index it is; in one
+   * whose keys name a node twice, or lead in a circle, a walk would never end.
+   */
+  #isNamedByFound(node: BtreeNode, child: BtreeNode): boolean {
+    const words = this.#foundWords;
+    const at = this.#foundAt;
+    return child.level === node.level - 1 && child.endInode === keyInode(words, at) &&
+      child.endOffset === keyOffset(words, at);
+  }
+
+  #wrongChild(node: BtreeNode, child: BtreeNode): never {
+    const end = `${keyInode(this.#foundWords, this.#foundAt)}:` +
+      `${keyOffset(this.#foundWords, this.#foundAt)}`;
+    const error = new BcacheError(
+      "BadFormat",
+      `b-tree node (level ${node.level}) at bucket ${node.bucket}: the key of the child that ` +
+        `ends at ${end} names bucket ${child.bucket}, which is a node of level ${child.level} ` +
+        `that ends at ${child.endInode}:${child.endOffset} already; run check, and save what can ` +
+        "be read with extract --rescue",
+    );
+    this.#faults.raise(error);
+    throw error;
   }
 
   #noChild(node: BtreeNode, inode: number, offset: number): never {
@@ -228,6 +254,7 @@ export class Btree {
       const bucket = Math.floor(pointerSector(words, at) / this.geometry.bucketSectors);
       const child = this.cache.get(bucket);
       if (child === undefined) return await this.#loadChild(words, at, node.level - 1, false);
+      if (!this.#isNamedByFound(node, child)) this.#wrongChild(node, child);
       node = child;
     }
   }
