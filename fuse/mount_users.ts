@@ -3,9 +3,12 @@ import { readdirSync, readFileSync, readlinkSync } from "node:fs";
 
 const USERS_MOST = 3;
 
-/** A few of them, in words; for an error message. */
-export function describeUsers(mountPoint: string): string {
-  const users = [...loopDevices(mountPoint), ...processes(mountPoint)];
+/** Where the kernel tells of loop devices and mounts. */
+const SYSTEM = { block: "/sys/block", mounts: "/proc/self/mountinfo" };
+
+/** A few of them, in words, with what ends their use; for an error message. */
+export function describeUsers(mountPoint: string, system: typeof SYSTEM = SYSTEM): string {
+  const users = [...loopDevices(mountPoint, system), ...processes(mountPoint)];
   if (users.length === 0) return "somebody (a mount inside it, or a process of another user)";
   const more = users.length > USERS_MOST ? ` and ${users.length - USERS_MOST} more` : "";
   return users.slice(0, USERS_MOST).join(", ") + more;
@@ -15,10 +18,32 @@ function inside(path: string, mountPoint: string): boolean {
   return path === mountPoint || path.startsWith(`${mountPoint}/`);
 }
 
-function loopDevices(mountPoint: string): string[] {
-  return list("/sys/block").filter((name) => name.startsWith("loop")).filter((name) =>
-    inside(text(`/sys/block/${name}/loop/backing_file`), mountPoint)
-  ).map((name) => `/dev/${name} ("losetup -d /dev/${name}")`);
+function loopDevices(mountPoint: string, { block, mounts }: typeof SYSTEM): string[] {
+  const names = list(block).filter((name) =>
+    name.startsWith("loop") && inside(text(`${block}/${name}/loop/backing_file`), mountPoint)
+  );
+  return names.map((name) => {
+    const device = `/dev/${name}`;
+    const points = mountPointsOf(device, text(mounts));
+    if (points.length === 0) return `${device} ("losetup -d ${device}")`;
+    const first = `"umount ${points.join(" ")}"`;
+    return `${device}, mounted at ${points.join(" and ")} (${first}, then "losetup -d ${device}")`;
+  });
+}
+
+/** Where file systems of a loop device, or of its partitions, are mounted. */
+function mountPointsOf(device: string, mountInfo: string): string[] {
+  const points: string[] = [];
+  for (const line of mountInfo.split("\n")) {
+    const [left, right] = line.split(" - ");
+    const point = left?.split(" ")[4];
+    const source = right?.split(" ")[1] ?? "";
+    const partition = source.startsWith(device) ? source.slice(device.length) : undefined;
+    if (point === undefined || partition === undefined || !/^(p\d+)?$/.test(partition)) continue;
+    // Blanks and line ends are octal digits there; a line of advice keeps those.
+    points.push(point.replaceAll("\\040", " "));
+  }
+  return points;
 }
 
 function processes(mountPoint: string): string[] {

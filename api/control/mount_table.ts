@@ -90,11 +90,22 @@ export interface Holder {
   remedy: string;
 }
 
+/** What there is: the folder of block devices, and what is mounted. */
+interface SystemView {
+  readonly block: string;
+  readonly entries: readonly MountEntry[];
+}
+
+function systemView(): SystemView {
+  return { block: "/sys/block", entries: mountEntries() };
+}
+
 /** Who uses files below `realPath`, as far as this user may see. Bounded by the process table. */
-export function holdersOf(realPath: string): Holder[] {
+export function holdersOf(realPath: string, system: SystemView = systemView()): Holder[] {
   const isInside = (path: string): boolean => path === realPath || path.startsWith(`${realPath}/`);
   const holders: Holder[] = [];
-  for (const entry of mountEntries()) {
+  const { block, entries } = system;
+  for (const entry of entries) {
     if (entry.mountPoint !== realPath && isInside(entry.mountPoint)) {
       holders.push({
         description: `the mount at ${entry.mountPoint}`,
@@ -102,14 +113,9 @@ export function holdersOf(realPath: string): Holder[] {
       });
     }
   }
-  for (const device of namesIn("/sys/block")) {
-    const file = textOf(`/sys/block/${device}/loop/backing_file`)?.trim();
-    if (file !== undefined && isInside(file)) {
-      holders.push({
-        description: `the loop device /dev/${device}`,
-        remedy: `umount what is mounted from it, then losetup -d /dev/${device}`,
-      });
-    }
+  for (const device of namesIn(block)) {
+    const file = textOf(`${block}/${device}/loop/backing_file`)?.trim();
+    if (file !== undefined && isInside(file)) holders.push(loopHolder(device, entries));
   }
   for (const pid of namesIn("/proc")) {
     if (!/^\d+$/.test(pid) || !usesPath(pid, isInside)) continue;
@@ -125,26 +131,28 @@ export function holdersOf(realPath: string): Holder[] {
  */
 export function loopDeviceOf(
   realPath: string,
-  system: { block: string; entries: readonly MountEntry[] } = {
-    block: "/sys/block",
-    entries: mountEntries(),
-  },
+  system: SystemView = systemView(),
 ): Holder | undefined {
   for (const name of namesIn(system.block)) {
     if (textOf(`${system.block}/${name}/loop/backing_file`)?.trim() !== realPath) continue;
-    const device = `/dev/${name}`;
-    const isOfIt = ({ source }: MountEntry) =>
-      source === device ||
-      (source.startsWith(`${device}p`) && /^\d+$/.test(source.slice(device.length + 1)));
-    const points = system.entries.filter(isOfIt).map((entry) => entry.mountPoint);
-    const detach = `losetup -d ${device}`;
-    if (points.length === 0) return { description: `the loop device ${device}`, remedy: detach };
-    return {
-      description: `the loop device ${device}, mounted at ${points.join(" and ")}`,
-      remedy: `umount ${points.join(" ")}, then ${detach}`,
-    };
+    return loopHolder(name, system.entries);
   }
   return undefined;
+}
+
+/** A loop device with where it, or a partition of it, is mounted. */
+function loopHolder(name: string, entries: readonly MountEntry[]): Holder {
+  const device = `/dev/${name}`;
+  const isOfIt = ({ source }: MountEntry) =>
+    source === device ||
+    (source.startsWith(`${device}p`) && /^\d+$/.test(source.slice(device.length + 1)));
+  const points = entries.filter(isOfIt).map((entry) => entry.mountPoint);
+  const detach = `losetup -d ${device}`;
+  if (points.length === 0) return { description: `the loop device ${device}`, remedy: detach };
+  return {
+    description: `the loop device ${device}, mounted at ${points.join(" and ")}`,
+    remedy: `umount ${points.join(" ")}, then ${detach}`,
+  };
 }
 
 function usesPath(pid: string, isInside: (path: string) => boolean): boolean {

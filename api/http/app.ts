@@ -22,6 +22,7 @@ import { addMountRoutes } from "./routes_mount.ts";
 import { addSetRoutes } from "./routes_set.ts";
 import { addVolumeRoutes } from "./routes_volumes.ts";
 import { isOutOfRange, validationMessage } from "./schema.ts";
+import { httpWording } from "./wording.ts";
 
 /** A request's body is a few words; anything longer is not for us. */
 export const BODY_BYTES_MAX = 16 * 1024;
@@ -63,7 +64,7 @@ export function createApp(options: AppOptions): App {
   addMemberRoutes(app, context);
   addVolumeRoutes(app, context);
   addAttributeRoutes(app, context);
-  if (options.mount) addMountRoutes(app, options.mount);
+  if (options.mount) addMountRoutes(app, options.mount, context);
   app.doc31("/openapi.json", {
     openapi: "3.1.0",
     info: {
@@ -101,7 +102,12 @@ function addRefusals(app: App, options: AppOptions): void {
     }),
   );
   app.onError((error) => {
-    if (!(error instanceof HTTPException)) return problemResponse(problemOf(error));
+    if (!(error instanceof HTTPException)) {
+      const told = problemOf(error);
+      // The command line is at the other end of the control socket.
+      if (options.mount === undefined) told.detail = httpWording(told.detail);
+      return problemResponse(told);
+    }
     const status = Object.hasOwn(REQUEST_CODES, error.status) ? error.status as RequestStatus : 400;
     const detail = error.message || "the request could not be understood";
     if (status === 415 || /content-type/i.test(detail)) {

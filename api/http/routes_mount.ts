@@ -1,6 +1,7 @@
 /** Routes of the control socket only: what is mounted here, and its end. */
 import { createRoute } from "@hono/zod-openapi";
-import type { App, ServedMount } from "./route_parts.ts";
+import type { CacheControl } from "../../lib/cache/ports.ts";
+import type { App, RouteContext, ServedMount } from "./route_parts.ts";
 import { answer, jsonBody, PROBLEM } from "./route_parts.ts";
 import { MountSchema, UnmountSchema } from "./schema.ts";
 
@@ -19,10 +20,34 @@ const unmount = createRoute({
   responses: { 200: answer(MountSchema, "Unmounted"), default: PROBLEM },
 });
 
-export function addMountRoutes(app: App, mount: ServedMount): void {
-  app.openapi(mountInfo, (c) => c.json(mount.info(), 200));
+/** What the devices are is not waited for longer: an engine that hangs must not hide the mount. */
+const STATUS_PATIENCE_MS = 500;
+
+export function addMountRoutes(app: App, mount: ServedMount, context: RouteContext): void {
+  app.openapi(mountInfo, async (c) => {
+    const info = mount.info();
+    const backingPaths = await pathsNow(context.controlIfReady());
+    return c.json(backingPaths === undefined ? info : { ...info, backingPaths }, 200);
+  });
   app.openapi(unmount, async (c) => {
     await mount.unmount({ force: c.req.valid("json").force ?? false });
     return c.json(mount.info(), 200);
   });
+}
+
+/** Devices come and go after the start; undefined: it starts, ends, or does not answer. */
+async function pathsNow(control: CacheControl | undefined): Promise<string[] | undefined> {
+  if (control === undefined) return undefined;
+  let patience: ReturnType<typeof setTimeout> | undefined;
+  const tired = new Promise<undefined>((resolve) => {
+    patience = setTimeout(() => resolve(undefined), STATUS_PATIENCE_MS);
+  });
+  try {
+    const status = await Promise.race([control.status(), tired]);
+    return status?.devices.map((device) => device.backingPath);
+  } catch {
+    return undefined;
+  } finally {
+    clearTimeout(patience);
+  }
 }

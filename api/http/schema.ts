@@ -8,6 +8,14 @@ import { CACHE_MODES } from "../../lib/cache/ports.ts";
 const bytes = z.number().int().nonnegative();
 const count = z.number().int().nonnegative();
 
+/** A size that is asked for. Numbers of JavaScript are exact below 8 PiB. */
+const error = expected("a whole number of bytes from 0 to less than 8 PiB");
+const sizeBytes = z.number({ error }).int({ error }).min(0, { error });
+
+function expected(what: string): (issue: { input?: unknown }) => string {
+  return ({ input }) => `found ${JSON.stringify(input) ?? "nothing"}, expected ${what}`;
+}
+
 export const CacheModeSchema = z.enum(CACHE_MODES as [string, ...string[]]).openapi("CacheMode");
 
 export const CacheStatsSchema = z.object({
@@ -52,10 +60,10 @@ export const VolumeSchema = z.object({
   usedBytes: bytes,
 }).openapi("Volume");
 
-export const VolumeSizeSchema = z.strictObject({ sizeBytes: bytes }).openapi("VolumeSize");
+export const VolumeSizeSchema = z.strictObject({ sizeBytes }).openapi("VolumeSize");
 
 export const VolumeCreateSchema = z.strictObject({
-  sizeBytes: bytes,
+  sizeBytes,
   label: z.string().max(32).optional(),
 }).openapi("VolumeCreate");
 
@@ -106,7 +114,8 @@ export const WritebackSchema = z.object({
 
 export const WritebackChangeSchema = z.strictObject({
   running: z.boolean().optional(),
-  percent: z.number().int().min(0).max(100).optional(),
+  // Its limit is an attribute of the set: the engine knows it.
+  percent: z.number().int({ error: expected("a whole number of percent") }).optional(),
 }).refine((change) => change.running !== undefined || change.percent !== undefined, {
   message: 'expected "running", "percent" or both',
 }).openapi("WritebackChange");
@@ -133,7 +142,7 @@ export const MountSchema = z.object({
   pid: z.number().int(),
   mountPoint: z.string(),
   cachePath: z.string(),
-  backingPaths: z.array(z.string()).openapi({ description: "those it was started with" }),
+  backingPaths: z.array(z.string()).openapi({ description: "of the devices there are now" }),
   readOnly: z.boolean(),
   httpAddress: z.string().nullable(),
   version: z.string(),
@@ -181,8 +190,9 @@ export function isOutOfRange(issue: { code: string; origin?: unknown }): boolean
 export function validationMessage(
   issues: ReadonlyArray<{ path: readonly PropertyKey[]; message: string }>,
 ): string {
-  return issues.map((issue) => {
+  const said = issues.map((issue) => {
     const where = issue.path.length === 0 ? "the body" : `"${issue.path.map(String).join(".")}"`;
     return `${where}: ${issue.message}`;
-  }).join("; ");
+  });
+  return [...new Set(said)].join("; ");
 }

@@ -52,9 +52,13 @@ const CODES = {
   /** Somebody else uses it. */
   Busy: ERRNO.EBUSY,
   InvalidArgument: ERRNO.EINVAL,
+  /** What was asked for makes no sense as things are, whatever its arguments. */
+  WrongState: ERRNO.EINVAL,
   OutOfRange: ERRNO.ERANGE,
   NotFound: ERRNO.ENOENT,
   Exists: ERRNO.EEXIST,
+  /** Only by force: data that is nowhere else would be given up. */
+  HoldsData: ERRNO.EEXIST,
   Permission: ERRNO.EACCES,
   NotSupported: ERRNO.EOPNOTSUPP,
   AddressInUse: ERRNO.EADDRINUSE,

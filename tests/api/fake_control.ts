@@ -126,7 +126,9 @@ export class FakeControl implements CacheControl {
     const at = this.volumes.findIndex((each) => each.name === name);
     if (at < 0) return Promise.reject(new BcacheError("NotFound", name));
     if (!options.force && this.volumes[at]!.usedBytes > 0) {
-      return Promise.reject(new BcacheError("Exists", `${name}: holds data; --force gives it up`));
+      return Promise.reject(
+        new BcacheError("HoldsData", `${name}: holds data; --force gives it up`),
+      );
     }
     this.volumes.splice(at, 1);
     return Promise.resolve();
@@ -141,7 +143,7 @@ export class FakeControl implements CacheControl {
     const at = this.known.findIndex((each) => each.uuid === uuid);
     if (at < 0) return Promise.reject(new BcacheError("NotFound", `the cache knows no ${uuid}`));
     if (!options.force && this.known[at]!.dirtyBytes > 0) {
-      return Promise.reject(new BcacheError("Exists", `${uuid}: 4096 bytes are nowhere else`));
+      return Promise.reject(new BcacheError("HoldsData", `${uuid}: 4096 bytes are nowhere else`));
     }
     this.known.splice(at, 1);
     return Promise.resolve();
@@ -180,7 +182,7 @@ function setOnDevice(device: DeviceStatus, name: string, value: string): void {
       device.label = value;
       return;
     case "writeback_percent":
-      if (Number(value) > 40) {
+      if (Number(value) < 0 || Number(value) > 40) {
         throw new BcacheError("OutOfRange", `writeback_percent ${value}: expected 0 to 40`);
       }
       device.writeback.percent = Number(value);

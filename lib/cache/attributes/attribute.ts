@@ -21,7 +21,10 @@ export interface Attribute<Target> {
   read(target: Target): string;
   /** Throws what `write` would throw about the text, without a cache set; see `checkSetting`. */
   check?(limits: Target, text: string): void;
-  /** Absent: read-only. Rejects with InvalidArgument or OutOfRange, and then changes nothing. */
+  /**
+   * Absent: it can only be read, and setting it is ReadOnly. Rejects with InvalidArgument or
+   * OutOfRange, and then changes nothing.
+   */
   write?(target: Target, text: string): Promise<void> | void;
 }
 
@@ -104,7 +107,7 @@ export async function writeAttribute<Target>(
   text: string,
 ): Promise<AttributeInfo> {
   if (attribute.write === undefined) {
-    throw new BcacheError("InvalidArgument", `${attribute.name} can only be read`);
+    throw new BcacheError("ReadOnly", `${attribute.name} can only be read`);
   }
   await attribute.write(target, text);
   return describe(attribute, target);

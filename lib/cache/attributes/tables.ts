@@ -28,7 +28,7 @@ export function checkSetting(name: string, value: string): void {
     );
   }
   if (attribute.write === undefined) {
-    throw new BcacheError("InvalidArgument", `${name} can only be read`);
+    throw new BcacheError("ReadOnly", `${name} can only be read`);
   }
   // Limits depend on thresholds alone, and a set begins with these.
   attribute.check?.({ tunables: DEFAULT_TUNABLES } as DeviceTarget & SetTarget, value);

@@ -160,7 +160,7 @@ export class Members {
       const usedBytes = this.#flash.usedSectors(member) * 512;
       if (usedBytes > 0 && !options.force) {
         throw new BcacheError(
-          "Exists",
+          "HoldsData",
           `${name}: holds ${usedBytes} bytes that are nowhere else; they are given up by force ` +
             "only (--force, over HTTP force=true)",
         );
@@ -255,7 +255,7 @@ export class Members {
     const member = this.find(name);
     this.#writable(name);
     if (!member.dev.attached) {
-      throw new BcacheError("InvalidArgument", `${name}: has no cache; there is nothing to detach`);
+      throw new BcacheError("WrongState", `${name}: has no cache; there is nothing to detach`);
     }
     if (member.dev.detaching) throw new BcacheError("Busy", `${name}: is being detached already`);
     const { engine } = this.#options;

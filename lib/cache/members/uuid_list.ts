@@ -84,7 +84,7 @@ export async function forget(
   const dirtyBytes = dirty.of(inode) * 512;
   if (dirtyBytes > 0 && !options.force) {
     throw new BcacheError(
-      "Exists",
+      "HoldsData",
       `${uuid}: ${dirtyBytes} bytes of it are nowhere else; attach the device to write them ` +
         "back, or give them up by force (--force, over HTTP force=true)",
     );

@@ -118,6 +118,11 @@ describe("the mount table", () => {
       description: "the loop device /dev/loop3, mounted at /x and /y",
       remedy: "umount /x /y, then losetup -d /dev/loop3",
     });
+    const entries = [entry("/dev/loop3", "/x")];
+    assertEquals(holdersOf("/images", { block, entries }).map(({ remedy }) => remedy), [
+      "losetup -d /dev/loop1",
+      "umount /x, then losetup -d /dev/loop3",
+    ]);
   });
   test("knows what is mounted here", () => {
     assertEquals(mountAt("/proc")?.type, "proc");

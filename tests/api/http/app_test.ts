@@ -162,7 +162,7 @@ describe("writeback", () => {
     await problem(new FakeControl(), expected, "PUT", path, { percent: 41 });
   });
   test("a percent that no engine would take is 422 as well", async () => {
-    const expected = { status: 422, code: "OutOfRange", detail: /"percent": / };
+    const expected = { status: 422, code: "OutOfRange", detail: /expected 0 to 40$/ };
     for (const percent of [-3, 101]) {
       await problem(new FakeControl(), expected, "PUT", path, { percent });
     }

@@ -3,7 +3,7 @@ import { describe, test } from "bun:test";
 import { assertEquals, assertMatch } from "@std/assert";
 import { BcacheError } from "../../../lib/base/errors.ts";
 import { createApp } from "../../../api/http/app.ts";
-import { FakeControl } from "../fake_control.ts";
+import { FakeControl, volumeStatus } from "../fake_control.ts";
 
 async function call(
   control: FakeControl,
@@ -40,7 +40,8 @@ describe("volumes on the cache alone", () => {
     assertMatch(String(unknown.body["detail"]), /there are: bcache0, bcache1$/);
     control.volumes[0]!.usedBytes = 1;
     const kept = await call(control, "DELETE", "/v1/volumes/bcache1");
-    assertEquals([kept.status, kept.body["code"]], [409, "Exists"]);
+    assertEquals([kept.status, kept.body["code"]], [409, "HoldsData"]);
+    assertEquals(kept.body["title"], "Holds data that is nowhere else");
     const destroyed = await call(control, "DELETE", "/v1/volumes/bcache1?force=true");
     assertEquals([destroyed.status, destroyed.body["volumes"]], [200, []]);
     assertEquals((await call(control, "GET", "/v1/volumes")).body, { volumes: [] });
@@ -54,7 +55,8 @@ describe("volumes on the cache alone", () => {
     for (const sizeBytes of [-1, 1e300]) {
       const answer = await call(control, "POST", "/v1/volumes", { sizeBytes });
       assertEquals([answer.status, answer.body["code"]], [422, "OutOfRange"]);
-      assertMatch(String(answer.body["detail"]), /^"sizeBytes": /);
+      const range = "expected a whole number of bytes from 0 to less than 8 PiB";
+      assertEquals(answer.body["detail"], `"sizeBytes": found ${sizeBytes}, ${range}`);
     }
     const both = { sizeBytes: -1, x: 1 };
     assertEquals((await call(control, "POST", "/v1/volumes", both)).status, 400);
@@ -80,6 +82,35 @@ describe("whose data the cache has", () => {
     const forgotten = await call(control, "DELETE", `${path}?force=true`);
     assertEquals((forgotten.body["uuids"] as unknown[]).length, 1);
     assertEquals(control.calls.at(-1), `forget ${uuids[1]!.uuid} by force`);
+  });
+});
+
+describe("advice", () => {
+  test("names routes, where the command line names commands", async () => {
+    const control = new FakeControl();
+    control.volumes.push(volumeStatus("bcache1", 1));
+    const told = async (method: string, path: string) =>
+      String((await call(control, method, path)).body["detail"]);
+    assertMatch(await told("GET", "/v1/devices/bcache1"), /; DELETE \/v1\/volumes\/bcache1 gives/);
+    assertMatch(
+      await told("GET", "/v1/volumes/bcache0"),
+      /; POST \/v1\/devices\/bcache0\/detach t/,
+    );
+    control.volumes.length = 0;
+    assertMatch(await told("GET", "/v1/volumes/bcache9"), /none; POST \/v1\/volumes makes one$/);
+    control.failure = new BcacheError(
+      "Busy",
+      "/m/bcache0: in use by cat: close that, or use --force",
+    );
+    assertMatch(await told("GET", "/v1/devices"), /or use "force":true/);
+    control.failure = new BcacheError("HoldsData", "by force only (--force, over HTTP force=true)");
+    assertEquals(await told("GET", "/v1/devices"), "by force only (force=true)");
+  });
+  test("what is no fault of the request's form is a conflict", async () => {
+    const control = new FakeControl();
+    control.failure = new BcacheError("WrongState", "bcache0: has no cache");
+    const { status, body } = await call(control, "GET", "/v1/devices");
+    assertEquals([status, body["title"]], [409, "Not possible as it is now"]);
   });
 });
 

@@ -207,9 +207,21 @@ describe("the control client", () => {
     const path = join(directory, "f.sock");
     const listening = await listenUnix(appOver(new FakeControl(), unmounts), path);
     const client = new ControlClient(path);
-    assertEquals((await client.mountInfo()).mountPoint, "/mnt/x");
+    const { mountPoint, backingPaths } = await client.mountInfo();
+    assertEquals([mountPoint, backingPaths], ["/mnt/x", ["/data/bcache0.img"]]);
     await client.unmount({ force: true });
     assertEquals(unmounts, [true]);
+    await listening.close();
+  });
+  test("is told the devices of now, and while the engine hangs those of the start", async () => {
+    const control = new FakeControl(2);
+    const path = join(directory, "hangs.sock");
+    const listening = await listenUnix(appOver(control), path);
+    const client = new ControlClient(path);
+    await client.stop("bcache0");
+    assertEquals((await client.mountInfo()).backingPaths, ["/data/bcache1.img"]);
+    control.status = () => new Promise(() => {});
+    assertEquals((await client.mountInfo()).backingPaths, ["/b"]);
     await listening.close();
   });
   test("says so when nobody answers", async () => {

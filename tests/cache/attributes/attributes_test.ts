@@ -175,11 +175,12 @@ describe("attributes that are only read", () => {
     for (const device of OWNERS) {
       for (const { name, writable } of await one.run(one.set.attributes(device))) {
         if (writable) continue;
-        await assertRejects(
+        const refused = await assertRejects(
           () => one.run(one.set.setAttribute(device, name, "1")),
           BcacheError,
           "can only be read",
         );
+        assertEquals(refused.code, "ReadOnly");
       }
       const error = await assertRejects(
         () => one.run(one.set.setAttribute(device, "no_such", "1")),

@@ -218,7 +218,9 @@ describe("detaching a device", () => {
     const bytes = new Uint8Array(1024);
     await device.read(17, bytes);
     assertEquals([...new Set(bytes)], [0x34]);
-    await assertRejects(() => set.detach("bcache0"), BcacheError, "nothing to detach");
+    const again = () => set.detach("bcache0");
+    const twice = await assertRejects(again, BcacheError, "nothing to detach");
+    assertEquals(twice.code, "WrongState");
     await assertRejects(() => set.attach("/disk0"), BcacheError, "stop bcache0");
     await volume.flush();
     await volume.zero(0, 512);

@@ -21,7 +21,7 @@ interface VolumeFate {
 }
 
 /** Refusals that a membership step may meet: another one was there first. */
-const IN_TURN = new Set(["Busy", "NotFound", "Shutdown", "InvalidArgument"]);
+const IN_TURN = new Set(["Busy", "NotFound", "Shutdown", "InvalidArgument", "WrongState"]);
 
 /** Content of a cached device before anything is written; another for each slot. */
 export function contentSeed(seed: number, slot: number): number {
