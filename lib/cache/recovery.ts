@@ -127,6 +127,7 @@ async function recover(engine: Engine, replay: JournalReplay): Promise<number> {
   }
   lost.tell(engine.world.log, engine.cache.name);
   const pinned = await pinJournalKeys(engine, replay);
+  refuseSharedMetadata(engine);
   engine.markMetadata();
   engine.buckets.finishGc();
   startBackground(engine);
@@ -279,6 +280,25 @@ async function pinJournalKeys(engine: Engine, replay: JournalReplay): Promise<Se
     buckets.pin(bucket);
   });
   return pinned;
+}
+
+/**
+ * Throws if the index, or the journal, has something where the journal or the UUID table is: what
+ * is served from there would be no data. (Where the priorities are marking finds it out.)
+ */
+function refuseSharedMetadata({ superblock, buckets, uuids, cache }: Engine): void {
+  const refuse = (bucket: number, owner: string): void => {
+    if (buckets.mark[bucket] === MARK.none) return;
+    throw new BcacheError(
+      "BadFormat",
+      `${cache.name}: bucket ${bucket} has the ${owner}, and the index has something else there: ` +
+        "the index is damaged; run check, and save what can be read with extract --rescue",
+    );
+  };
+  for (let index = 0; index < superblock.journalBucketCount; index++) {
+    refuse(superblock.firstBucket + index, "journal");
+  }
+  if (uuids.bucket !== 0) refuse(uuids.bucket, "UUID table");
 }
 
 async function replayKeys(

@@ -1,4 +1,7 @@
-/** Indexes whose keys name a node twice, or lead in a circle: refused, not walked for ever. */
+/**
+ * Indexes that no sound machine writes: keys that name a node twice, lead in a circle, or to where
+ * metadata is. They are refused, not walked for ever, and nothing is served from them.
+ */
 import { test } from "bun:test";
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { BcacheError } from "../../lib/base/errors.ts";
@@ -57,4 +60,20 @@ test("a key that leads back to the root is refused", async () => {
   misname(index, leaves[0]!, root);
   const message = await refusal(index, 0);
   assert(message.includes(`names bucket ${root.bucket}, which is a node of level 1`), message);
+});
+
+test("an index that has data where the journal or the UUID table is is refused", async () => {
+  for (const owner of ["journal", "UUID table"]) {
+    const index = await SmallIndex.make();
+    const { superblock, uuids } = index.engine;
+    const bucket = owner === "journal" ? superblock.firstBucket + 1 : uuids.bucket;
+    assert(bucket > 0, owner);
+    index.bucket = bucket;
+    await index.run(index.put(1));
+    await index.run(index.engine.settleKeys());
+    await index.cut();
+    index.bucket = -1;
+    const words = `bucket ${bucket} has the ${owner}, and the index has something else there`;
+    await assertRejects(() => index.start(), BcacheError, words);
+  }
 });
