@@ -6,6 +6,7 @@ import { spawnSync } from "node:child_process";
 import { readdirSync, readFileSync, readlinkSync, realpathSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
 import process from "node:process";
+import { isSameFile, loopDevices } from "../../lib/device/loop.ts";
 
 /** A server that has not answered a look at its root by then is stopped, or hangs. */
 const LOOK_PATIENCE_MS = 3000;
@@ -113,9 +114,8 @@ export function holdersOf(realPath: string, system: SystemView = systemView()): 
       });
     }
   }
-  for (const device of namesIn(block)) {
-    const file = textOf(`${block}/${device}/loop/backing_file`)?.trim();
-    if (file !== undefined && isInside(file)) holders.push(loopHolder(device, entries));
+  for (const { name, file } of loopDevices(block)) {
+    if (isInside(file)) holders.push(loopHolder(name, entries));
   }
   for (const pid of namesIn("/proc")) {
     if (!/^\d+$/.test(pid) || !usesPath(pid, isInside)) continue;
@@ -126,16 +126,16 @@ export function holdersOf(realPath: string, system: SystemView = systemView()): 
 }
 
 /**
- * The loop device that has the file at `realPath`, in words, with what to do about it; undefined:
- * none has. The kernel lets loop devices share a file with whoever else writes to it.
+ * The loop device that has the file at `realPath`, under whatever name, in words, with what to do
+ * about it; undefined: none has. The kernel lets loop devices share a file with whoever else writes
+ * to it.
  */
 export function loopDeviceOf(
   realPath: string,
   system: SystemView = systemView(),
 ): Holder | undefined {
-  for (const name of namesIn(system.block)) {
-    if (textOf(`${system.block}/${name}/loop/backing_file`)?.trim() !== realPath) continue;
-    return loopHolder(name, system.entries);
+  for (const { name, file } of loopDevices(system.block)) {
+    if (isSameFile(realPath, file)) return loopHolder(name, system.entries);
   }
   return undefined;
 }

@@ -16,7 +16,7 @@ import { BcacheError } from "../base/errors.ts";
 import { Shared } from "../base/sync.ts";
 import { assertRange, assertTransfer, refuseReadOnly } from "./checks.ts";
 import { type Device, SECTOR_BYTES, type WriteOptions } from "./device.ts";
-import { linuxDevice, lockFile } from "./file_lock.ts";
+import { linuxDevice, lockBehind, lockFile } from "./file_lock.ts";
 import {
   ERRNO_OF,
   type FileCalls,
@@ -60,19 +60,24 @@ export async function openFileDevice(
   assert(!exclusive || host !== undefined, "a lock needs the host's calls");
   let fd: number | undefined;
   let claim: number | undefined;
+  const behind: number[] = [];
   try {
     // Not in this thread: a file system that hangs must not hang who serves others.
     assertKind(path, await fs.promises.stat(path)); // Opening a pipe would wait for ever.
     fd = await openFile(path, readOnly ? fs.constants.O_RDONLY : fs.constants.O_RDWR);
     const stat = fs.fstatSync(fd);
     assertKind(path, stat);
-    if (exclusive && host) claim = lockFile(path, fd, stat, host);
+    if (exclusive && host) {
+      claim = lockFile(path, fd, stat, host);
+      await lockBehind(path, stat, host, behind);
+    }
     const measured = stat.isBlockDevice()
       ? measureBlockDevice(path, fd, stat, host)
       : { sizeBytes: stat.size, sectorBytes: SECTOR_BYTES, topology: NO_TOPOLOGY };
-    return new FileDevice(path, fd, claim, measured, options);
+    return new FileDevice(path, { fd, claim, behind }, measured, options);
   } catch (error) {
     if (claim !== undefined) host?.close(claim);
+    for (const each of behind) fs.closeSync(each);
     if (fd !== undefined) fs.closeSync(fd);
     throw systemError(`${path} cannot be opened`, error);
   }
@@ -89,6 +94,14 @@ function assertKind(path: string, stat: fs.Stats): void {
   const kind = stat.isDirectory() ? "a directory" : "neither a regular file nor a block device";
   const message = `${path} is ${kind}; name the image or the disk that is meant`;
   throw new BcacheError("InvalidArgument", message);
+}
+
+/** What is open of a device: the file itself, and what keeps others from it. */
+interface Opened {
+  readonly fd: number;
+  readonly claim: number | undefined;
+  /** Files behind a loop device, locked. */
+  readonly behind: readonly number[];
 }
 
 interface Measured {
@@ -134,6 +147,7 @@ export class FileDevice implements Device {
   readonly tailBytes: number;
   #fd: number;
   #claim: number | undefined;
+  #behind: readonly number[];
   #host: HostCalls | undefined;
   #files: FileCalls;
   #flushes: Shared;
@@ -149,8 +163,7 @@ export class FileDevice implements Device {
   /** Use `openFileDevice`. */
   constructor(
     path: string,
-    fd: number,
-    claim: number | undefined,
+    { fd, claim, behind }: Opened,
     measured: Measured,
     options: FileDeviceOptions,
   ) {
@@ -164,6 +177,7 @@ export class FileDevice implements Device {
     this.readOnly = options.readOnly ?? false;
     this.#fd = fd;
     this.#claim = claim;
+    this.#behind = behind;
     this.#host = options.host;
     this.#files = options.files ?? nodeFileCalls;
     this.#flushes = new Shared(() => this.#fdatasync());
@@ -222,6 +236,7 @@ export class FileDevice implements Device {
     assert(this.#inFlight === 0, "nothing is under way when a device is closed");
     this.#isOpen = false;
     if (this.#claim !== undefined) this.#host?.close(this.#claim);
+    for (const each of this.#behind) fs.closeSync(each);
     fs.closeSync(this.#fd);
   }
 

@@ -2,17 +2,24 @@
  * One writer at a time: an exclusive flock on the file, and for block devices also the kernel's own
  * claim (O_EXCL), which mounted devices and members of arrays already have. The kernel lets go of
  * both when the process ends, however it ends. A conflict is an error that names who has it.
+ *
+ * Files behind a loop device are locked, too, but shared: loop devices that show different parts of
+ * one file may be used side by side, the file itself may not meanwhile.
  */
 import * as fs from "node:fs";
 import { BcacheError } from "../base/errors.ts";
 import { ERRNO_OF, type HostCalls } from "./host.ts";
+import { type LoopDevice, loopsBelow, overlapping } from "./loop.ts";
 
 /** What is said without knowing what the process is; who knows puts better advice in its place. */
 const STOP_ADVICE = "; stop that first";
 
 /** The end of a command line tells more than its beginning. */
 const ARGUMENTS_SHOWN = 240;
+const LOCK_SHARED_NOW = 1 | 4;
 const LOCK_EXCLUSIVE_NOW = 2 | 4;
+/** The kernel does not stack loop devices without end. */
+const LOOP_LEVELS_MAX = 16;
 const OPEN_CLAIM = fs.constants.O_RDONLY | fs.constants.O_EXCL | 0o2000000;
 
 /**
@@ -45,6 +52,77 @@ export function lockFile(
     });
   }
   return claim;
+}
+
+/**
+ * Locks what is behind a block device that `lockFile` has locked: the files of loop devices, at
+ * all levels. Adds to `held` the file descriptors to close (by node:fs) when the device is closed,
+ * also when it rejects, with Busy.
+ */
+export async function lockBehind(
+  path: string,
+  stat: fs.Stats,
+  host: HostCalls,
+  held: number[],
+): Promise<void> {
+  let level = loopsOf(stat);
+  for (let depth = 0; level.length > 0 && depth < LOOP_LEVELS_MAX; depth++) {
+    const below: LoopDevice[] = [];
+    for (const loop of level) {
+      // Another way to the same bytes: served by another process, or mounted.
+      for (const { name } of overlapping(loop)) {
+        const what = `/dev/${name}, which has the same file (${loop.file}),`;
+        refuseClaimed(path, what, `/dev/${name}`, host);
+      }
+      const file = await lockShared(path, loop.file, host, held);
+      if (!file?.isBlockDevice()) continue;
+      refuseClaimed(path, `${loop.file} behind it`, loop.file, host);
+      below.push(...loopsOf(file));
+    }
+    level = below;
+  }
+}
+
+function loopsOf(stat: fs.Stats): LoopDevice[] {
+  if (!stat.isBlockDevice()) return [];
+  const { major, minor } = linuxDevice(stat.rdev);
+  return loopsBelow(major, minor);
+}
+
+/** Undefined: it is deleted, or not for us to open: then nobody can be asked. */
+async function lockShared(
+  path: string,
+  file: string,
+  host: HostCalls,
+  held: number[],
+): Promise<fs.Stats | undefined> {
+  let fd: number;
+  try {
+    // Not in this thread: a file system that hangs must not hang who serves others.
+    fd = await new Promise<number>((resolve, reject) => {
+      fs.open(file, fs.constants.O_RDONLY, (error, fd) => error ? reject(error) : resolve(fd));
+    });
+  } catch {
+    return undefined;
+  }
+  held.push(fd);
+  const stat = await new Promise<fs.Stats>((resolve, reject) => {
+    fs.fstat(fd, (error, stat) => error ? reject(error) : resolve(stat));
+  });
+  if (host.flock(fd, LOCK_SHARED_NOW) === -ERRNO_OF.EAGAIN) {
+    const what = `${path}: ${file} behind it`;
+    throw new BcacheError("Busy", `${what} is in use by ${lockHolder(stat)}${STOP_ADVICE}`);
+  }
+  return stat;
+}
+
+/** A look only: who has claimed it keeps it; nobody is kept from it later. */
+function refuseClaimed(path: string, what: string, devicePath: string, host: HostCalls): void {
+  const claim = host.open(devicePath, OPEN_CLAIM);
+  if (claim >= 0) host.close(claim);
+  if (claim !== -ERRNO_OF.EBUSY) return;
+  const by = mountPoint(devicePath) ?? "another process, a mount or an array (see lsblk)";
+  throw new BcacheError("Busy", `${path}: ${what} is in use by ${by}; release it first`);
 }
 
 /**

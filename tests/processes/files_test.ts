@@ -110,6 +110,30 @@ test(
 );
 
 test(
+  "a served file is refused behind a loop device, by make --force and by another mount",
+  () =>
+    inWorkshop(async (place) => {
+      const { cache, backing } = await place.format(SIZES);
+      const served = await place.mount({ cache, backing, flags: WRITEBACK });
+      writeSome(largeBlocks(), served, 4);
+      const hash = hashOfFile(served.file);
+      const loop = await place.attachLoop(cache, { direct: false });
+      const other = place.makeFolder("other");
+      for (const words of [["make", "-C", loop, "--force"], ["mount", "-C", loop, other]]) {
+        const refused = await client(words[0]!, ...words.slice(1));
+        assertEquals(refused.status, 1);
+        assertMatch(refused.stderr, /cache\.img behind it is in use by process \d+ .*it serves/);
+      }
+      await place.detachLoop(loop);
+      await place.unmount(served);
+      const again = await place.mount({ cache, backing });
+      assertEquals(hashOfFile(again.file), hash);
+      await place.unmount(again);
+    }),
+  LIMIT_MS,
+);
+
+test(
   "a backing file cut short keeps its dirty data in the cache, until it is whole again",
   () =>
     inWorkshop(async (place) => {

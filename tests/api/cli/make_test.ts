@@ -3,7 +3,7 @@ import { afterEach, beforeEach, test } from "bun:test";
 import { assertEquals, assertMatch, assertRejects, assertStringIncludes } from "@std/assert";
 import { spawnSync } from "node:child_process";
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
-import { truncateSync, writeFileSync } from "node:fs";
+import { linkSync, truncateSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { makeRequest } from "../../../api/cli/make.ts";
@@ -11,6 +11,8 @@ import { makeDevices } from "../../../api/cli/make_devices.ts";
 import { runShow } from "../../../api/cli/show.ts";
 import type { Program } from "../../../api/cli/program.ts";
 import { BcacheError } from "../../../lib/base/errors.ts";
+import { openFileDevice } from "../../../lib/device/file.ts";
+import { openLibc } from "../../../lib/runtime/libc.ts";
 
 const HAS_TOOLS = spawnSync("bcache-super-show", ["--help"]).error === undefined;
 const MIB = 1024 * 1024;
@@ -90,6 +92,77 @@ test("make refuses a file that a loop device has, also with --force", async () =
     spawnSync("losetup", ["-d", device]);
   }
   await make({ bdev: [at("b")] });
+});
+
+test("make refuses a file that a loop device has under another name", async () => {
+  writeFileSync(at("a"), new Uint8Array(1 * MIB));
+  linkSync(at("a"), at("b"));
+  await withLoops(at("a"), 1, async ([device]) => {
+    await refused({ bdev: [at("b")], force: true }, `is in use by the loop device ${device}`);
+  });
+});
+
+/** Loop devices, each over the one before, the first over `file`. */
+async function withLoops(
+  file: string,
+  levels: number,
+  body: (devices: string[]) => Promise<void>,
+): Promise<void> {
+  const devices: string[] = [];
+  try {
+    for (let level = 0; level < levels; level++) {
+      const words = ["--show", "-f", devices.at(-1) ?? file];
+      const loop = spawnSync("losetup", words, { encoding: "utf8" });
+      if (loop.status !== 0) return; // Only root may, and not on every machine.
+      devices.push(loop.stdout.trim());
+    }
+    await body(devices);
+  } finally {
+    for (const device of devices.reverse()) spawnSync("losetup", ["-d", device]);
+  }
+}
+
+for (const levels of [1, 2]) {
+  test(`make refuses a served file behind ${levels} loop devices, also with --force`, async () => {
+    writeFileSync(at("b"), new Uint8Array(1 * MIB));
+    const host = await openLibc();
+    await withLoops(at("b"), levels, async (devices) => {
+      const server = await openFileDevice(at("b"), { host });
+      const bdev = [devices.at(-1)!];
+      await refused({ bdev, force: true }, `${at("b")} behind it is in use by`);
+      await server.close();
+      assertEquals(readFileSync(at("b")).every((byte) => byte === 0), true);
+      await make({ bdev, force: true });
+    });
+  });
+}
+
+test("make refuses a loop device whose file another loop device serves", async () => {
+  writeFileSync(at("b"), new Uint8Array(1 * MIB));
+  const host = await openLibc();
+  await withLoops(at("b"), 1, ([one]) =>
+    withLoops(at("b"), 1, async ([other]) => {
+      const server = await openFileDevice(one!, { host });
+      await refused({ bdev: [other!], force: true }, `${one}, which has the same file`);
+      await assertRejects(() => openFileDevice(at("b"), { host }), BcacheError, "is in use by");
+      await server.close();
+      await make({ bdev: [other!] });
+    }));
+});
+
+test("make takes loop devices that show different parts of one file", async () => {
+  writeFileSync(at("b"), new Uint8Array(64 * MIB));
+  const devices: string[] = [];
+  for (const part of [["--sizelimit", "32M"], ["--offset", "32M"]]) {
+    const words = ["--show", "-f", ...part, at("b")];
+    const loop = spawnSync("losetup", words, { encoding: "utf8" });
+    if (loop.status === 0) devices.push(loop.stdout.trim());
+  }
+  try {
+    if (devices.length === 2) await make({ bdev: devices });
+  } finally {
+    for (const device of devices) spawnSync("losetup", ["-d", device]);
+  }
 });
 
 test("make refuses a cache device that is too small, and leaves no file", async () => {
