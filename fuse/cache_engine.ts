@@ -83,8 +83,10 @@ interface Owned {
 function owning(set: CacheSet, { devices, files, world }: Owned): Engine {
   const status = async (): Promise<SetStatus> => {
     const known = await set.status();
-    const deleted = [...files].filter((file) => file.isDeleted).map((file) => file.name);
-    const warnings = warningsOf(known, deleted);
+    const fates = await Promise.all(
+      [...files].map(async (file) => ({ path: file.name, fate: await file.fate() })),
+    );
+    const warnings = warningsOf(known, fates);
     return warnings.length === 0 ? known : { ...known, warnings };
   };
   const close = async (): Promise<void> => {

@@ -1,9 +1,10 @@
 /**
- * What is lost, or would be, when a mount ends: its set has failed, or its files were deleted under
- * it. One line each, for the status and for the end.
+ * What is lost, or would be, when a mount ends: its set has failed, or its files were deleted or
+ * replaced under it. One line each, for the status and for the end.
  */
 import { BcacheError, messageOf } from "../lib/base/errors.ts";
 import type { SetStatus } from "../lib/cache/ports.ts";
+import type { FileFate } from "../lib/device/file.ts";
 
 /** What is on the cache alone: `bcache0: 4096 bytes`. */
 function onlyInCache({ devices, volumes }: SetStatus): string[] {
@@ -15,10 +16,21 @@ function onlyInCache({ devices, volumes }: SetStatus): string[] {
   ];
 }
 
-/** @param deleted names of open files that nobody can find any more */
-export function warningsOf(status: SetStatus, deleted: readonly string[]): string[] {
+/** @param files all that are open */
+export function warningsOf(
+  status: SetStatus,
+  files: ReadonlyArray<{ readonly path: string; readonly fate: FileFate }>,
+): string[] {
   const inCache = onlyInCache(status);
-  return deleted.flatMap((path) => {
+  return files.flatMap(({ path, fate }) => {
+    if (fate === "there") return [];
+    // Also of a cache with nothing dirty: a copy from earlier would be served stale.
+    if (fate === "replaced") {
+      return [
+        `${path} was moved away while in use, and another file is in its place, which lacks what ` +
+        "was written since: move the first one back there",
+      ];
+    }
     const what = `${path} was deleted while in use, and ends with this mount`;
     if (path !== status.cachePath) {
       const { name } = status.devices.find((each) => path.startsWith(each.backingPath)) ?? {};

@@ -11,6 +11,7 @@
  * - The sync member is plain pread and pwrite: no promise, nothing allocated here.
  */
 import * as fs from "node:fs";
+import { resolve as resolvePath } from "node:path";
 import { assert } from "../base/assert.ts";
 import { BcacheError } from "../base/errors.ts";
 import { Shared } from "../base/sync.ts";
@@ -135,6 +136,12 @@ function measureBlockDevice(
   throw new BcacheError("DeviceIo", `${path}: the size of the block device cannot be found out`);
 }
 
+/**
+ * `deleted`: nobody can find the file any more, it ends when it is closed. `replaced`: it was moved
+ * away, and its name leads to another file.
+ */
+export type FileFate = "there" | "deleted" | "replaced";
+
 export class FileDevice implements Device {
   readonly name: string;
   readonly sizeSectors: number;
@@ -148,6 +155,8 @@ export class FileDevice implements Device {
   #fd: number;
   #claim: number | undefined;
   #behind: readonly number[];
+  /** The name, whatever the working folder is later. */
+  #absolutePath: string;
   #host: HostCalls | undefined;
   #files: FileCalls;
   #flushes: Shared;
@@ -178,6 +187,7 @@ export class FileDevice implements Device {
     this.#fd = fd;
     this.#claim = claim;
     this.#behind = behind;
+    this.#absolutePath = resolvePath(path);
     this.#host = options.host;
     this.#files = options.files ?? nodeFileCalls;
     this.#flushes = new Shared(() => this.#fdatasync());
@@ -264,11 +274,22 @@ export class FileDevice implements Device {
     throw this.#cutShort;
   }
 
-  /** Nobody can find the file any more: it ends when it is closed. */
-  get isDeleted(): boolean {
-    if (!this.#isOpen) return false;
-    const stat = fs.fstatSync(this.#fd);
-    return stat.isFile() && stat.nlink === 0;
+  /**
+   * Whether the file is still what its name leads to. A file that was moved, with nothing in its
+   * place, is: who looks for it is told that it is not there.
+   */
+  async fate(): Promise<FileFate> {
+    if (!this.#isOpen) return "there";
+    const open = fs.fstatSync(this.#fd, { bigint: true });
+    if (!open.isFile()) return "there";
+    if (open.nlink === 0n) return "deleted";
+    try {
+      // Not in this thread: the name may lead into the mount that this thread serves.
+      const named = await fs.promises.stat(this.#absolutePath, { bigint: true });
+      return named.dev === open.dev && named.ino === open.ino ? "there" : "replaced";
+    } catch {
+      return "there";
+    }
   }
 
   /**

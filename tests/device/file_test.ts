@@ -236,11 +236,21 @@ for (const how of ["write", "sync", "zero"] as const) {
 
 test("a file that was deleted while in use says so, and goes on", () =>
   withDevice(8192, {}, async (device, path) => {
-    assertEquals(device.isDeleted, false);
+    assertEquals(await device.fate(), "there");
     fs.rmSync(path);
     await device.write(0, new Uint8Array(512));
     await device.flush();
-    assertEquals(device.isDeleted, true);
+    assertEquals(await device.fate(), "deleted");
+  }));
+
+test("a file that was replaced by its copy says so, until it is moved back", () =>
+  withDevice(8192, {}, async (device, path) => {
+    fs.renameSync(path, `${path}.moved`);
+    assertEquals(await device.fate(), "there");
+    fs.copyFileSync(`${path}.moved`, path);
+    assertEquals(await device.fate(), "replaced");
+    fs.renameSync(`${path}.moved`, path);
+    assertEquals(await device.fate(), "there");
   }));
 
 test("a device opened for reading refuses changes and needs no lock", () =>

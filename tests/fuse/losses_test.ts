@@ -13,7 +13,7 @@ async function statusWith(dirtyBytes: number, more: Partial<SetStatus> = {}): Pr
 
 test("a set that ends well has nothing to say", async () => {
   assertEquals(describeLoss(await statusWith(4096), undefined), undefined);
-  assertEquals(warningsOf(await statusWith(4096), []), []);
+  assertEquals(warningsOf(await statusWith(4096), [{ path: "c", fate: "there" }]), []);
 });
 
 test("a failed set says what is only in the cache, or that nothing is lost", async () => {
@@ -37,9 +37,20 @@ test("a deleted file is warned of while something ends with it", async () => {
   const clean = await statusWith(0);
   const { cachePath } = dirty;
   const { backingPath } = dirty.devices[0]!;
-  assertStringIncludes(warningsOf(dirty, [cachePath])[0]!, "only there are bcache0: 4096 bytes");
-  assertEquals(warningsOf(clean, [cachePath]), []);
-  assertStringIncludes(warningsOf(clean, [backingPath])[0]!, "copy bcache0 to another place");
+  const deleted = (path: string) => [{ path, fate: "deleted" as const }];
+  const [only] = warningsOf(dirty, deleted(cachePath));
+  assertStringIncludes(only!, "only there are bcache0: 4096 bytes");
+  assertEquals(warningsOf(clean, deleted(cachePath)), []);
+  const [copy] = warningsOf(clean, deleted(backingPath));
+  assertStringIncludes(copy!, "copy bcache0 to another place");
   const loss = describeLoss({ ...clean, warnings: ["deleted"] }, undefined);
   assertEquals([loss?.isLost, loss?.error.message], [true, "deleted"]);
+});
+
+test("a replaced file is warned of, also a cache with nothing dirty", async () => {
+  const clean = await statusWith(0);
+  for (const path of [clean.cachePath, clean.devices[0]!.backingPath]) {
+    const [warning] = warningsOf(clean, [{ path, fate: "replaced" }]);
+    assertStringIncludes(warning!, `${path} was moved away while in use, and another file is in`);
+  }
 });

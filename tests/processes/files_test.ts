@@ -109,6 +109,29 @@ test(
   LIMIT_MS,
 );
 
+for (const which of ["cache", "backing"] as const) {
+  test(
+    `a ${which} file that was moved away and replaced by a copy is warned of, until it is back`,
+    () =>
+      inWorkshop(async (place) => {
+        const files = await place.format(SIZES);
+        const path = files[which];
+        const served = await place.mount({ ...files, flags: WRITEBACK });
+        renameSync(path, `${path}.moved`);
+        await run("cp", "--sparse=always", `${path}.moved`, path);
+        writeSome(largeBlocks(), served, 4);
+        const words = new RegExp(`${which}\\.img was moved away while in use, and another file`);
+        assertMatch((await statusOf(served)).warnings![0]!, words);
+        const refused = await client("unmount", served.mountpoint);
+        assertEquals(refused.status, 1);
+        assertMatch(refused.stderr, words);
+        renameSync(`${path}.moved`, path);
+        await place.unmount(served, "--flush");
+      }),
+    LIMIT_MS,
+  );
+}
+
 test(
   "a served file is refused behind a loop device, by make --force and by another mount",
   () =>
