@@ -51,7 +51,7 @@ beforeAll(async () => {
     }
     sectorsOf.set(entry.seq, sectors);
   }
-}, LIMIT_MS);
+});
 
 function sectorOf({ index, block }: ScannedEntry): number {
   const { buckets, bucketSectors, blockSectors } = journal.place;
