@@ -12,7 +12,15 @@ import { MemoryDevice } from "../../lib/device/memory.ts";
 import { type ExtractResult, planExtract } from "../../lib/offline/extract.ts";
 import { SparseWriter } from "../../lib/offline/sparse_writer.ts";
 import { fixtures, unpackFixture, zeroTail } from "../support/fixtures.ts";
-import { copyOf, indexOf, patch, patchSuperblock, type SmallSet, smallSet } from "./world.ts";
+import {
+  copyOf,
+  failingAt,
+  indexOf,
+  patch,
+  patchSuperblock,
+  type SmallSet,
+  smallSet,
+} from "./world.ts";
 
 const LIMIT_MS = 60_000;
 
@@ -190,20 +198,4 @@ async function contents(device: Device): Promise<Uint8Array> {
   const bytes = new Uint8Array(device.sizeSectors * 512);
   await device.read(0, bytes);
   return bytes;
-}
-
-/** The device, but for one sector that cannot be read. */
-function failingAt(device: MemoryDevice, sector: number): Device {
-  return new Proxy<Device>(device, {
-    get(target, name) {
-      if (name === "read") {
-        return (at: number, into: Uint8Array) =>
-          at <= sector && sector < at + into.length / 512
-            ? Promise.reject(new BcacheError("DeviceIo", "planted"))
-            : target.read(at, into);
-      }
-      const value = Reflect.get(target, name, target);
-      return typeof value === "function" ? value.bind(target) : value;
-    },
-  });
 }

@@ -4,7 +4,6 @@
  */
 import { beforeAll, describe, test } from "bun:test";
 import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
-import { BcacheError } from "../../lib/base/errors.ts";
 import type { Device } from "../../lib/device/device.ts";
 import { MemoryDevice } from "../../lib/device/memory.ts";
 import type { CacheImage } from "../../lib/offline/cache_image.ts";
@@ -15,7 +14,16 @@ import { journalKeys } from "../../lib/offline/replay.ts";
 import { keyOffset, keyStart, SLOT_WORDS } from "../../lib/ondisk/bkey.ts";
 import { SimRandom } from "../simulation/sim_random.ts";
 import { drainMicrotasks } from "../support/manual_clock.ts";
-import { copyOf, DATA_OFFSET, indexOf, openSet, patch, type SmallSet, smallSet } from "./world.ts";
+import {
+  copyOf,
+  DATA_OFFSET,
+  failingAt,
+  indexOf,
+  openSet,
+  patch,
+  type SmallSet,
+  smallSet,
+} from "./world.ts";
 
 const LIMIT_MS = 60_000;
 
@@ -191,20 +199,4 @@ async function dumped(cache: Device): Promise<{ entries: Shown[]; lines: string[
     if (item.unreadable !== true) entries.push(item.json as Shown);
   });
   return { entries, lines };
-}
-
-/** The device, but for one sector that cannot be read. */
-function failingAt(device: MemoryDevice, sector: number): Device {
-  return new Proxy<Device>(device, {
-    get(target, name) {
-      if (name === "read") {
-        return (at: number, into: Uint8Array) =>
-          at <= sector && sector < at + into.length / 512
-            ? Promise.reject(new BcacheError("DeviceIo", "planted"))
-            : target.read(at, into);
-      }
-      const value = Reflect.get(target, name, target);
-      return typeof value === "function" ? value.bind(target) : value;
-    },
-  });
 }

@@ -2,6 +2,7 @@
  * Small cache sets in memory for the tests of the offline tools: made and filled by the engine,
  * then left as a shutdown or a power cut leaves them. And ways to plant damage in them.
  */
+import { BcacheError } from "../../lib/base/errors.ts";
 import { crc64Seeded } from "../../lib/base/crc64.ts";
 import { CacheSet } from "../../lib/cache/cache_set.ts";
 import { makeBacking, makeCache } from "../../lib/cache/make.ts";
@@ -171,4 +172,20 @@ export function resealNode(bytes: Uint8Array, key: Uint32Array, blockBytes: numb
     words.set(sum, at / 4);
     block += bsetBlocks(header.keyWords64, blockBytes);
   }
+}
+
+/** The device, but for one sector that cannot be read. */
+export function failingAt(device: MemoryDevice, sector: number): Device {
+  return new Proxy<Device>(device, {
+    get(target, name) {
+      if (name === "read") {
+        return (at: number, into: Uint8Array) =>
+          at <= sector && sector < at + into.length / 512
+            ? Promise.reject(new BcacheError("DeviceIo", "planted"))
+            : target.read(at, into);
+      }
+      const value = Reflect.get(target, name, target);
+      return typeof value === "function" ? value.bind(target) : value;
+    },
+  });
 }
