@@ -11,6 +11,7 @@ import type { Device } from "../lib/device/device.ts";
 import { type FileDevice, openFileDevice } from "../lib/device/file.ts";
 import { CountingDevice } from "../lib/device/counting.ts";
 import type { SetStatus } from "../lib/cache/ports.ts";
+import { collectGarbage } from "../lib/runtime/garbage.ts";
 import type { Engine, EngineWorld } from "./engine.ts";
 import { describeLoss, warningsOf } from "./losses.ts";
 import { refuseOwnFile } from "./own_file.ts";
@@ -58,6 +59,7 @@ export async function openEngine(world: EngineWorld): Promise<Engine> {
       openBacking: (path) => openSource(path),
       onVolumesChanged: world.onVolumesChanged,
     });
+    collectGarbage();
     return owning(set, { devices: opened, files, world });
   } catch (error) {
     // Why it could not be opened says more than what closing adds to it.

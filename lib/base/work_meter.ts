@@ -4,6 +4,8 @@
  */
 
 export interface WorkMeter {
+  /** How much work is done between two calls of `spend`, where it can be divided. */
+  readonly stepUnits: number;
   /** A step begins now. */
   begin(): void;
   /** So much work (keys, buckets) was done in this step. True: the step has been long enough. */
@@ -13,4 +15,9 @@ export interface WorkMeter {
 }
 
 /** For work that nobody measures. */
-export const NO_METER: WorkMeter = { begin: () => {}, spend: () => false, end: () => {} };
+export const NO_METER: WorkMeter = {
+  stepUnits: Infinity,
+  begin: () => {},
+  spend: () => false,
+  end: () => {},
+};

@@ -93,53 +93,97 @@ function endsBefore(a: Uint32Array, aAt: number, b: Uint32Array, bAt: number): b
   return inodes !== 0 ? inodes < 0 : keyOffset(a, aAt) <= keyStart(b, bAt);
 }
 
+export interface ExtentMergeOptions {
+  readonly bucketSectors: number;
+  /** Leaves keys out, after overlaps were settled: a dropped key still hides. */
+  readonly drop?: KeyFilter;
+  /** Emptied, and takes the result; absent: a set of its own. */
+  readonly into?: KeySet;
+}
+
 /**
- * The extents of both sets, `newer` winning where they overlap. Neither input is changed.
- * @param drop leaves keys out (after overlaps were settled, so that a dropped key still hides).
+ * The extents of both sets, `newer` winning where they overlap, in as many steps as the caller
+ * likes. Neither set is changed, nor may others change them before the last step.
  */
-export function mergeExtents(
-  older: KeySet,
-  newer: KeySet,
-  options: { bucketSectors: number; drop?: KeyFilter },
-): KeySet {
-  const merged = new KeySet(older.count + newer.count + 1);
-  const out = new ExtentAppender(merged, options.bucketSectors, options.drop);
-  const current = new Uint32Array(SLOT_WORDS);
-  const part = new Uint32Array(SLOT_WORDS);
-  const fresh = newer.words;
-  let next = 0;
-  // Tombstones of the newer set hide nothing.
-  const skipEmpty = (): void => {
-    while (next < newer.count && keySizeSectors(fresh, next * SLOT_WORDS) === 0) next++;
-  };
-  skipEmpty();
-  for (let index = 0; index < older.count; index++) {
-    copySlot(older.words, index * SLOT_WORDS, current, 0);
+export class ExtentMerge {
+  /** Whole once `step` has said so. */
+  readonly merged: KeySet;
+  readonly #older: KeySet;
+  readonly #newer: KeySet;
+  readonly #out: ExtentAppender;
+  readonly #current = new Uint32Array(SLOT_WORDS);
+  readonly #part = new Uint32Array(SLOT_WORDS);
+  #index = 0;
+  #next = 0;
+
+  constructor(older: KeySet, newer: KeySet, options: ExtentMergeOptions) {
+    this.#older = older;
+    this.#newer = newer;
+    this.merged = options.into ?? new KeySet(older.count + newer.count + 1);
+    this.merged.clear();
+    this.#out = new ExtentAppender(this.merged, options.bucketSectors, options.drop);
+    this.#skipEmpty();
+  }
+
+  /** Goes over `keysMax` keys of the older set, and what lies between. True: it is whole. */
+  step(keysMax: number): boolean {
+    const older = this.#older;
+    const end = Math.min(older.count, this.#index + keysMax);
+    for (; this.#index < end; this.#index++) {
+      copySlot(older.words, this.#index * SLOT_WORDS, this.#current, 0);
+      this.#pushCurrent();
+    }
+    if (end < older.count) return false;
+    for (; this.#next < this.#newer.count; this.#next++) {
+      this.#out.push(this.#newer.words, this.#next * SLOT_WORDS);
+    }
+    return true;
+  }
+
+  /** Appends what is not hidden of the current key, and all newer keys before its end. */
+  #pushCurrent(): void {
+    const current = this.#current;
+    const out = this.#out;
+    const fresh = this.#newer.words;
     while (keySizeSectors(current, 0) > 0) {
-      const at = next * SLOT_WORDS;
-      if (next === newer.count || endsBefore(current, 0, fresh, at)) {
+      const at = this.#next * SLOT_WORDS;
+      if (this.#next === this.#newer.count || endsBefore(current, 0, fresh, at)) {
         out.push(current, 0);
-        break;
+        return;
       }
       if (endsBefore(fresh, at, current, 0)) {
         out.push(fresh, at);
-        next++;
-        skipEmpty();
+        this.#next++;
+        this.#skipEmpty();
         continue;
       }
       const freshStart = keyStart(fresh, at);
       const freshEnd = keyOffset(fresh, at);
       if (freshStart > keyStart(current, 0)) {
+        const part = this.#part;
         copySlot(current, 0, part, 0);
         cutBack(part, 0, freshStart);
         out.push(part, 0);
       }
-      if (freshEnd >= keyOffset(current, 0)) break; // The rest of `current` is hidden.
+      if (freshEnd >= keyOffset(current, 0)) return; // The rest of it is hidden.
       cutFront(current, 0, freshEnd);
     }
   }
-  for (; next < newer.count; next++) out.push(fresh, next * SLOT_WORDS);
-  return merged;
+
+  /** Tombstones of the newer set hide nothing. */
+  #skipEmpty(): void {
+    const { words, count } = this.#newer;
+    let next = this.#next;
+    while (next < count && keySizeSectors(words, next * SLOT_WORDS) === 0) next++;
+    this.#next = next;
+  }
+}
+
+/** A whole `ExtentMerge` at once. */
+export function mergeExtents(older: KeySet, newer: KeySet, options: ExtentMergeOptions): KeySet {
+  const merge = new ExtentMerge(older, newer, options);
+  merge.step(older.count);
+  return merge.merged;
 }
 
 /**

@@ -12,7 +12,7 @@ import type { Allocator } from "../buckets/allocator.ts";
 import { RESERVE } from "../buckets/reserves.ts";
 import { insertPointer } from "../bset/extents.ts";
 import { KeySet } from "../bset/key_set.ts";
-import { mergeExtents, mergePointers } from "../bset/merge.ts";
+import { ExtentMerge, mergePointers } from "../bset/merge.ts";
 import {
   copySlot,
   INODE_MAX,
@@ -43,10 +43,76 @@ export function isCurrent(snapshot: NodeSnapshot): boolean {
   return snapshot.changes === snapshot.node.changes;
 }
 
+/** Memory for one gathering at a time: most of a node may turn out to be bad keys. */
+interface Scratch {
+  readonly keys: KeySet;
+  owner: Gathering | undefined;
+}
+
+/**
+ * A snapshot in the making, some keys at a time; changes nothing. It comes to nothing when the node
+ * changes meanwhile: whoever lets others have their turn between steps looks at `isCurrent` before
+ * the next one, and before it takes the snapshot for whole.
+ */
+export class Gathering implements NodeSnapshot {
+  readonly node: BtreeNode;
+  readonly changes: number;
+  readonly dead = new KeySet(1);
+  keys = new KeySet(1);
+  readonly #btree: Btree;
+  readonly #drop: (words: Uint32Array, at: number) => boolean;
+  readonly #merge: ExtentMerge | undefined;
+  readonly #scratch: Scratch;
+  #spentMs = 0;
+
+  constructor(
+    node: BtreeNode,
+    { btree, isDead, scratch }: {
+      btree: Btree;
+      isDead: (words: Uint32Array, at: number) => boolean;
+      scratch: Scratch;
+    },
+  ) {
+    const { base, delta, level, changes } = node;
+    this.node = node;
+    this.changes = changes;
+    this.#btree = btree;
+    this.#drop = (words, at) => {
+      if (btree.isBad(words, at, level)) return true;
+      if (level > 0 || !isDead(words, at)) return false;
+      this.dead.push(words, at);
+      return true;
+    };
+    this.#scratch = scratch;
+    scratch.owner = this;
+    if (level > 0) return;
+    const { bucketSectors } = btree.geometry;
+    const into = scratch.keys;
+    this.#merge = new ExtentMerge(base, delta, { bucketSectors, drop: this.#drop, into });
+  }
+
+  /** Looks at about `keysMax` more keys of a leaf; at all of an interior node. True: all done. */
+  step(keysMax: number): boolean {
+    assert(isCurrent(this), "a node is as it was when its keys began to be gathered");
+    assert(this.#scratch.owner === this, "one node is gathered at a time");
+    const { clock, sortTimes } = this.#btree;
+    const began = clock.nowMs();
+    const { base, delta } = this.node;
+    const done = this.#merge?.step(keysMax) ?? true;
+    if (done && this.#merge === undefined) this.keys = mergePointers(base, delta, this.#drop);
+    else if (done) this.keys.append(this.#scratch.keys, 0, this.#scratch.keys.count);
+    const endMs = clock.nowMs();
+    this.#spentMs += endMs - began;
+    if (done) sortTimes.record(endMs - this.#spentMs, endMs);
+    return done;
+  }
+}
+
 export class CopyMaker {
   readonly #btree: Btree;
   readonly #allocator: Allocator;
   readonly #random: Random;
+  readonly #scratch: Scratch = { keys: new KeySet(), owner: undefined };
   /**
    * Of the keys of a leaf that is written anew, those to be left out though they are good; none by
    * default. It is told of each once, in the step that leaves it out.
@@ -60,24 +126,20 @@ export class CopyMaker {
     this.#random = options.random;
   }
 
-  /** Synchronous, one pass over the node's keys; changes nothing. */
+  /** Begins to look at what a node holds; see `Gathering`. The one begun before is over. */
+  gather(node: BtreeNode): Gathering {
+    return new Gathering(node, {
+      btree: this.#btree,
+      isDead: (words, at) => this.isDead(words, at),
+      scratch: this.#scratch,
+    });
+  }
+
+  /** All of it at once: synchronous, one pass over the node's keys; changes nothing. */
   snapshot(node: BtreeNode): NodeSnapshot {
-    const btree = this.#btree;
-    const { base, delta, level, changes } = node;
-    const { bucketSectors } = btree.geometry;
-    const dead = new KeySet(1);
-    const drop = (words: Uint32Array, at: number) => {
-      if (btree.isBad(words, at, level)) return true;
-      if (level > 0 || !this.isDead(words, at)) return false;
-      dead.push(words, at);
-      return true;
-    };
-    const began = btree.clock.nowMs();
-    const keys = level === 0
-      ? mergeExtents(base, delta, { bucketSectors, drop })
-      : mergePointers(base, delta, drop);
-    btree.sortTimes.record(began, btree.clock.nowMs());
-    return { node, keys, dead, changes };
+    const gathering = this.gather(node);
+    gathering.step(Infinity);
+    return gathering;
   }
 
   /**

@@ -226,20 +226,33 @@ export class Replacer implements NodeReplacer {
         if (present !== undefined && isCurrent(present)) continue;
         // await: they may have been replaced, or lost their place to others.
         if (!this.#areNeighbours(nodes, parent)) return undefined;
-        meter.begin();
-        snapshots.set(node, this.#snapshot(node, meter));
-        meter.end();
+        const snapshot = await this.#gather(node, meter);
+        if (snapshot !== undefined) snapshots.set(node, snapshot);
         await this.#btree.clock.turn();
       }
       const all = [...snapshots.values()];
-      if (all.every(isCurrent)) return all;
+      if (all.length === nodes.length && all.every(isCurrent)) return all;
     }
     return undefined;
   }
 
-  #snapshot(node: BtreeNode, meter: WorkMeter): NodeSnapshot {
-    meter.spend(node.base.count + node.delta.count);
-    return this.copyMaker.snapshot(node);
+  /**
+   * What a node holds, others having their turn whenever the meter says so; undefined when a key
+   * came in meanwhile.
+   */
+  async #gather(node: BtreeNode, meter: WorkMeter): Promise<NodeSnapshot | undefined> {
+    meter.begin();
+    const gathering = this.copyMaker.gather(node);
+    while (!gathering.step(meter.stepUnits)) {
+      if (!meter.spend(meter.stepUnits)) continue;
+      meter.end();
+      await this.#btree.clock.turn();
+      if (!isCurrent(gathering)) return undefined;
+      meter.begin();
+    }
+    meter.spend(Math.min(meter.stepUnits, node.base.count));
+    meter.end();
+    return gathering;
   }
 
   #areNeighbours(nodes: readonly BtreeNode[], parent: BtreeNode): boolean {
@@ -329,8 +342,11 @@ export class Replacer implements NodeReplacer {
     if (!isRoot && parent === undefined) return false;
     const done = Promise.withResolvers<void>();
     node.replacement = done.promise;
+    let gathered: NodeSnapshot | undefined;
     let isReady = false;
     try {
+      // Who is measured lets others have their turn meanwhile; all else is in a hurry.
+      if (meter !== NO_METER) gathered = await this.#gather(node, meter);
       isReady = await this.#reserve(node, isRoot && node.level === 0, mayWait);
     } finally {
       // Also when there is no space, or the set has failed: whoever waits must come to know.
@@ -338,7 +354,11 @@ export class Replacer implements NodeReplacer {
     }
     if (!isReady) return false;
     meter.begin();
-    const { copies, root } = this.copyMaker.copies(this.#snapshot(node, meter), isRoot);
+    // await: keys may have come in; then all are looked at in this step.
+    const isStill = gathered !== undefined && isCurrent(gathered);
+    const snapshot = isStill ? gathered! : this.copyMaker.snapshot(node);
+    meter.spend(snapshot.keys.count);
+    const { copies, root } = this.copyMaker.copies(snapshot, isRoot);
     meter.end();
     await this.#carryOut({ nodes: [node], parent, copies, root, done, meter });
     if (copies.length === 1) this.compactions++;

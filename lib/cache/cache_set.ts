@@ -41,6 +41,7 @@ import type {
 } from "./ports.ts";
 import { startExisting, startNew } from "./recovery.ts";
 import type { RequestParts, RequestTunables } from "./request_parts.ts";
+import type { SliceBudget } from "./collection/slices.ts";
 import type { StartProgress } from "./start_progress.ts";
 import { RequestStats, STATS_TICK_MS } from "./stats.ts";
 import { deviceStatus, setStatus, volumeStatus } from "./status.ts";
@@ -65,6 +66,8 @@ export interface CacheSetOptions {
   readonly settings?: ReadonlyArray<readonly [name: string, value: string]>;
   /** Opens a backing device that is attached while the set runs. What it opens stays its own. */
   readonly openBacking?: (path: string) => Promise<BackingSource>;
+  /** How long a collection keeps others waiting; absent: what suits a real clock. */
+  readonly sliceBudget?: SliceBudget;
   /** Told when `volumes`, or the size of one, has become another. */
   readonly onVolumesChanged?: () => void;
 }
@@ -122,12 +125,12 @@ export class CacheSet implements CacheControl {
     const superblock = await readSuperblock(opened.cache);
     const backings = await checkDevices(superblock, opened);
     const geometry = geometryOf(superblock, opened.cache.name);
-    const { clock, random, log, onProgress } = opened;
+    const { clock, random, log, onProgress, sliceBudget } = opened;
     const source = {
       device: opened.cache,
       superblock,
       geometry,
-      world: { clock, random, log, onProgress },
+      world: { clock, random, log, onProgress, sliceBudget },
     };
     const engine = isSynchronous(superblock) ? await startExisting(source) : await startNew(source);
     const set = new CacheSet(engine, options);

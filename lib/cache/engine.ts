@@ -31,6 +31,7 @@ import { GatheringDevice } from "./devices/gathering_device.ts";
 import { Collector } from "./collection/gc.ts";
 import { Marker } from "./collection/marking.ts";
 import { MovingCollector } from "./collection/moving_gc.ts";
+import type { SliceBudget } from "./collection/slices.ts";
 import { OpenBuckets } from "./open_buckets.ts";
 import { OrderedDevice } from "./devices/ordered_device.ts";
 import { Fills } from "./ranges.ts";
@@ -46,6 +47,7 @@ export interface EngineWorld {
   readonly log: Log;
   /** Told how far starting has come. */
   readonly onProgress?: ((progress: StartProgress) => void) | undefined;
+  readonly sliceBudget?: SliceBudget | undefined;
 }
 
 /** What does not depend on the journal's state. */
@@ -214,6 +216,7 @@ export class Engine extends Foundations {
       replacer,
       clock: world.clock,
       faults,
+      sliceBudget: world.sliceBudget,
       markMetadata: () => this.markMetadata(),
       marker: new Marker({ btree, dead, faults, log: world.log }),
     });

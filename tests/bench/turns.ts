@@ -1,7 +1,8 @@
 /**
- * How long background work keeps others waiting: the longest turn of the event loop while it runs,
- * everything that became ready meanwhile included. Time of the processor is what the work itself
- * takes; time of the clock has in it whatever else the machine did.
+ * How long background work keeps others waiting: the longest time until a timer of a millisecond
+ * had its turn while it runs, everything that became ready meanwhile included. Time of the
+ * processor is what the work itself takes; time of the clock has in it whatever else the machine
+ * did.
  */
 import { setImmediate } from "node:timers";
 import type { WriteOptions } from "../../lib/device/device.ts";
@@ -52,8 +53,11 @@ export class ProcessorClock extends RealClock {
   }
 }
 
+/** From one look to the next, when nobody is in the way. */
+const LOOK_MS = 1;
+
 export interface TurnTimes {
-  /** The longest turn, in time of this thread on a processor and in time of the clock. */
+  /** The longest from one look to the next: of this thread on a processor, and of the clock. */
   readonly cpuMs: number;
   readonly wallMs: number;
   readonly tookMs: number;
@@ -74,8 +78,8 @@ export class SlowestTurn {
     let cpu = this.#libc.threadCpuMs();
     let wall = began;
     let over = false;
-    // No promises: this is to leave nothing behind that the runtime's garbage collector takes time
-    // for.
+    // Few and without promises: what this leaves behind would keep the runtime's garbage collector
+    // busy, and that be measured too.
     const look = () => {
       const cpuNow = this.#libc.threadCpuMs();
       const wallNow = performance.now();
@@ -83,9 +87,9 @@ export class SlowestTurn {
       wallMs = Math.max(wallMs, wallNow - wall);
       cpu = cpuNow;
       wall = wallNow;
-      if (!over) setImmediate(look);
+      if (!over) setTimeout(look, LOOK_MS);
     };
-    setImmediate(look);
+    setTimeout(look, LOOK_MS);
     await work();
     over = true;
     await turn();

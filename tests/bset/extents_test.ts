@@ -4,7 +4,7 @@ import { assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { insertExtent, InsertScratch } from "../../lib/bset/extents.ts";
 import { KeySet } from "../../lib/bset/key_set.ts";
-import { mergeAll, mergeDelta, mergeExtents } from "../../lib/bset/merge.ts";
+import { ExtentMerge, mergeAll, mergeDelta, mergeExtents } from "../../lib/bset/merge.ts";
 import {
   keyDirty,
   keyOffset,
@@ -138,6 +138,28 @@ describe("extents of a leaf", () => {
       );
       merged.checkInvariants("extents");
       assertEquals(pictureOf(merged), picture);
+    }));
+  });
+
+  test("a merge in steps of any length is the merge at once", () => {
+    const steps = fc.integer({ min: 1, max: 9 });
+    fc.assert(fc.property(extents, extents, steps, (old, fresh, keysMax) => {
+      const [older, newer] = [new Leaf(), new Leaf()];
+      for (const extent of old) older.insert(extent);
+      for (const extent of fresh) newer.insert(extent);
+      const options = { bucketSectors: BUCKET };
+      const into = new KeySet();
+      into.append(older.delta, 0, older.delta.count); // A leftover of the merge before.
+      const merge = new ExtentMerge(older.delta, newer.delta, { ...options, into });
+      let count = 1;
+      while (!merge.step(keysMax)) count++;
+      assertEquals(count, Math.max(1, Math.ceil(older.delta.count / keysMax)));
+      const whole = mergeExtents(older.delta, newer.delta, options);
+      assertEquals(merge.merged, into);
+      assertEquals(
+        into.words.slice(0, into.count * SLOT_WORDS),
+        whole.words.slice(0, whole.count * SLOT_WORDS),
+      );
     }));
   });
 

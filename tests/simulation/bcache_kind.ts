@@ -13,6 +13,7 @@ import type { ReplacementPolicy } from "../../lib/ondisk/superblock.ts";
 import { MovingVolume } from "./moving_volume.ts";
 import { OracleMismatch } from "./oracle.ts";
 import { auditedSet } from "./recovery_audit.ts";
+import { SMALL_SLICES } from "./sim_clock.ts";
 import type { SimRandom } from "./sim_random.ts";
 import type { Engine, EngineKind, EngineParts } from "./world.ts";
 
@@ -104,6 +105,7 @@ export async function openBcache(
     clock,
     random,
     log,
+    sliceBudget: SMALL_SLICES,
     openBacking: () => Promise.resolve(sources[0]!),
   });
   const audited = await auditedSet(set);

@@ -12,6 +12,7 @@ import { SECTOR_BYTES } from "../../lib/device/device.ts";
 import { bcacheKind, type BcacheOptions } from "./bcache_kind.ts";
 import { fillSector } from "./pattern.ts";
 import { auditedSet } from "./recovery_audit.ts";
+import { SMALL_SLICES } from "./sim_clock.ts";
 import type { SimRandom } from "./sim_random.ts";
 import type { Engine, EngineKind, EngineParts } from "./world.ts";
 
@@ -52,7 +53,14 @@ async function openVolume(
   promised: Promised,
 ): Promise<Engine> {
   const { cache, clock, random, log } = parts;
-  const set = await CacheSet.open({ cache, backings: [], clock, random, log });
+  const set = await CacheSet.open({
+    cache,
+    backings: [],
+    clock,
+    random,
+    log,
+    sliceBudget: SMALL_SLICES,
+  });
   const audited = await auditedSet(set);
   const { volumes } = await set.status();
   // Those that were not finished when the power was cut are of no use to anybody.

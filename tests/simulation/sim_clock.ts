@@ -54,6 +54,12 @@ function before(a: Event, b: Event): boolean {
   return a.sequence < b.sequence;
 }
 
+/**
+ * For collections under a simulated clock, which stands still while they work: others have their
+ * turn after every few keys, so that everything happens in the middle of everything.
+ */
+export const SMALL_SLICES = { ms: 1, units: 64, stepUnits: 16 };
+
 export class SimClock implements Clock {
   readonly trace = new Trace();
   #nowUs = 0;

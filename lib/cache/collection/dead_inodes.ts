@@ -15,13 +15,14 @@
 import { keyDirty, keyInode } from "../../ondisk/bkey.ts";
 import type { UuidTable } from "../uuids.ts";
 
-const KEEP = 0;
-const DROP_CLEAN = 1;
-const DROP_ALL = 2;
+const UNKNOWN = 0;
+const KEEP = 1;
+const DROP_CLEAN = 2;
+const DROP_ALL = 3;
 
 export class DeadInodes {
   readonly #uuids: UuidTable;
-  /** What is dead of each inode, as of `#version` of the table. */
+  /** What is dead of each inode that was asked for, as of `#version` of the table. */
   readonly #dead: Uint8Array;
   #version = -1;
   #started = false;
@@ -39,20 +40,20 @@ export class DeadInodes {
   /** Whether the key in a slot is dead. Allocates nothing. */
   isDead(words: Uint32Array, at: number): boolean {
     if (!this.#started) return false;
-    if (this.#version !== this.#uuids.version) this.#refresh();
-    const dead = this.#dead[keyInode(words, at)] ?? KEEP;
+    if (this.#version !== this.#uuids.version) {
+      this.#version = this.#uuids.version;
+      this.#dead.fill(UNKNOWN);
+    }
+    const inode = keyInode(words, at);
+    const known = this.#dead[inode] ?? KEEP;
+    const dead = known === UNKNOWN ? this.#lookUp(inode) : known;
     return dead === DROP_ALL || (dead === DROP_CLEAN && !keyDirty(words, at));
   }
 
-  #refresh(): void {
-    this.#version = this.#uuids.version;
-    for (let inode = 0; inode < this.#dead.length; inode++) {
-      const state = this.#uuids.slotState(inode);
-      this.#dead[inode] = state === "invalidated"
-        ? DROP_ALL
-        : state === "unused"
-        ? DROP_CLEAN
-        : KEEP;
-    }
+  #lookUp(inode: number): number {
+    const state = this.#uuids.slotState(inode);
+    const dead = state === "invalidated" ? DROP_ALL : state === "unused" ? DROP_CLEAN : KEEP;
+    this.#dead[inode] = dead;
+    return dead;
   }
 }

@@ -30,7 +30,7 @@ import { INODE_MAX, keyDiskWords, OFFSET_MAX, SLOT_WORDS } from "../../ondisk/bk
 import type { KeyBuffer, Position } from "../key_buffer.ts";
 import type { Marker, NodeCensus } from "./marking.ts";
 import type { MovingCollector } from "./moving_gc.ts";
-import { Slices } from "./slices.ts";
+import { type SliceBudget, Slices } from "./slices.ts";
 
 /** A node with a pointer staler than this is written anew. */
 const STALE_MAX = 10;
@@ -38,11 +38,9 @@ const STALE_MAX = 10;
  * What one slice may take: requests wait for it. Going over a bucket or a key is one unit of a few
  * nanoseconds, once the runtime has compiled what does it; ten times that before.
  */
-const SLICE_BUDGET = { ms: 1, units: 100_000 };
+const SLICE_BUDGET = { ms: 1, units: 100_000, stepUnits: 512 };
 /** Buckets the table is asked to go over between two looks at the clock. */
-const SWEEP_BUCKETS = 4096;
-/** Keys that are gone over between two looks at the clock, unless told otherwise. */
-const STEP_KEYS = 1024;
+const SWEEP_BUCKETS = 2048;
 /** Leaves on their way to the disk at a time. */
 const LEAF_WRITES_MAX = 16;
 
@@ -125,8 +123,6 @@ export class Collector {
   alwaysRewrite = false;
   readonly slices: Slices;
   readonly marker: Marker;
-  /** Keys that are gone over between two looks at the clock; tests have fewer. */
-  stepKeys: number = STEP_KEYS;
   /** Of the last whole collection. */
   stats: CollectionStats = { ...NOTHING_COUNTED };
   #counting: CollectionStats = { ...NOTHING_COUNTED };
@@ -145,6 +141,7 @@ export class Collector {
     writer: NodeWriter;
     replacer: Replacer;
     clock: Clock;
+    sliceBudget?: SliceBudget | undefined;
     faults: Faults;
     markMetadata: MarkMetadata;
     marker: Marker;
@@ -158,7 +155,7 @@ export class Collector {
     this.#faults = options.faults;
     this.#markMetadata = options.markMetadata;
     this.marker = options.marker;
-    this.slices = new Slices(options.clock, SLICE_BUDGET);
+    this.slices = new Slices(options.clock, options.sliceBudget ?? SLICE_BUDGET);
     const { bucketCount, bucketSectors } = options.btree.geometry;
     this.#sectorsPerGc = Math.floor((bucketCount * bucketSectors) / COLLECT_SHARE);
     this.#sectorsToGc = this.#sectorsPerGc;
@@ -349,8 +346,10 @@ export class Collector {
   async #mark(node: BtreeNode, signal: AbortSignal): Promise<NodeCensus | undefined> {
     this.marker.begin(node);
     for (;;) {
-      const census = this.marker.markSome(this.stepKeys);
-      const over = this.slices.spend(Math.min(this.stepKeys, node.base.count + node.delta.count));
+      const census = this.marker.markSome(this.slices.stepUnits);
+      const over = this.slices.spend(
+        Math.min(this.slices.stepUnits, node.base.count + node.delta.count),
+      );
       if (census !== undefined) {
         this.#count(census, node.level);
         return census;
@@ -414,10 +413,11 @@ export class Collector {
 
   /** What the good keys of a node take, about: others have their turn while they are counted. */
   async #goodWords(node: BtreeNode): Promise<number> {
+    const { stepUnits } = this.slices;
     let words = 0;
     for (const set of [node.base, node.delta]) {
-      for (let from = 0; from < set.count; from += this.stepKeys) {
-        const to = Math.min(from + this.stepKeys, set.count);
+      for (let from = 0; from < set.count; from += stepUnits) {
+        const to = Math.min(from + stepUnits, set.count);
         for (let at = from * SLOT_WORDS; at < to * SLOT_WORDS; at += SLOT_WORDS) {
           if (!this.#btree.isBad(set.words, at, node.level)) words += keyDiskWords(set.words, at);
         }

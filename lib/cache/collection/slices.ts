@@ -7,12 +7,14 @@ import type { Clock } from "../../base/runtime.ts";
 import type { WorkMeter } from "../../base/work_meter.ts";
 
 /**
- * What a slice may take. A single indivisible step more may come on top: the keys of one node, when
- * it is written anew.
+ * What a slice may take. A step more may come on top, or one that cannot be divided: encoding a
+ * node that is written anew.
  */
 export interface SliceBudget {
   readonly ms: number;
   readonly units: number;
+  /** Between two looks at the clock. */
+  readonly stepUnits: number;
 }
 
 export class Slices implements WorkMeter {
@@ -30,6 +32,10 @@ export class Slices implements WorkMeter {
   constructor(clock: Clock, budget: SliceBudget) {
     this.#clock = clock;
     this.budget = budget;
+  }
+
+  get stepUnits(): number {
+    return this.budget.stepUnits;
   }
 
   reset(): void {

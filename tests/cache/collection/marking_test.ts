@@ -29,8 +29,7 @@ describe("the work of one slice", () => {
     const { collector, btree } = world.engine;
     await world.run(world.engine.nodes.writeAllDirty());
     assertEquals(btree.root.level, 0, "all keys are in one leaf");
-    collector.stepKeys = STEP_KEYS;
-    collector.slices.budget = { ms: 1, units: UNITS };
+    collector.slices.budget = { ms: 1, units: UNITS, stepUnits: STEP_KEYS };
     return world;
   }
 
@@ -63,8 +62,7 @@ describe("the work of one slice", () => {
       await world.drop(0, index * SPACING + SPACING, 9 * SPACING - 4);
     }
     const { collector, btree } = world.engine;
-    collector.stepKeys = 16;
-    collector.slices.budget = { ms: 1, units: 16 };
+    collector.slices.budget = { ms: 1, units: 16, stepUnits: 16 };
     let most = 0;
     await world.run(btree.walk(0, { inode: 0, offset: 0 }, (leaf) => {
       most = Math.max(most, leaf.base.count + leaf.delta.count);
@@ -177,8 +175,7 @@ describe("a collection with others having their turn after every few keys", () =
       for (let index = 0; index < 600; index++) {
         await world.put(0, index * SPACING, 8, { dirty: true });
       }
-      collector.stepKeys = 8;
-      collector.slices.budget = { ms: 1, units: 8 };
+      collector.slices.budget = { ms: 1, units: 8, stepUnits: 8 };
       // The collector's own task: at most one collection is under way.
       const before = collector.collections;
       const over = () => collector.collections > before;

@@ -5,7 +5,7 @@ import { SimClock } from "../../simulation/sim_clock.ts";
 
 describe("a slice", () => {
   test("is over after so much work, though the clock stands still", () => {
-    const slices = new Slices(new SimClock(), { ms: 1, units: 100 });
+    const slices = new Slices(new SimClock(), { ms: 1, units: 100, stepUnits: 10 });
     slices.begin();
     assert(!slices.spend(60));
     assert(slices.spend(40));
@@ -17,7 +17,7 @@ describe("a slice", () => {
     let nowMs = 0;
     const clock = new SimClock();
     clock.nowMs = () => nowMs;
-    const slices = new Slices(clock, { ms: 1, units: 100 });
+    const slices = new Slices(clock, { ms: 1, units: 100, stepUnits: 10 });
     slices.begin();
     assert(!slices.spend(1));
     nowMs = 1.5;
@@ -28,7 +28,7 @@ describe("a slice", () => {
 
   test("waiting for others is not counted", async () => {
     const clock = new SimClock();
-    const slices = new Slices(clock, { ms: 1, units: 100 });
+    const slices = new Slices(clock, { ms: 1, units: 100, stepUnits: 10 });
     await clock.run((async () => {
       slices.begin();
       slices.spend(5);

@@ -11,6 +11,7 @@ import { formatBacking, formatCache } from "../../../lib/ondisk/format.ts";
 import { checkBackingAlone, rangesOf } from "../recovery_checks.ts";
 import { fillSector } from "../pattern.ts";
 import type { NamedCutPolicy } from "../power_cut.ts";
+import { SMALL_SLICES } from "../sim_clock.ts";
 import { hashOf, Trace } from "../sim_random.ts";
 import { World, worldAfterCut } from "../world.ts";
 import type { DiskKind, WorldOptions } from "../world.ts";
@@ -175,6 +176,7 @@ class SwarmRun {
       clock,
       random,
       log,
+      sliceBudget: SMALL_SLICES,
       openBacking: (path) => Promise.resolve(sources[slotOfPath(path)]!),
     });
   }
