@@ -110,7 +110,7 @@ export async function runGet(
   }
   const [only] = found;
   if (options.name !== undefined && found.length === 1 && only !== undefined) {
-    program.out(`${only.attribute.value}\n`);
+    program.out(`${valueText(only.attribute.value)}\n`);
     return;
   }
   program.out(
@@ -121,6 +121,13 @@ export async function runGet(
         )
       ),
     ),
+  );
+}
+
+/** A value as scripts read it: as it is, but for what a terminal would take for a command. */
+function valueText(value: string): string {
+  return value.split(/([\n\t])/).map((part) => /^[\n\t]$/.test(part) ? part : printable(part)).join(
+    "",
   );
 }
 
@@ -143,5 +150,5 @@ export async function runSet(
 ): Promise<void> {
   const control = await findMount(program, options.mountPoint);
   const [result] = await applySettings(control, [options]);
-  program.out(`${result?.value ?? ""}\n`);
+  program.out(`${valueText(result?.value ?? "")}\n`);
 }

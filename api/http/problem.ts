@@ -4,10 +4,13 @@
  */
 import { BcacheError, type ErrorCode, messageOf } from "../../lib/base/errors.ts";
 
-/** The status that answers each kind of failure. */
+/**
+ * The status that answers each kind of failure. What is damaged or was changed is a device that the
+ * request named: one that is in use fails the set instead.
+ */
 export const STATUS_OF_CODE = {
-  BadFormat: 500,
-  BadChecksum: 500,
+  BadFormat: 422,
+  BadChecksum: 422,
   DeviceIo: 502,
   SetFailed: 503,
   NoSpace: 507,

@@ -278,6 +278,9 @@ testWithFuse("a mount says one line, is found by all commands, and ends at SIGIN
   assertEquals((await client("set", "mnt", "writeback_percent", "25")).out, "25\n");
   assertEquals((await client("get", "mnt", "bcache0/writeback_percent")).out, "25\n");
   assertMatch((await client("get", "mnt")).out, /^journal_delay_ms +rw +100$/m);
+  const hostile = await client("set", "mnt", "journal_delay_ms", "a\u001b[31m\tb\nc");
+  assertEquals(hostile.out, "a?[31m\tb\nc\n");
+  assertEquals((await client("get", "mnt", "journal_delay_ms")).out, hostile.out);
   const outOfRange = await client("set", "mnt", "writeback_percent", "99");
   assertEquals([outOfRange.status, outOfRange.err], [
     1,

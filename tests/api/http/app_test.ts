@@ -307,6 +307,14 @@ describe("requests that are wrong", () => {
     const body = { mode: "x".repeat(BODY_BYTES_MAX) };
     await problem(new FakeControl(), expected, "PUT", path, body);
   });
+  test("a device whose bytes cannot be used is no failure of the program", async () => {
+    for (const code of ["BadFormat", "BadChecksum"] as const) {
+      const control = new FakeControl();
+      control.failure = new BcacheError(code, "img: was changed without its cache");
+      const expected = { status: 422, code, detail: /^img: was changed/ };
+      await problem(control, expected, "GET", "/v1/stats");
+    }
+  });
   test("an untyped failure below is 500 with its message", async () => {
     const control = new FakeControl();
     control.failure = new TypeError("boom");
