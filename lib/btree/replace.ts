@@ -230,7 +230,7 @@ export class Replacer implements NodeReplacer {
         if (snapshot !== undefined) snapshots.set(node, snapshot);
         await this.#btree.clock.turn();
       }
-      const all = [...snapshots.values()];
+      const all = nodes.map((node) => snapshots.get(node)).filter((each) => each !== undefined);
       if (all.length === nodes.length && all.every(isCurrent)) return all;
     }
     return undefined;

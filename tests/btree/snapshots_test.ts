@@ -2,6 +2,7 @@
 import { describe, test } from "bun:test";
 import { assert, assertEquals, assertGreater, assertLess } from "@std/assert";
 import type { BtreeNode } from "../../lib/btree/node.ts";
+import type { WorkMeter } from "../../lib/base/work_meter.ts";
 import { SmallIndex } from "./small_index.ts";
 
 const KEYS = 1500;
@@ -25,6 +26,48 @@ function some(index: SmallIndex, leaves: readonly BtreeNode[]): BtreeNode[] {
   const parent = btree.findNode(1, 0, 0)!;
   return leaves.slice(0, 3).filter((leaf) => parent.covers(leaf.endInode, leaf.endOffset));
 }
+
+/** Others have their turn after every few keys. */
+const OFTEN: WorkMeter = { stepUnits: 8, begin: () => {}, spend: () => true, end: () => {} };
+
+describe("a leaf gathered in pieces", () => {
+  const inTheMiddle = async (work: (index: SmallIndex, nodes: BtreeNode[]) => Promise<boolean>) => {
+    const { index, leaves } = await sparse();
+    const nodes = some(index, leaves);
+    assertGreater(nodes[0]!.base.count, 3 * OFTEN.stepUnits);
+    const turn = index.clock.turn.bind(index.clock);
+    let turns = 0;
+    index.clock.turn = async () => {
+      await turn();
+      // The leaf is half gathered: a key behind what was looked at, and one before it.
+      if (++turns !== 2) return;
+      await index.put(1);
+      await index.put(0, { hole: true });
+    };
+    assertEquals(await index.run(work(index, nodes)), true);
+    assertGreater(turns, 2);
+    index.clock.turn = turn;
+    for (const restart of [false, true]) {
+      if (restart) await index.start();
+      assertEquals([index.has(0), index.has(1)], [false, true]);
+      assertEquals(await index.run(index.count(0, KEYS)), KEYS / 10);
+      await index.close();
+    }
+    return nodes;
+  };
+
+  test("is gathered anew when keys came in, and neighbours still become fewer", async () => {
+    const nodes = await inTheMiddle((index, nodes) => index.engine.replacer.coalesce(nodes, OFTEN));
+    assertEquals(nodes.map((node) => node.freed), nodes.map(() => true));
+  });
+
+  test("is written anew with the keys that came in", async () => {
+    const nodes = await inTheMiddle(({ engine }, [first]) =>
+      engine.replacer.rewrite(first!, OFTEN)
+    );
+    assertEquals(nodes[0]!.freed, true);
+  });
+});
 
 describe("coalescing while keys come in", () => {
   test("keys that come in between two looks are not lost", async () => {

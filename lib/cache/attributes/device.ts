@@ -62,7 +62,9 @@ export const DEVICE_ATTRIBUTES: readonly Attribute<DeviceTarget>[] = [
   ),
   booleanAttribute({
     name: "verify",
-    help: "whether clean data from the cache is compared with the backing device's; slow",
+    help:
+      "whether clean data from the cache is compared with the backing device's; slow. After a " +
+      "power cut they may differ where a write had not been flushed",
     initial: false,
     get: (target) => target.dev.verify,
     set: (target, value) => {
