@@ -69,6 +69,15 @@ export async function checkExtents(
   return checker;
 }
 
+/** Whether the journal brings the extent in slot `at` of a leaf's keys. */
+function isFromJournal({ keys, replayed }: EffectiveLeaf, at: number): boolean {
+  const inode = keyInode(keys.words, at);
+  const start = keyStart(keys.words, at);
+  const covering = replayed.upperBound(inode, start) * SLOT_WORDS;
+  return covering < replayed.count * SLOT_WORDS &&
+    keyInode(replayed.words, covering) === inode && keyStart(replayed.words, covering) <= start;
+}
+
 class ExtentChecker implements ExtentTally {
   readonly devices: Map<number, DeviceTally> = new Map();
   extents = 0;
@@ -130,19 +139,26 @@ class ExtentChecker implements ExtentTally {
     this.extents += count;
     for (let at = 0; at < count * SLOT_WORDS; at += SLOT_WORDS) {
       const state = pointerState(this.#index, words, at);
-      if (state === "good") this.#good(words, at);
+      if (state === "good") this.#good(leaf, at);
       else if (state === "stale") this.#stale(leaf, at);
       else if (state === "elsewhere" && keyDirty(words, at)) this.#elsewhere(words, at);
     }
   }
 
-  #good(words: Uint32Array, at: number): void {
+  #good(leaf: EffectiveLeaf, at: number): void {
+    const { words } = leaf.keys;
     const { buckets, image } = this.#index;
     const size = keySizeSectors(words, at);
     const sector = pointerSector(words, at);
     const bucket = bucketOf(image, sector);
     const use = buckets.use[bucket]!;
     if (use === USE.none) buckets.use[bucket] = USE.data;
+    if (use > USE.data && isFromJournal(leaf, at)) {
+      this.#fault("error", sector, {
+        what: `the journal's extent ${keyText(words, at)} points into a bucket that belongs to ` +
+          USE_NAMES[use],
+      });
+    }
     if (use <= USE.data && !buckets.refer(bucket, sector % image.geometry.bucketSectors, size)) {
       this.#fault("error", sector, {
         what: `extent ${keyText(words, at)} names sectors that another extent names as well`,
@@ -181,16 +197,10 @@ class ExtentChecker implements ExtentTally {
    * A dirty extent whose bucket was given to something else. The journal may bring such a key
    * back after its data was written back and the bucket reused; a leaf may not hold one.
    */
-  #stale({ keys, replayed }: EffectiveLeaf, at: number): void {
-    const { words } = keys;
+  #stale(leaf: EffectiveLeaf, at: number): void {
+    const { words } = leaf.keys;
     this.stale++;
-    if (!keyDirty(words, at)) return;
-    const inode = keyInode(words, at);
-    const start = keyStart(words, at);
-    const covering = replayed.upperBound(inode, start) * SLOT_WORDS;
-    const fromJournal = covering < replayed.count * SLOT_WORDS &&
-      keyInode(replayed.words, covering) === inode && keyStart(replayed.words, covering) <= start;
-    if (fromJournal) return;
+    if (!keyDirty(words, at) || isFromJournal(leaf, at)) return;
     const sector = pointerSector(words, at);
     this.#fault("error", sector, {
       what: `dirty extent ${keyText(words, at)} is stale: its bucket was used again`,

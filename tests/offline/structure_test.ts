@@ -374,6 +374,24 @@ describe("damage under right checksums", () => {
     );
   });
 
+  test("a journal key into the bucket of a node", async () => {
+    const { cache, backing } = await smallSet({ end: "cut", writes: 300, seed: 42 });
+    assertEquals((await checkCache({ cache, backings: [backing] })).errors, 0);
+    const index = await indexOf(cache);
+    const { rootKey } = index.journal.head;
+    await inNewestEntry(cache, index, (bytes) => {
+      assert(readJsetHeader(bytes).keyWords > 0, "the entry has keys");
+      const words = new Uint32Array(bytes.buffer, bytes.byteOffset + JSET_HEADER_BYTES, SLOT_WORDS);
+      setPointer(words, 0, pointerSector(rootKey, 0), pointerGen(rootKey, 0));
+    });
+    const { findings } = await checkCache({ cache, backings: [backing] });
+    assertEquals(findings.length, 1);
+    assertMatch(
+      findingText(findings[0]!),
+      /the journal's extent .* points into a bucket that belongs to a b-tree node/,
+    );
+  });
+
   test("any words in any node, sealed rightly, end with a report and a rescue", async () => {
     const index = await indexOf(sound.cache);
     const nodes = [
