@@ -3,6 +3,7 @@
  * answer instead of rejecting. Nothing here writes. Answers to `read_super` of super.c.
  */
 import { BcacheError, messageOf } from "../base/errors.ts";
+import { formatSize } from "../base/units.ts";
 import { type Device, SECTOR_BYTES } from "../device/device.ts";
 import { type Geometry, geometryOf } from "../ondisk/geometry.ts";
 import { magicsOf, type SetMagics } from "../ondisk/magic.ts";
@@ -12,14 +13,21 @@ import {
   SUPERBLOCK_BYTES,
   SUPERBLOCK_SECTOR,
 } from "../ondisk/superblock.ts";
-import { decodeSuperblock } from "../ondisk/superblock_verify.ts";
-import type { Report } from "./findings.ts";
+import {
+  decodeSuperblock,
+  hasSuperblockMagic,
+  verifySuperblock,
+} from "../ondisk/superblock_verify.ts";
+import { type Report, RESTORE } from "./findings.ts";
+import { ShortDevice } from "./short_device.ts";
 
 /** Eleven bytes are kept per bucket: this many need 704 MiB. */
 const BUCKETS_MAX = 2 ** 26;
 
 export interface CacheImage {
   readonly device: Device;
+  /** What of it is there: fewer sectors than it should have when it was cut short. */
+  readonly presentSectors: number;
   readonly superblock: Superblock;
   readonly geometry: Geometry;
   readonly magics: SetMagics;
@@ -43,7 +51,10 @@ export async function tryRead(
   }
 }
 
-/** The superblock of a device; what is wrong with it is reported. */
+/**
+ * The superblock of a device; what is wrong with it is reported. One of a cache is taken also when
+ * the device is shorter than it says: that is for the caller to find.
+ */
 export async function readSuperblockOf(
   device: Device,
   subject: "superblock" | "backing",
@@ -61,13 +72,54 @@ export async function readSuperblockOf(
     });
     return undefined;
   }
+  if (!hasSuperblockMagic(page)) {
+    report({ ...finding, sector: SUPERBLOCK_SECTOR, ...noMagic(subject) });
+    return undefined;
+  }
   try {
-    return decodeSuperblock(page, device);
+    return decodeAtAnyLength(page, device) ?? decodeSuperblock(page, device);
   } catch (error) {
     if (!(error instanceof BcacheError)) throw error;
     report({ ...finding, sector: SUPERBLOCK_SECTOR, ...inTwo(error, device) });
     return undefined;
   }
+}
+
+/** What to say of a device without a superblock: what may have been one must not be made anew. */
+function noMagic(subject: "superblock" | "backing"): { what: string; advice: string } {
+  const kind = subject === "backing" ? "backing device" : "cache";
+  const last = subject === "backing"
+    ? " (an image's is in IMAGE.bcache)"
+    : ", and `make` would give up what is in it";
+  const advice = `check the path; if it was a ${kind}, its superblock was overwritten: restore ` +
+    `bytes 4096-8191 from a copy of it, bcache keeps no second one${last}`;
+  return { what: "no bcache magic at byte 4120: this is no bcache device, or was one", advice };
+}
+
+/** A cache's superblock, if nothing is wrong with it but that the device may be too short. */
+function decodeAtAnyLength(page: Uint8Array, device: Device): Superblock | undefined {
+  const { name, logicalBlockSectors } = device;
+  const place = { name, logicalBlockSectors, sizeSectors: Infinity };
+  if (verifySuperblock(page, place) !== undefined) return undefined;
+  const superblock = decodeSuperblock(page, place);
+  return superblock.kind === "cache" ? superblock : undefined;
+}
+
+/** The device at the length it should have; that it is shorter is reported. */
+function atFullLength(device: Device, geometry: Geometry, report: Report): Device {
+  const wholeSectors = geometry.bucketCount * geometry.bucketSectors;
+  if (device.sizeSectors >= wholeSectors) return device;
+  report({
+    severity: "error",
+    subject: "superblock",
+    device: device.name,
+    sector: SUPERBLOCK_SECTOR,
+    what: "the device was cut short: what lay behind its end is lost",
+    found: `${device.sizeSectors} sectors (${formatSize(device.sizeSectors * SECTOR_BYTES)})`,
+    expected: `${wholeSectors} (${formatSize(wholeSectors * SECTOR_BYTES)})`,
+    advice: RESTORE,
+  });
+  return new ShortDevice(device, wholeSectors);
 }
 
 /** A refusal, taken apart: what is wrong, and what to do. */
@@ -122,7 +174,13 @@ export async function openCacheImage(
   }
   try {
     const geometry = geometryOf(superblock, device.name);
-    return { device, superblock, geometry, magics: magicsOf(superblock.setUuid) };
+    return {
+      device: atFullLength(device, geometry, report),
+      presentSectors: device.sizeSectors,
+      superblock,
+      geometry,
+      magics: magicsOf(superblock.setUuid),
+    };
   } catch (error) {
     if (!(error instanceof BcacheError)) throw error;
     report({ ...finding, ...inTwo(error, device) });

@@ -85,7 +85,7 @@ export async function planExtract(options: ExtractOptions): Promise<Extraction> 
   const isLost = findings.errors > 0 && index === undefined;
   const target = "backing" in of
     ? await backingTarget(of.backing, { image, index, isLost, rescue })
-    : volumeTarget(of.volume, index, cache.name);
+    : volumeTarget(of.volume, isLost ? findings.kept[0] : index, cache.name);
   return {
     sizeSectors: target.sizeSectors,
     findings: findings.kept,
@@ -222,9 +222,11 @@ class Copier {
     end: number;
     dirty: boolean;
   }): Promise<void> {
-    const { device } = this.#index!.image;
+    const { device, presentSectors } = this.#index!.image;
     for (let at = piece.start; at < piece.end;) {
-      const into = await this.#next(piece.end - at);
+      // Of a device that was cut short, all that is there: no read goes across its end.
+      const left = presentSectors - (piece.sector + (at - piece.start));
+      const into = await this.#next(left > 0 ? Math.min(piece.end - at, left) : piece.end - at);
       const sectors = into.length / 512;
       try {
         await device.read(piece.sector + (at - piece.start), into);
@@ -232,7 +234,8 @@ class Copier {
       } catch (error) {
         // Clean data is on the backing device as well.
         if (piece.dirty || this.#target.backing === undefined) {
-          this.#failed(error, at, sectors, "the cache device cannot be read: older data");
+          const instead = this.#target.backing === undefined ? "zeroes" : "older data";
+          this.#failed(error, at, sectors, `the cache device cannot be read: ${instead}`);
         }
         await this.#readBacking(at, into);
       }

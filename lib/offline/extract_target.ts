@@ -14,7 +14,7 @@ import { equalUuids, formatUuid, isZeroUuid, parseUuid } from "../ondisk/uuid.ts
 import type { UuidEntry } from "../ondisk/uuid_entry.ts";
 import { type CacheImage, readSuperblockOf, tryRead } from "./cache_image.ts";
 import { slotOf } from "./check_backing.ts";
-import { Findings, findingText } from "./findings.ts";
+import { type Finding, Findings, findingText } from "./findings.ts";
 import { effectiveLeaves, type IndexView } from "./index_view.ts";
 import { slotKind } from "./uuid_scan.ts";
 
@@ -163,18 +163,28 @@ async function onlyInode(index: IndexView): Promise<number | undefined> {
  */
 export type VolumeName = number | Uint8Array | string;
 
-/** The target of a flash-only volume. Throws NotFound when there is none of that name. */
+/**
+ * The target of a flash-only volume. Throws NotFound when there is none of that name, and BadFormat
+ * when there is only a finding, why no index could be read.
+ */
 export function volumeTarget(
   volume: VolumeName,
-  index: IndexView | undefined,
+  index: IndexView | Finding | undefined,
   cacheName: string,
 ): Target {
+  if (index !== undefined && "severity" in index) {
+    const why = findingText(index).replace(/^error: /, "");
+    throw new BcacheError("BadFormat", `nothing of the cache can be read: ${why}`);
+  }
   const volumes = volumesOf(index?.uuids?.entries ?? []);
   const found = volumes.filter(isCalled(volume));
   const [first] = found;
   const list = (some: readonly VolumeEntry[]): string => some.map(described).join(", ");
   if (first === undefined) {
-    const there = volumes.length === 0 ? "there is none" : `there are: ${list(volumes)}`;
+    const none = index !== undefined && index.uuids === undefined
+      ? "its UUID table, which lists them, cannot be read"
+      : "there is none";
+    const there = volumes.length === 0 ? none : `there are: ${list(volumes)}`;
     const name = nameText(volume);
     throw new BcacheError("NotFound", `${cacheName}: no flash-only volume ${name}; ${there}`);
   }

@@ -34,6 +34,11 @@ light only while a set is in use makes the set fail: a device without dirty data
 itself, one with dirty data reads what is surely clean and refuses the rest
 ([architecture.md](architecture.md), "Errors").
 
+The superblock of a cache is needed for everything, and the format keeps no second one: damaged or
+overwritten, it comes back from a copy of the device alone (bytes 4096-8191; one made since the
+set first ran). Never \`make\` a cache anew that may still be one. A device that was cut short is
+refused by a mount; \`check\`, \`dump\` and \`extract --rescue\` read all that lies before its end.
+
 bcache keeps no checksum of data. Damage of the data itself, on the cache or on a backing device, is
 served as it is.
 `;

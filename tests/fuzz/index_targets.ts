@@ -55,7 +55,8 @@ function emptyImage(journalBuckets: number): CacheImage & { readonly device: Mem
   superblock.journalBucketCount = journalBuckets;
   encodeSuperblock(superblock);
   const geometry = geometryOf(superblock, device.name);
-  return { device, superblock, geometry, magics: magicsOf(SET_UUID) };
+  const presentSectors = device.sizeSectors;
+  return { device, presentSectors, superblock, geometry, magics: magicsOf(SET_UUID) };
 }
 
 /** A key of a leaf or, above, of a node; in order when `place` grows. */

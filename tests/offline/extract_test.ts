@@ -10,6 +10,9 @@ import type { Device } from "../../lib/device/device.ts";
 import { openFileDevice } from "../../lib/device/file.ts";
 import { MemoryDevice } from "../../lib/device/memory.ts";
 import { type ExtractResult, planExtract } from "../../lib/offline/extract.ts";
+import { USE } from "../../lib/offline/bucket_view.ts";
+import { effectiveLeaves } from "../../lib/offline/index_view.ts";
+import { keyPointers, keySizeSectors, pointerSector, SLOT_WORDS } from "../../lib/ondisk/bkey.ts";
 import { SparseWriter } from "../../lib/offline/sparse_writer.ts";
 import { fixtures, unpackFixture, zeroTail } from "../support/fixtures.ts";
 import {
@@ -143,6 +146,32 @@ describe("what the engine leaves behind", () => {
     assertMatch(result.doubtful[0]!.why, /nothing of the cache can be read/);
   }, LIMIT_MS);
 
+  test("of a cache that was cut short a rescue takes all that lies inside", async () => {
+    const { cache, backing, model } = sound;
+    const last = (await lastDataSector(cache)) + 1;
+    const cut = async (sectors: number): Promise<Device> => {
+      const short = new MemoryDevice(sectors, { name: "short" });
+      const bytes = new Uint8Array(sectors * 512);
+      await cache.read(0, bytes);
+      await short.write(0, bytes);
+      return short;
+    };
+    const enough = await cut(last);
+    await assertRejects(() => extract(enough, { backing }), BcacheError, "was cut short");
+    const all = await extract(enough, { backing }, true);
+    assertEquals(Buffer.compare(all.image, model), 0);
+    assertEquals(all.result.doubtful, []);
+    // The last sector but two of an extent is the last that is there.
+    const { image, result } = await extract(await cut(last - 2), { backing }, true);
+    assert(result.doubtful.length > 0);
+    for (const { startByte, endByte, why } of result.doubtful) {
+      assertMatch(why, /cache device cannot be read: older data/);
+      assert(endByte - startByte <= 1024);
+      image.set(model.subarray(startByte, endByte), startByte);
+    }
+    assertEquals(Buffer.compare(image, model), 0);
+  }, LIMIT_MS);
+
   test("a damaged superblock of the backing device is used as it is in a rescue only", async () => {
     const backing = await copyOf(sound.backing);
     await patch(backing, 8, 1, (bytes) => bytes.fill(9, 0, 8));
@@ -193,6 +222,23 @@ test("an image is written without the blocks that are all zero", async () => {
   await output.read(16, bytes);
   assertEquals(bytes[9000 - 8192], 7);
 });
+
+/** The last sector of the cache that anything in the index lies in. */
+async function lastDataSector(cache: Device): Promise<number> {
+  const index = await indexOf(cache);
+  const { use, bucketSectors } = index.buckets;
+  let last = 0;
+  for (let bucket = 0; bucket < use.length; bucket++) {
+    if (use[bucket] !== USE.none) last = (bucket + 1) * bucketSectors - 1;
+  }
+  for await (const { keys } of effectiveLeaves(index)) {
+    for (let at = 0; at < keys.count * SLOT_WORDS; at += SLOT_WORDS) {
+      if (keyPointers(keys.words, at) === 0) continue;
+      last = Math.max(last, pointerSector(keys.words, at) + keySizeSectors(keys.words, at) - 1);
+    }
+  }
+  return last;
+}
 
 async function contents(device: Device): Promise<Uint8Array> {
   const bytes = new Uint8Array(device.sizeSectors * 512);
