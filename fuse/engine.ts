@@ -20,7 +20,7 @@ export interface MountConfig {
   readonly readOnly: boolean;
   /** What to do with images in `backingPaths` that were changed without their cache. */
   readonly changedImage?: WhenChanged;
-  /** Whether users other than the one who mounts may look inside. */
+  /** Whether other users may look inside, and use the files whose devices they may use. */
   readonly allowOther: boolean;
   /** Attributes to set, by name. */
   readonly settings: readonly (readonly [name: string, value: string])[];

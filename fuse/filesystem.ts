@@ -13,6 +13,7 @@
 import { assert } from "../lib/base/assert.ts";
 import { ERRNO } from "../lib/base/errors.ts";
 import type { BlockVolume } from "../lib/cache/ports.ts";
+import type { FileAccess } from "./file_access.ts";
 import { FALLOCATE_MODE, FILE_TYPE, OPEN_FLAG, ROOT_NODE } from "./protocol.ts";
 
 /** Errors that only a file system has. */
@@ -57,6 +58,8 @@ export interface AttributeChange {
 interface Node {
   readonly number: number;
   readonly volume: BlockVolume | undefined;
+  /** Undefined: only for who mounted. */
+  access?: FileAccess;
   /** How often it is open. */
   opens: number;
   /** The size that the kernel was told. */
@@ -122,6 +125,18 @@ export class Filesystem {
     };
   }
 
+  /** Volumes whose file is only for who mounted. */
+  get closedVolumes(): readonly BlockVolume[] {
+    return this.#files.filter((node) => node.access === undefined).map((node) => node.volume!);
+  }
+
+  /** Opens files to other users; returns the nodes whose attributes are others now. */
+  admit(accesses: ReadonlyMap<BlockVolume, FileAccess>): number[] {
+    const admitted = this.#files.filter((node) => accesses.has(node.volume!));
+    for (const node of admitted) node.access = accesses.get(node.volume!)!;
+    return admitted.map(({ number }) => number);
+  }
+
   get volumes(): readonly BlockVolume[] {
     return this.#files.map((node) => node.volume!);
   }
@@ -162,16 +177,15 @@ export class Filesystem {
     }
     const volume = node.volume;
     const writable = volume !== undefined && !this.#readOnly(volume);
+    const permissions = (node.access?.permissions ?? 0o600) & (writable ? 0o666 : 0o444);
     return {
       node: number,
-      mode: volume === undefined
-        ? FILE_TYPE.DIRECTORY | 0o555
-        : FILE_TYPE.REGULAR | (writable ? 0o600 : 0o400),
+      mode: volume === undefined ? FILE_TYPE.DIRECTORY | 0o555 : FILE_TYPE.REGULAR | permissions,
       links: volume === undefined ? 2 : 1,
       sizeBytes: volume?.sizeBytes ?? 0,
       preferredBytes: Math.max(volume?.blockSizeBytes ?? 0, PREFERRED_BYTES_LEAST),
-      ownerUser: this.#options.ownerUser,
-      ownerGroup: this.#options.ownerGroup,
+      ownerUser: node.access?.ownerUser ?? this.#options.ownerUser,
+      ownerGroup: node.access?.ownerGroup ?? this.#options.ownerGroup,
       accessed: node.accessed,
       modified: node.modified,
     };

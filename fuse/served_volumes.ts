@@ -7,7 +7,8 @@ import type { Clock } from "../lib/base/runtime.ts";
 import { Signal } from "../lib/base/sync.ts";
 import type { BlockVolume } from "../lib/cache/ports.ts";
 import type { Engine } from "./engine.ts";
-import type { Filesystem } from "./filesystem.ts";
+import { accessOf, type FileAccess } from "./file_access.ts";
+import type { Filesystem, FilesystemChange } from "./filesystem.ts";
 import type { ControlCall, ControlMethod, FromWorker, VolumeInfo } from "./messages.ts";
 
 /** The kernel tells of a close a little after close(2) has returned. */
@@ -41,31 +42,82 @@ export function volumeInfo({ name, sizeBytes }: BlockVolume): VolumeInfo {
   return { name, sizeBytes };
 }
 
+export interface ServedVolumesOptions {
+  /** Other users may do with a file what they may do with the device behind it. */
+  readonly allowOther: boolean;
+  /** Keeps the thread from blocking while something is under way. */
+  readonly track: (work: Promise<void>) => Promise<void>;
+}
+
+/**
+ * Gives the files that are only for who mounted the owner and the permissions of the devices behind
+ * them, a volume's those of the cache. Returns the nodes that changed.
+ */
+async function admitOthers(engine: Engine, filesystem: Filesystem): Promise<number[]> {
+  const before = filesystem.closedVolumes;
+  const { cachePath, devices } = await engine.status();
+  const paths = new Map(devices.map(({ name, backingPath }) => [name, backingPath]));
+  const accesses = new Map<BlockVolume, FileAccess>();
+  for (const volume of before) {
+    // What went meanwhile may have left its name to another.
+    if (!engine.volumes.includes(volume)) continue;
+    const access = await accessOf(paths.get(volume.name) ?? cachePath);
+    if (access !== undefined) accesses.set(volume, access);
+  }
+  return filesystem.admit(accesses);
+}
+
 export class ServedVolumes {
   #clock: Clock;
+  #options: ServedVolumesOptions;
   #post: (message: FromWorker) => void;
   #engine: Engine | undefined;
   #filesystem: Filesystem | undefined;
   #untold = 0;
   #toldSignal = new Signal();
 
-  constructor(clock: Clock, post: (message: FromWorker) => void) {
+  constructor(
+    clock: Clock,
+    post: (message: FromWorker) => void,
+    options: ServedVolumesOptions,
+  ) {
     this.#clock = clock;
     this.#post = post;
+    this.#options = options;
   }
 
-  /** From now on `filesystem` shows what `engine` has. */
-  serve(engine: Engine, filesystem: Filesystem): void {
+  /** From now on `filesystem` shows what `engine` has. Nothing is mounted yet. */
+  async serve(engine: Engine, filesystem: Filesystem): Promise<void> {
     this.#engine = engine;
     this.#filesystem = filesystem;
+    if (this.#options.allowOther) await admitOthers(engine, filesystem);
   }
 
   /** The engine's volumes changed. */
   refresh(): void {
     if (this.#engine === undefined || this.#filesystem === undefined) return;
-    const change = this.#filesystem.update(this.#engine.volumes);
+    this.#tell(this.#filesystem.update(this.#engine.volumes));
+    if (!this.#options.allowOther || this.#filesystem.closedVolumes.length === 0) return;
+    this.#untold++; // Whoever attached a device waits until others may use its file.
+    void this.#options.track(this.#admitLater(this.#engine, this.#filesystem));
+  }
+
+  #tell(change: FilesystemChange): void {
     this.#untold++;
-    this.#post({ type: "volumes", volumes: this.#engine.volumes.map(volumeInfo), change });
+    this.#post({ type: "volumes", volumes: this.#engine!.volumes.map(volumeInfo), change });
+  }
+
+  /** New files are for who mounted until it is known who else may use them. */
+  async #admitLater(engine: Engine, filesystem: Filesystem): Promise<void> {
+    try {
+      const resized = await admitOthers(engine, filesystem);
+      if (resized.length > 0) this.#tell({ gone: [], resized });
+    } catch (error) {
+      // An engine that fails right now has no status: its new file stays for who mounted.
+      if (!(error instanceof BcacheError)) throw error;
+    } finally {
+      this.noteTold();
+    }
   }
 
   /** The kernel knows of one more change. */

@@ -92,7 +92,7 @@ async function connect(world: World, engine: Engine): Promise<Connection> {
     readOnly: config.readOnly,
     wallSeconds: () => plane.clock.wallSeconds(),
   });
-  world.served.serve(engine, filesystem);
+  await world.served.serve(engine, filesystem);
   const fuseFd = mountFuse(libc, config);
   post({ type: "connected", fuseFd });
   const channel = new DevFuseChannel(libc, fuseFd);
@@ -201,7 +201,10 @@ async function main(start: WorkerStart): Promise<void> {
   process.on("uncaughtException", crash);
   process.on("unhandledRejection", crash);
   plane.start();
-  const served = new ServedVolumes(clock, post);
+  const served = new ServedVolumes(clock, post, {
+    allowOther: start.config.allowOther,
+    track: (work) => plane.track(work),
+  });
   const failure = await serve({ config: start.config, libc, plane, served });
   post({ type: "ended", error: failure });
 }

@@ -125,7 +125,7 @@ function addMount(parser: Command, program: Program): void {
         "an image that was changed behind its sidecar: trust what is cached of it, or drop that",
       ).choices(["trust", "drop"]),
     )
-    .option("--allow-other", "let other users in")
+    .option("--allow-other", "let other users use the files whose images they may use")
     .option("--set <name=value>", "set an attribute; may be repeated", collect)
     .action(async (mountPoint: string, flags: MountFlags) => {
       await mount(program, mountCommand(mountPoint, flags), flags.daemon ?? false);
