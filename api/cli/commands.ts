@@ -46,7 +46,26 @@ export function createParser(program: Program): Command {
   addStatus(parser, program);
   addGetAndSet(parser, program);
   addOffline(parser, program);
+  addHelp(parser, program);
   return parser;
+}
+
+/** `help volume create` as well as `volume create --help`. */
+function addHelp(parser: Command, program: Program): void {
+  parser.command("help")
+    .description("print help, of a command if one is named")
+    .argument("[command...]")
+    .action((names: readonly string[]) => {
+      let found = parser;
+      for (const name of names) {
+        const next = found.commands.find((each) =>
+          each.name() === name || each.aliases().includes(name)
+        );
+        if (next === undefined) throw new UsageError(`unknown command '${names.join(" ")}'`);
+        found = next;
+      }
+      program.out(found.helpInformation());
+    });
 }
 
 function addMake(parser: Command, program: Program): void {

@@ -1,8 +1,9 @@
 /** From a path that a person gave to the running mount behind it. */
 import { existsSync } from "node:fs";
+import { dirname } from "node:path";
 import { BcacheError } from "../../lib/base/errors.ts";
 import { ControlClient } from "../control/client.ts";
-import { isDeadMount, mountEntries, realMountPoint } from "../control/mount_table.ts";
+import { isDeadMount, mountAt, mountEntries, realMountPoint } from "../control/mount_table.ts";
 import { controlSocketPath, controlSockets, runDirectoryPath } from "../control/run_directory.ts";
 import { isAnswered, removeDeadSocket } from "../http/serve.ts";
 import type { Program } from "./program.ts";
@@ -23,6 +24,13 @@ export async function findMount(program: Program, path: string): Promise<Control
       "NotFound",
       `the process that served ${path} has ended; ` +
         `run bcache-fuse unmount ${path}, then mount again`,
+    );
+  }
+  const folder = dirname(real);
+  if (mountAt(folder)?.type === MOUNT_TYPE) {
+    throw new BcacheError(
+      "NotFound",
+      `${path} is a file of the mount at ${folder}; name the mount point, ${folder}`,
     );
   }
   throw new BcacheError(

@@ -49,7 +49,9 @@ function describe(
   if (error instanceof DaemonError) return { line: message, status: error.status };
   if (error instanceof CommanderError || error instanceof UsageError) {
     const isHelp = error instanceof CommanderError && error.code === "commander.help";
-    const text = isHelp ? "say which of its commands you mean" : message.replace(/^error: /, "");
+    const text = isHelp
+      ? "say which of its commands you mean"
+      : message.replace(/^error: |\.$/g, "");
     const help = command === undefined ? "bcache-fuse --help" : `bcache-fuse ${command} --help`;
     return { line: `${text}; see ${help}`, status: 2 };
   }

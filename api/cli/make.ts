@@ -59,8 +59,11 @@ export function makeRequest(options: MakeOptions): MakeRequest {
   return {
     cachePath: caches[0],
     backingPaths,
-    bucketSizeBytes: powerOfTwo(options.bucket, "--bucket", "4k"),
-    blockSizeBytes: powerOfTwo(options.block, "--block", "512"),
+    bucketSizeBytes: powerOfTwo(options.bucket, "--bucket", { least: "4k", most: "1G" }),
+    blockSizeBytes: powerOfTwo(options.block, "--block", {
+      least: "512",
+      most: caches.length > 0 ? "4k" : largestBlock(options.bucket ?? "512k"),
+    }),
     dataOffsetSectors: sectorsOf(options.dataOffset),
     setUuid: uuidOf(options.csetUuid),
     writeback: options.writeback ?? false,
@@ -84,12 +87,22 @@ function sizeOf(text: string | undefined, option: string): number | undefined {
   throw new UsageError(`${option} ${text}: a size above zero is needed, like 512k`);
 }
 
-/** A size that is a power of two from `least` on; what else is asked depends on the device. */
-function powerOfTwo(text: string | undefined, option: string, least: string): number | undefined {
+/** A size that is a power of two in a range; what else is asked depends on the device. */
+function powerOfTwo(
+  text: string | undefined,
+  option: string,
+  { least, most }: { least: string; most: string },
+): number | undefined {
   const bytes = sizeOf(text, option);
   if (bytes === undefined) return undefined;
-  if (bytes >= parseSizeBytes(least) && Number.isInteger(Math.log2(bytes))) return bytes;
-  throw new UsageError(`${option} ${text}: expected a power of two from ${least} on`);
+  const fits = bytes >= parseSizeBytes(least) && bytes <= parseSizeBytes(most);
+  if (fits && Number.isInteger(Math.log2(bytes))) return bytes;
+  throw new UsageError(`${option} ${text}: expected a power of two from ${least} to ${most}`);
+}
+
+/** A backing device's blocks are no larger than the buckets, and never more than 16 MiB. */
+function largestBlock(bucket: string): string {
+  return parseSizeBytes(bucket) > parseSizeBytes("16M") ? "16M" : bucket;
 }
 
 function sectorsOf(text: string | undefined): number | undefined {

@@ -3,6 +3,7 @@
  * that were created are removed again when anything is refused.
  */
 import { existsSync, realpathSync } from "node:fs";
+import { dirname } from "node:path";
 import { BcacheError } from "../../lib/base/errors.ts";
 import { formatSize } from "../../lib/base/units.ts";
 import {
@@ -37,8 +38,9 @@ export async function makeDevices(request: MakeRequest): Promise<string> {
   try {
     const prepared = await prepareAll(files, request);
     await writePrepared(prepared);
+    const told = prepared.map(lineAbout).join("") + files.otherSizes(request.sizeBytes);
     files.keepCreated();
-    return prepared.map(lineAbout).join("");
+    return told;
   } finally {
     await files.close();
   }
@@ -57,6 +59,7 @@ class OpenFiles {
   /** Opens `path` for this process alone; a missing file is created if there is a size for it. */
   async open(path: string, sizeBytes: number | undefined): Promise<FileDevice> {
     if (!existsSync(path)) {
+      refuseToCreate(path);
       if (sizeBytes === undefined) {
         throw new BcacheError(
           "NotFound",
@@ -72,6 +75,17 @@ class OpenFiles {
     return device;
   }
 
+  /** Which files were there before with another size than was asked for: a line for each. */
+  otherSizes(sizeBytes: number | undefined): string {
+    if (sizeBytes === undefined) return "";
+    return this.#open.filter(({ name, sizeSectors }) =>
+      !this.#created.includes(name) && sizeSectors !== Math.floor(sizeBytes / SECTOR_BYTES)
+    ).map(({ name, sizeSectors }) =>
+      `${printable(name)}: was there before and keeps its size, ` +
+      `${formatSize(sizeSectors * SECTOR_BYTES)}; --size is for files that are missing\n`
+    ).join("");
+  }
+
   keepCreated(): void {
     this.#created = [];
   }
@@ -80,6 +94,23 @@ class OpenFiles {
     await Promise.all(this.#open.splice(0).map((device) => device.close()));
     for (const path of this.#created.splice(0)) removeCreatedFile(path);
   }
+}
+
+/** A mistyped device must not become a file in /dev; /dev/shm is a folder for files. */
+function refuseToCreate(path: string): void {
+  const folder = dirname(path);
+  if (!existsSync(folder)) {
+    throw new BcacheError(
+      "NotFound",
+      `${path}: there is no folder ${folder}; make it with mkdir -p ${folder}, or check the path`,
+    );
+  }
+  const real = `${realpathSync(folder)}/`;
+  if (!real.startsWith("/dev/") || real.startsWith("/dev/shm/")) return;
+  throw new BcacheError(
+    "NotFound",
+    `${path}: no such device; lsblk lists those there are, and files are not created in /dev`,
+  );
 }
 
 /** Not even with --force: whoever uses the loop device would go on writing to the file. */

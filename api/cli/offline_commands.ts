@@ -27,10 +27,13 @@ export function addOffline(parser: Command, program: Program): void {
   addExtract(parser, program);
 }
 
-function withDevices(command: Command): Command {
+function withDevices(
+  command: Command,
+  aboutBacking: string = "a backing device; may be repeated",
+): Command {
   return command
     .option("-C, --cache <path>", "the cache device", collect)
-    .option("-B, --backing <path>", "a backing device; may be repeated", collect)
+    .option("-B, --backing <path>", aboutBacking, collect)
     .option("--json", "print JSON");
 }
 
@@ -78,7 +81,7 @@ function addWriteback(parser: Command, program: Program): void {
 }
 
 function addExtract(parser: Command, program: Program): void {
-  withDevices(parser.command("extract"))
+  withDevices(parser.command("extract"), "the backing device")
     .description("write the image of a cached device, cache and backing merged; changes neither")
     .option("-o, --output <path>", "the image to write, sparse")
     .addOption(

@@ -110,6 +110,16 @@ test("the command line prints help and the version", async () => {
   assertStringIncludes(ofCommand.out, "127.0.0.1:8380");
 });
 
+test("help is a command as well, of the program and of a command", async () => {
+  assertEquals((await run(["help"])).out, (await run(["--help"])).out);
+  const ofCreate = await run(["help", "volume", "create"]);
+  assertEquals(ofCreate.out, (await run(["volume", "create", "--help"])).out);
+  assertEquals(ofCreate.status, 0);
+  // One image comes of one device.
+  const ofExtract = (await run(["help", "extract"])).out;
+  assertEquals(/--backing <path> +the backing device\n/.test(ofExtract), true, ofExtract);
+});
+
 const WRONG: ReadonlyArray<readonly [number, RegExp, readonly string[]]> = [
   [2, /no command.*--help/, []],
   [2, /unknown command 'mout'.*mount.*--help/, ["mout"]],
@@ -118,7 +128,17 @@ const WRONG: ReadonlyArray<readonly [number, RegExp, readonly string[]]> = [
   [2, /missing required argument 'mountpoint'/, ["mount", "--cache", "c", "--backing", "b"]],
   [2, /one cache device, 2 were given/, ["mount", "-C", "c", "-C", "d", "-B", "b", "m"]],
   [2, /b is named twice/, ["mount", "-C", "c", "-B", "b", "-B", "b", "m"]],
-  [2, /choices are writethrough/i, ["mount", "-C", "c", "-B", "b", "--cache-mode", "x", "m"]],
+  [2, /unknown command 'volume mak'; see/, ["help", "volume", "mak"]],
+  [2, /choices are writethrough, writeback, writearound, none; see/i, [
+    "mount",
+    "-C",
+    "c",
+    "-B",
+    "b",
+    "--cache-mode",
+    "x",
+    "m",
+  ]],
   [2, /expected NAME=VALUE/, ["mount", "-C", "c", "-B", "b", "--set", "x", "m"]],
   [2, /expected HOST:PORT/, ["mount", "-C", "c", "-B", "b", "--http", "x", "m"]],
   [2, /nothing to make/, ["make"]],
@@ -129,8 +149,16 @@ const WRONG: ReadonlyArray<readonly [number, RegExp, readonly string[]]> = [
   [2, /leave out --data-offset/, ["make", "-B", "b", "--sidecar", "-o", "16"]],
   [2, /--http "300\.1\.1\.1:1": the host 300/, ["mount", "-C", "c", "--http", "300.1.1.1:1", "m"]],
   [2, /--bucket "12q".*like 512k/, ["make", "-C", "c", "-b", "12q"]],
-  [2, /--bucket 48k: expected a power of two from 4k/, ["make", "-C", "c", "-b", "48k"]],
-  [2, /--block 1000: expected a power of two from 512/, ["make", "-C", "c", "-w", "1000"]],
+  [2, /--bucket 48k: expected a power of two from 4k to 1G; see/, ["make", "-C", "c", "-b", "48k"]],
+  [2, /--block 1000: expected a power of two from 512 to 4k; see/, [
+    "make",
+    "-C",
+    "c",
+    "-w",
+    "1000",
+  ]],
+  [2, /--block 8k: expected a power of two from 512 to 4k; see/, ["make", "-C", "c", "-w", "8k"]],
+  [2, /--block 128k: .* from 512 to 64k; see/, ["make", "-B", "b", "-b", "64k", "-w", "128k"]],
   [2, /--size "64X": expected a number/, ["make", "-C", "c", "--size", "64X"]],
   [2, /--size 0: a size above zero/, ["make", "-C", "c", "--size", "0"]],
   [2, /--data-offset 8k: expected a number of sectors/, ["make", "-B", "b", "-o", "8k"]],

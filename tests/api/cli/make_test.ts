@@ -64,6 +64,23 @@ test("make without --size does not create a missing file, and says how to", asyn
   assertEquals(readdirSync(directory), []);
 });
 
+test("make creates no file in /dev and in no folder that is missing, and says why", async () => {
+  const disk = "/dev/bcache-fuse-no-such-disk";
+  await refused({ bdev: [disk], size: "20M" }, `${disk}: no such device; lsblk lists`);
+  await refused({ bdev: [disk] }, `${disk}: no such device`);
+  assertEquals(existsSync(disk), false);
+  const far = at("nodir/c.img");
+  await refused({ cache: [far], size: "600M" }, `${far}: there is no folder ${at("nodir")}; make`);
+});
+
+test("make says that --size changes no file that is there", async () => {
+  writeFileSync(at("b"), new Uint8Array(1 * MIB));
+  const told = await make({ cache: [at("c")], bdev: [at("b")], size: "512M" });
+  assertMatch(told, /\/b: was there before and keeps its size, 1\.0M; --size is for files that/);
+  assertEquals(told.trim().split("\n").length, 3);
+  assertEquals(statSync(at("b")).size, 1 * MIB);
+});
+
 test("make refuses what is in use by a file system until forced, and changes nothing", async () => {
   const image = new Uint8Array(64 * MIB);
   image.set([0x53, 0xef], 1024 + 56);

@@ -51,6 +51,10 @@ testWithMount("a daemon serves its file, and unmount ends it", async () => {
   const log = mounted.out.trim().split("log: ")[1]!;
   assertEquals(existsSync(log), true);
   const pid = await pidOf();
+  const ofFile = await run("status", "mnt/bcache0");
+  assertEquals([ofFile.status, ofFile.out], [1, ""]);
+  const line = `mnt/bcache0 is a file of the mount at ${mountPoint}; name the mount point, `;
+  assertEquals(ofFile.err, `bcache-fuse: ${line}${mountPoint}\n`);
   const unmounted = await run("unmount", "mnt", "--flush");
   assertEquals([unmounted.status, unmounted.out], [0, "unmounted mnt\n"]);
   assertEquals(mountAt(mountPoint), undefined);
