@@ -1,9 +1,10 @@
 /** `status`: what is mounted, and how it does. */
 import type { DeviceStatus, SetStatus, VolumeStatus } from "../../lib/cache/ports.ts";
-import type { ControlClient } from "../control/client.ts";
+import { type ControlClient, ProcessGoneError } from "../control/client.ts";
+import { isDeadMount, realMountPoint } from "../control/mount_table.ts";
 import type { MountInfo } from "../http/schema.ts";
 import { deadMounts, findAllMounts, findMount } from "./find_mount.ts";
-import { formatBytes, printable, table } from "./format.ts";
+import { counted, formatBytes, printable, table } from "./format.ts";
 import type { Program } from "./program.ts";
 
 interface MountStatus {
@@ -24,32 +25,42 @@ export async function runStatus(
   options: { mountPoint: string | undefined; json: boolean },
 ): Promise<void> {
   const { mountPoint } = options;
-  const clients = mountPoint === undefined
-    ? await findAllMounts(program)
-    : [await findMount(program, mountPoint)];
-  const asked = await Promise.allSettled(clients.map(statusOf));
+  if (mountPoint !== undefined) return await showOne(program, mountPoint, options.json);
+  const asked = await Promise.allSettled((await findAllMounts(program)).map(statusOf));
   const all = asked.filter((result) => result.status === "fulfilled").map(({ value }) => value);
-  const [silent] = asked.filter((result) => result.status === "rejected");
+  // One that ended while it was asked is simply not there any more.
+  const [silent] = asked.filter((result) => result.status === "rejected")
+    .filter(({ reason }) => !(reason instanceof ProcessGoneError));
   // One that hangs must not hide the others.
   if (silent !== undefined && all.length === 0) throw silent.reason;
-  const dead = mountPoint === undefined
-    ? deadMounts(all.map(({ mount }) => mount.mountPoint)).map(deadMount)
-    : [];
-  printStatus(program, { all, dead }, options);
+  const dead = deadMounts(all.map(({ mount }) => mount.mountPoint)).map(deadMount);
+  printAll(program, { all, dead }, options.json);
   if (silent !== undefined) throw silent.reason;
 }
 
-function printStatus(
+/** A dead mount is an error, and with JSON an object as well. */
+async function showOne(program: Program, mountPoint: string, json: boolean): Promise<void> {
+  let found: MountStatus;
+  try {
+    found = await statusOf(await findMount(program, mountPoint));
+  } catch (error) {
+    const real = realMountPoint(mountPoint);
+    if (json && isDeadMount(real)) program.out(jsonText(deadMount(real)));
+    throw error;
+  }
+  program.out(json ? jsonText(found) : statusText(found));
+}
+
+function jsonText(value: unknown): string {
+  return `${JSON.stringify(value, null, 2)}\n`;
+}
+
+function printAll(
   program: Program,
   { all, dead }: { all: readonly MountStatus[]; dead: readonly DeadMount[] },
-  { mountPoint, json }: { mountPoint: string | undefined; json: boolean },
+  json: boolean,
 ): void {
-  if (json) {
-    program.out(
-      `${JSON.stringify(mountPoint === undefined ? [...all, ...dead] : all[0], null, 2)}\n`,
-    );
-    return;
-  }
+  if (json) return program.out(jsonText([...all, ...dead]));
   if (all.length + dead.length === 0) program.out("nothing is mounted\n");
   program.out([...all.map(statusText), ...dead.map(deadText)].join("\n"));
 }
@@ -69,7 +80,8 @@ async function statusOf(client: ControlClient): Promise<MountStatus> {
     const set = await client.status();
     // The mount tells what it was started with; since then devices may have come and gone.
     return { mount: { ...mount, backingPaths: set.devices.map(pathOf) }, set };
-  } catch {
+  } catch (error) {
+    if (error instanceof ProcessGoneError) throw error;
     return { mount }; // Starting or ending: that much is told.
   }
 }
@@ -98,16 +110,20 @@ function errorLine(
   { ioErrors, lastError }: { ioErrors: number; lastError?: string },
 ): string {
   if (lastError === undefined) return "";
-  return `  ${name}: ${ioErrors} I/O errors, the last error: ${printable(lastError)}\n`;
+  const count = ioErrors === 0 ? "" : `${counted(ioErrors, "I/O error")}, `;
+  return `  ${name}: ${count}the last error: ${printable(lastError)}\n`;
 }
 
 function deviceRow(device: DeviceStatus): string[] {
   const { cacheHits, cacheMisses, cacheHitRatio } = device.stats;
+  // All is written back, and the superblock is about to say so.
+  const isDone = device.state === "dirty" && device.dirtyBytes === 0;
+  const state = isDone ? "not marked clean yet" : device.state;
   return [
     `  ${device.name}`,
     formatBytes(device.sizeBytes),
     device.cacheMode,
-    device.service === undefined ? device.state : `${device.state}, ${device.service}`,
+    device.service === undefined ? state : `${state}, ${device.service}`,
     `${formatBytes(device.dirtyBytes)} dirty`,
     `${Math.round(cacheHitRatio)} % hits of ${cacheHits + cacheMisses}`,
     printable(device.backingPath) + (device.label === "" ? "" : ` (${printable(device.label)})`),

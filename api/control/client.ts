@@ -14,11 +14,36 @@ import type {
 } from "../../lib/cache/ports.ts";
 import { errorOfProblem } from "../http/problem.ts";
 import type { MountInfo } from "../http/schema.ts";
+import { holderOfName } from "../http/socket_lock.ts";
 
 /** A process that does not answer a question by now is stopped, or hangs. */
 const ANSWER_PATIENCE_MS = 10_000;
 /** An answer longer than this is not one of ours. */
 const ANSWER_BYTES_MAX = 16 * 1024 * 1024;
+
+/** The process went away while it was asked. */
+export class ProcessGoneError extends BcacheError {
+  constructor(socketPath: string, cause: Error) {
+    super(
+      "Shutdown",
+      `the process behind ${socketPath} has ended while it was asked, or is ending ` +
+        `(${cause.message}); bcache-fuse status lists what is mounted`,
+      { cause },
+    );
+  }
+}
+
+/** The process is there and says nothing, or no end of it. */
+function silentError(socketPath: string, cause: Error): BcacheError {
+  const pid = holderOfName(socketPath);
+  const who = pid === undefined ? `the process behind ${socketPath}` : `process ${pid}`;
+  return new BcacheError(
+    "Shutdown",
+    `${who} does not answer: ${cause.message}; if it is stopped, kill -CONT ` +
+      `${pid ?? "and its PID"} goes on with it`,
+    { cause },
+  );
+}
 
 export class ControlClient implements CacheControl {
   readonly socketPath: string;
@@ -126,15 +151,12 @@ export class ControlClient implements CacheControl {
     const payload = body === undefined ? undefined : JSON.stringify(body);
     return new Promise((resolve, reject) => {
       let patience: ReturnType<typeof setTimeout> | undefined;
+      let isSilent = false;
       const fail = (error: Error): void => {
         clearTimeout(patience);
+        const { socketPath } = this;
         reject(
-          new BcacheError(
-            "Shutdown",
-            `the process behind ${this.socketPath} does not answer: ${error.message}; ` +
-              "is it still running, and not stopped (kill -CONT goes on with it)?",
-            { cause: error },
-          ),
+          isSilent ? silentError(socketPath, error) : new ProcessGoneError(socketPath, error),
         );
       };
       // One call per connection: a process that ends need not wait for us to close it.
@@ -148,7 +170,9 @@ export class ControlClient implements CacheControl {
         response.setEncoding("utf8");
         response.on("data", (part: string) => {
           text += part;
-          if (text.length > ANSWER_BYTES_MAX) response.destroy(new Error("the answer is too long"));
+          if (text.length <= ANSWER_BYTES_MAX) return;
+          isSilent = true;
+          response.destroy(new Error("the answer is too long"));
         });
         response.once("error", fail);
         response.once("end", () => {
@@ -160,6 +184,7 @@ export class ControlClient implements CacheControl {
         const seconds = patienceMs / 1000;
         patience = setTimeout(() => {
           const error = new Error(`nothing came within ${seconds} seconds`);
+          isSilent = true;
           fail(error);
           call.destroy(error);
         }, patienceMs);

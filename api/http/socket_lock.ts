@@ -4,6 +4,7 @@
  * socket that the other has just made.
  */
 import { closeSync, constants, fstatSync, openSync, rmSync, statSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { BcacheError, ERRNO, messageOf } from "../../lib/base/errors.ts";
 import { openLibc } from "../../lib/runtime/libc.ts";
 
@@ -33,6 +34,22 @@ export async function tryLockName(path: string): Promise<(() => void) | undefine
     }
     closeSync(file);
     if (locked < 0) return undefined;
+  }
+  return undefined;
+}
+
+/** The process that holds the lock of the name `path`; undefined: none, or it cannot be seen. */
+export function holderOfName(path: string): number | undefined {
+  try {
+    const inode = String(statSync(`${path}.lock`).ino);
+    for (const line of readFileSync("/proc/locks", "utf8").split("\n")) {
+      // 1: FLOCK ADVISORY WRITE 1234 fd:01:5678 0 EOF
+      const [, kind, , , pid, place] = line.trim().split(/\s+/);
+      if (kind !== "FLOCK" || place?.split(":")[2] !== inode) continue;
+      if (existsSync(`/proc/${pid}`)) return Number(pid);
+    }
+  } catch {
+    // Without the lock or the list of locks there is nobody to name.
   }
   return undefined;
 }

@@ -13,6 +13,8 @@ import { FakeControl } from "../fake_control.ts";
 export class CommandBench {
   readonly control: FakeControl;
   readonly mountPoint: string;
+  /** Where control sockets are looked for. */
+  readonly runDirectory: string;
   unmount: () => Promise<void> = () => Promise.resolve();
   readOnly = false;
   readonly #folder: string;
@@ -43,7 +45,8 @@ export class CommandBench {
     };
     const mount = { info: () => this.#info(), unmount: () => this.unmount() };
     const app = createApp({ control: () => this.control, version: "1.2.3", mount });
-    const socket = controlSocketPath(ensureRunDirectory(environment), this.mountPoint);
+    this.runDirectory = ensureRunDirectory(environment);
+    const socket = controlSocketPath(this.runDirectory, this.mountPoint);
     this.#listening = listenUnix(app, socket);
   }
 

@@ -1,7 +1,8 @@
 /** The commands by which devices come and go, over a fake set. */
 import { afterEach, beforeEach, describe, test } from "bun:test";
 import { assertEquals, assertMatch } from "@std/assert";
-import { resolve } from "node:path";
+import { createServer } from "node:net";
+import { join, resolve } from "node:path";
 import { BcacheError } from "../../../lib/base/errors.ts";
 import { readyLine } from "../../../api/cli/mount.ts";
 import { volumeStatus } from "../fake_control.ts";
@@ -81,6 +82,29 @@ describe("attach, detach and stop", () => {
     const { mount, set } = JSON.parse(out);
     assertEquals(mount.backingPaths.at(-1), "/disk");
     assertEquals(mount.backingPaths.length, set.devices.length);
+  });
+
+  test("status counts errors only where some count, and no 0 B as dirty", async () => {
+    const { control, mountPoint } = bench;
+    Object.assign(control.devices[0]!, { lastError: "no space", state: "dirty", dirtyBytes: 0 });
+    Object.assign(control.devices[1]!, { lastError: "bad sector", ioErrors: 1 });
+    const { out } = await bench.run("status", mountPoint);
+    assertMatch(out, /^ {2}bcache0: the last error: no space$/m);
+    assertMatch(out, /^ {2}bcache1: 1 I\/O error, the last error: bad sector$/m);
+    assertMatch(out, /bcache0 .* {2}not marked clean yet {2}0 B dirty/);
+  });
+
+  test("status of all leaves out a mount that ends while it is asked", async () => {
+    const gone = createServer((socket) => socket.destroy());
+    const path = join(bench.runDirectory, "gone.sock");
+    await new Promise<void>((resolve) => gone.listen(path, resolve));
+    try {
+      const { status, out, err } = await bench.run("status");
+      assertEquals([status, err], [0, ""]);
+      assertMatch(out, /bcache0 /);
+    } finally {
+      gone.close();
+    }
   });
 
   test("a refusal is one line and status 1", async () => {

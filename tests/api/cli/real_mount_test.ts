@@ -108,6 +108,9 @@ testWithMount("a mount whose process was killed is refused, named, and cleared a
       /^bcache-fuse: .*process.*has ended; run bcache-fuse unmount \S*mnt.*\n$/,
     );
   }
+  const asJson = await run("status", "mnt", "--json");
+  assertEquals(asJson.status, 1);
+  assertEquals(JSON.parse(asJson.out), { mount: { mountPoint }, dead: true });
   const all = await run("status");
   assertEquals(all.status, 0);
   assertStringIncludes(

@@ -3,9 +3,11 @@ import { afterEach, test } from "bun:test";
 import { assertEquals, assertRejects } from "@std/assert";
 import { mkdtempSync, rmSync } from "node:fs";
 import { createServer, type Server } from "node:net";
+import process from "node:process";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { ControlClient } from "../../../api/control/client.ts";
+import { ControlClient, ProcessGoneError } from "../../../api/control/client.ts";
+import { tryLockName } from "../../../api/http/socket_lock.ts";
 import { BcacheError } from "../../../lib/base/errors.ts";
 
 let server: Server | undefined;
@@ -36,5 +38,27 @@ test("a process that does not answer is given up, in one clear line", async () =
     const error = await assertRejects(call, BcacheError, "nothing came within 0.06 seconds");
     assertEquals(error.code, "Shutdown");
     assertEquals(/does not answer.*kill -CONT/.test(error.message), true, error.message);
+  }
+});
+
+test("a process that does not answer is named, if it can be seen", async () => {
+  const path = await silent();
+  const unlock = await tryLockName(path);
+  const client = new ControlClient(path, { patienceMs: 60 });
+  const error = await assertRejects(() => client.status(), BcacheError);
+  unlock!();
+  const line = `process ${process.pid} does not answer: nothing came within 0.06 seconds; ` +
+    `if it is stopped, kill -CONT ${process.pid} goes on with it`;
+  assertEquals(error.message, line);
+});
+
+test("a process that ends while it is asked is told from one that is silent", async () => {
+  const path = await silent();
+  server!.on("connection", (socket) => socket.destroy());
+  const client = new ControlClient(path);
+  for (let turn = 0; turn < 2; turn++) {
+    const error = await assertRejects(() => client.status(), ProcessGoneError, "or is ending");
+    assertEquals(error.code, "Shutdown");
+    await new Promise((resolve) => server!.close(resolve)); // Then nobody takes connections.
   }
 });

@@ -226,7 +226,7 @@ describe("the control client", () => {
   });
   test("says so when nobody answers", async () => {
     const client = new ControlClient(join(directory, "none.sock"));
-    const error = await assertRejects(() => client.status(), BcacheError, "does not answer");
+    const error = await assertRejects(() => client.status(), BcacheError, "has ended");
     assertEquals(error.code, "Shutdown");
   });
   test("a directory that cannot be written is an error, not a crash", async () => {
