@@ -1,6 +1,6 @@
 /**
  * `get` and `set`: attributes by name. A name alone is looked for in the cache set and in its
- * devices; `bcache0/label` says whose.
+ * devices; `bcache0/label` says whose. `set` takes the set's own before those of devices.
  */
 import { BcacheError } from "../../lib/base/errors.ts";
 import type { AttributeInfo, CacheControl } from "../../lib/cache/ports.ts";
@@ -72,7 +72,9 @@ export async function applySettings(
 ): Promise<Array<{ name: string; value: string }>> {
   const all = settings.length === 0 ? [] : await attributesOf(control);
   const targets = settings.map(({ name, value }) => {
-    const found = matching(all, name);
+    const named = matching(all, name);
+    const exact = named.filter((owned) => fullName(owned) === name);
+    const found = exact.length > 0 ? exact : named;
     const [target] = found;
     if (found.length > 1 || target === undefined) {
       throw new BcacheError(

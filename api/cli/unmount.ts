@@ -1,4 +1,5 @@
 /** `unmount` and `flush`: they ask the process that serves the mount, and wait for it. */
+import { readFileSync } from "node:fs";
 import { spawnSync } from "node:child_process";
 import process from "node:process";
 import { BcacheError, messageOf } from "../../lib/base/errors.ts";
@@ -80,11 +81,12 @@ async function hasEnded(pid: number): Promise<boolean> {
   return false;
 }
 
+/** One that has ended counts so even if whoever started it did not look after it yet. */
 function isAlive(pid: number): boolean {
   if (pid === process.pid) return false;
   try {
-    process.kill(pid, 0);
-    return true;
+    const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
+    return !"ZX".includes(stat.charAt(stat.lastIndexOf(")") + 2));
   } catch {
     return false;
   }

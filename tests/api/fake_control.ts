@@ -28,7 +28,11 @@ export class FakeControl implements CacheControl {
     ...uuidStatus("99999999-2222-3333-4444-555555555555", null),
     label: "away\u001b",
   }];
-  #setValues = new Map([["journal_delay_ms", "100"], ["tree_depth", "1"]]);
+  #setValues = new Map([
+    ["journal_delay_ms", "100"],
+    ["tree_depth", "1"],
+    ["writeback_running", "1"],
+  ]);
 
   constructor(count = 1) {
     this.devices = Array.from({ length: count }, (_, at) => deviceStatus(`bcache${at}`));

@@ -376,6 +376,34 @@ testWithFuse("a mount is told apart from one whose process was killed", async ()
   assertEquals(await next.ended, 0);
 }, 15_000);
 
+testWithFuse("a mount has ended when its process has, whoever started it", async () => {
+  // A shell that never looks what became of its child.
+  const command = [process.execPath, ...RUNTIME, PROGRAM, ...words, "mnt"];
+  const parent = spawn("sh", ["-c", '"$@" & exec sleep 60', "sh", ...command], {
+    cwd: directory,
+    env: { ...process.env, XDG_RUNTIME_DIR: directory, FAKE_LOG: log },
+    stdio: ["ignore", "pipe", "ignore"],
+  });
+  children.push(parent);
+  let out = "";
+  parent.stdout.on("data", (part) => out += String(part));
+  await until("the mount", () => out.includes("\n"));
+  const result = await client("unmount", "mnt");
+  assertEquals([result.status, result.err], [0, ""]);
+  assertMatch(result.out, /^unmounted mnt; about \S+ MiB stay dirty in the cache\n$/);
+}, 15_000);
+
+testWithFuse("what the set and its devices have is set of the set, and shown of all", async () => {
+  const running = await mounted();
+  assertEquals((await client("set", "mnt", "writeback_running", "0")).out, "0\n");
+  assertMatch(
+    (await client("get", "mnt", "writeback_running")).out,
+    /^writeback_running +rw +0\nbcache0\/writeback_running +rw +1\n$/,
+  );
+  signal(running, "SIGTERM");
+  await running.ended;
+}, 15_000);
+
 testWithFuse(
   "a mount sets attributes before it is ready, and is not begun when one is refused",
   async () => {
