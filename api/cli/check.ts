@@ -1,6 +1,7 @@
 /** `check`: looks a cache set over without mounting it, and says what is wrong. */
-import { checkCache, type CheckReport } from "../../lib/offline/check.ts";
+import { checkCache, type CheckedDevice, type CheckReport } from "../../lib/offline/check.ts";
 import { type Finding, findingText } from "../../lib/offline/findings.ts";
+import type { BcacheError } from "../../lib/base/errors.ts";
 import type { Device } from "../../lib/device/device.ts";
 import { counted, formatBytes, oneLine, printable } from "./format.ts";
 import { isDamage, OfflineDevices, refuseBackingDevice } from "./offline_devices.ts";
@@ -32,7 +33,7 @@ export async function runCheck(program: Program, command: CheckCommand): Promise
       checkCache({
         cache,
         backings,
-        refused,
+        refused: (cached) => refused.map((one) => one(cached)),
         ...(progress === undefined ? {} : { progress }),
       }));
     program.out(command.json ? `${JSON.stringify(report, null, 2)}\n` : textOf(report, command));
@@ -44,23 +45,48 @@ export async function runCheck(program: Program, command: CheckCommand): Promise
   }
 }
 
+/** What is wrong with a backing device, given what the cache holds of whom. */
+type Refusal = (cached: readonly CheckedDevice[]) => Finding;
+
 async function openBackings(
   devices: OfflineDevices,
   paths: readonly string[],
-): Promise<{ backings: Device[]; refused: Finding[] }> {
+): Promise<{ backings: Device[]; refused: Refusal[] }> {
   const backings: Device[] = [];
-  const refused: Finding[] = [];
+  const refused: Refusal[] = [];
   for (const path of paths) {
     try {
       backings.push(await devices.backing(path));
     } catch (error) {
       if (!isDamage(error)) throw error;
-      const [what = "", ...advice] = error.message.replace(`${path}: `, "").split("; ");
-      const common = { severity: "error", subject: "backing", device: path } as const;
-      refused.push({ ...common, what, advice: advice.join("; ") || "restore it from a copy" });
+      refused.push(await refusalOf(devices, path, error));
     }
   }
   return { backings, refused };
+}
+
+/** An image that was changed is told apart: what helps depends on whether its data is dirty. */
+async function refusalOf(
+  devices: OfflineDevices,
+  path: string,
+  error: BcacheError,
+): Promise<Refusal> {
+  const [what = "", ...rest] = error.message.replace(`${path}: `, "").split("; ");
+  const common = { severity: "error", subject: "backing", device: path, what } as const;
+  const advice = rest.join("; ") || "restore it from a copy";
+  const uuid = await devices.uuidOfChanged(path);
+  return (cached) => {
+    const dirtyBytes = cached.find((each) => each.uuid === uuid)?.dirtyBytes ?? 0;
+    if (uuid === undefined || dirtyBytes === 0) return { ...common, advice };
+    return {
+      ...common,
+      advice:
+        `the cache has ${formatBytes(dirtyBytes)} of it that are dirty: to keep both, mount ` +
+        "it with --changed-image trust and flush; to give the dirty data up, make its sidecar " +
+        `anew with bcache-fuse make -B ${path} --sidecar --force, mount, and then bcache-fuse ` +
+        `forget MOUNTPOINT ${uuid} --force`,
+    };
+  };
 }
 
 /** Whether a finding may be why keys are not counted. */
@@ -98,6 +124,13 @@ function textOf(report: CheckReport, { cachePath }: CheckCommand): string {
   // What could not be read may have held more.
   const least = report.findings.some(hidesData) ? "at least " : "";
   for (const device of report.devices) {
+    if (device.kind === "invalidated") {
+      // Its place in the table has a UUID that stands for none.
+      lines.push(
+        `  ${device.inode}: a device that was detached or forgotten: nothing is kept of it`,
+      );
+      continue;
+    }
     const label = device.label === "" ? "" : ` ${JSON.stringify(printable(device.label))}`;
     lines.push(
       `  ${device.inode}: ${device.kind} ${device.uuid}${label}: ` +

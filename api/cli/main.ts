@@ -55,5 +55,8 @@ function describe(
     const help = command === undefined ? "bcache-fuse --help" : `bcache-fuse ${command} --help`;
     return { line: `${text}; see ${help}`, status: 2 };
   }
-  return { line: message, status: error instanceof DamageError ? 4 : 1 };
+  const isReadOnly = error instanceof BcacheError && error.code === "ReadOnly" &&
+    message.endsWith("the cache set is read-only; nothing was changed");
+  const advice = isReadOnly ? ": unmount it, and mount it without --read-only" : "";
+  return { line: message + advice, status: error instanceof DamageError ? 4 : 1 };
 }

@@ -3,8 +3,10 @@ import { existsSync } from "node:fs";
 import { BcacheError } from "../../lib/base/errors.ts";
 import { readSuperblock } from "../../lib/cache/members/attach.ts";
 import { openBacking, sidecarPath } from "../../lib/cache/members/open_backing.ts";
+import type { WhenChanged } from "../../lib/cache/members/sidecar.ts";
 import type { Device } from "../../lib/device/device.ts";
 import { type FileDevice, openFileDevice } from "../../lib/device/file.ts";
+import { formatUuid } from "../../lib/ondisk/uuid.ts";
 import { openLibc } from "../../lib/runtime/libc.ts";
 import { UsageError } from "./program.ts";
 
@@ -29,10 +31,27 @@ export class OfflineDevices {
    */
   async backing(path: string): Promise<Device> {
     if (!existsSync(sidecarPath(path))) return await this.file(path, { alone: true });
+    return await this.#joined(path, "refuse");
+  }
+
+  /** The UUID of an image that is refused for no other reason than that it was changed. */
+  async uuidOfChanged(path: string): Promise<string | undefined> {
+    if (!existsSync(sidecarPath(path))) return undefined;
+    try {
+      const { uuid } = await readSuperblock(await this.#joined(path, "trust"));
+      return formatUuid(uuid);
+    } catch (error) {
+      if (isDamage(error)) return undefined;
+      throw error;
+    }
+  }
+
+  async #joined(path: string, whenChanged: WhenChanged): Promise<Device> {
     const host = await openLibc();
     const device = await openBacking(
       path,
       (part) => openFileDevice(part, { readOnly: true, exclusive: true, host }),
+      whenChanged,
     );
     this.#open.push(device);
     return device;

@@ -3,7 +3,8 @@
  * leaves them clean. The devices are this process's alone meanwhile.
  */
 import process from "node:process";
-import { BcacheError } from "../../lib/base/errors.ts";
+import { BcacheError, messageOf } from "../../lib/base/errors.ts";
+import type { Log } from "../../lib/base/runtime.ts";
 import { readSuperblock } from "../../lib/cache/members/attach.ts";
 import { CacheSet } from "../../lib/cache/cache_set.ts";
 import { openBacking } from "../../lib/cache/members/open_backing.ts";
@@ -86,19 +87,43 @@ interface Drained {
   readonly state: string;
 }
 
+/** Does it, and says everything once: what fails it is in the log of the set, and thrown. */
 async function drain(
   program: Program,
   cache: Device,
   backings: ReadonlyArray<{ device: Device; path: string }>,
 ): Promise<Drained[]> {
+  const errors: string[] = [];
+  const say = (level: string, message: string) =>
+    program.err(`bcache-fuse: ${level}: ${oneLine(message)}\n`);
+  const log: Log = (level, message) => {
+    if (level === "error") errors.push(message);
+    else if (level !== "info") say(level, message);
+  };
+  let thrown: string | undefined;
+  try {
+    return await drainSet(program, { cache, backings, log });
+  } catch (error) {
+    thrown = messageOf(error);
+    throw error;
+  } finally {
+    const others = errors.filter((text) => thrown === undefined || !text.includes(thrown));
+    for (const text of others) say("error", text);
+  }
+}
+
+async function drainSet(
+  program: Program,
+  parts: {
+    cache: Device;
+    backings: ReadonlyArray<{ device: Device; path: string }>;
+    log: Log;
+  },
+): Promise<Drained[]> {
   const set = await CacheSet.open({
-    cache,
-    backings,
+    ...parts,
     clock: new RealClock(),
     random: new SystemRandom(),
-    log: (level, message) => {
-      if (level !== "info") program.err(`bcache-fuse: ${level}: ${oneLine(message)}\n`);
-    },
   });
   // Stopping is safe at any time: what is written back by then is, the rest stays in the cache.
   let closing: Promise<void> | undefined;

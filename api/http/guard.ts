@@ -30,9 +30,20 @@ function isLoopback(name: string): boolean {
     (isIP(name) === 4 && name.startsWith("127."));
 }
 
+function isEverywhere({ host }: Binding): boolean {
+  return host === "0.0.0.0" || host === "::";
+}
+
+/** What `isHostAllowed` takes, in words. */
+function hostsOf(binding: Binding): string {
+  return isEverywhere(binding)
+    ? `localhost, an IP address or ${binding.machineName}`
+    : `localhost or ${binding.host}, the address it was started with`;
+}
+
 function isHostAllowed(name: string, binding: Binding): boolean {
   if (isLoopback(name) || name === binding.host.toLowerCase()) return true;
-  if (binding.host !== "0.0.0.0" && binding.host !== "::") return false;
+  if (!isEverywhere(binding)) return false;
   // An address cannot be rebound: the page it belongs to came from this very address.
   return isIP(name) !== 0 || name === binding.machineName.toLowerCase();
 }
@@ -48,8 +59,8 @@ export function refusalOf(
   if (binding === undefined) return undefined;
   const name = headers.host === undefined ? undefined : hostNameOf(headers.host);
   if (name === undefined || !isHostAllowed(name, binding)) {
-    return `the Host header is ${JSON.stringify(headers.host ?? "")}, which is not this server ` +
-      `(expected localhost or ${binding.host}); use the address it was started with`;
+    return `the Host header is ${JSON.stringify(headers.host ?? "")}, which is not this server; ` +
+      `expected ${hostsOf(binding)}`;
   }
   if (!MUTATING.has(method)) return undefined;
   const origin = headers.origin;

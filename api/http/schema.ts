@@ -3,6 +3,7 @@
  * OpenAPI document. They mirror lib/cache/ports.ts; `schema_test.ts` holds the two together.
  */
 import { z } from "@hono/zod-openapi";
+import { type Issue, issueWording } from "./wording.ts";
 import { CACHE_MODES } from "../../lib/cache/ports.ts";
 
 const bytes = z.number().int().nonnegative();
@@ -187,12 +188,10 @@ export function isOutOfRange(issue: { code: string; origin?: unknown }): boolean
 }
 
 /** What a failed validation says: where, and what was expected. One line. */
-export function validationMessage(
-  issues: ReadonlyArray<{ path: readonly PropertyKey[]; message: string }>,
-): string {
+export function validationMessage(issues: readonly Issue[]): string {
   const said = issues.map((issue) => {
     const where = issue.path.length === 0 ? "the body" : `"${issue.path.map(String).join(".")}"`;
-    return `${where}: ${issue.message}`;
+    return `${where}: ${issueWording(issue)}`;
   });
   return [...new Set(said)].join("; ");
 }

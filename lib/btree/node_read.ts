@@ -34,7 +34,9 @@ const DEVICES_MAX = 8;
 
 function fault(node: BtreeNode, block: number, what: string, keys?: number): BcacheError {
   const code = what.startsWith("bad checksum") ? "BadChecksum" : "BadFormat";
-  const count = keys === undefined ? "" : `, ${keys} keys`;
+  // A count that no node has room for is as damaged as the rest.
+  const isPossible = keys !== undefined && bsetBlocks(keys, node.blockBytes) <= node.blocks;
+  const count = isPossible ? `, ${keys} keys` : "";
   return new BcacheError(
     code,
     `b-tree node (level ${node.level}) at bucket ${node.bucket}, block ${block}${count}: ${what}`,

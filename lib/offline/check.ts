@@ -25,8 +25,8 @@ export interface CheckOptions {
   readonly cache: Device;
   /** Backing devices to compare with it (a plain image joined with its sidecar). */
   readonly backings?: readonly Device[];
-  /** What is wrong with backing devices that could not even be opened. */
-  readonly refused?: readonly Finding[];
+  /** What is wrong with backing devices that could not even be opened, given what is cached. */
+  readonly refused?: (devices: readonly CheckedDevice[]) => readonly Finding[];
   readonly progress?: OnProgress;
   /** Findings kept in full; default 1000. */
   readonly findingsMax?: number;
@@ -101,7 +101,8 @@ export async function checkCache(options: CheckOptions): Promise<CheckReport> {
     index,
     devices: tally?.devices,
   };
-  for (const finding of options.refused ?? []) report(finding);
+  const devices = index === undefined ? [] : devicesOf(index, tally);
+  for (const finding of options.refused?.(devices) ?? []) report(finding);
   const backings = await checkBackings(options.backings ?? [], known, report);
   return {
     clean: findings.errors === 0,
@@ -111,7 +112,7 @@ export async function checkCache(options: CheckOptions): Promise<CheckReport> {
     omitted: findings.omitted,
     ...aboutSet(image, started),
     ...(index === undefined || tally === undefined ? {} : aboutIndex(index, tally)),
-    devices: index === undefined ? [] : devicesOf(index, tally),
+    devices,
     backings,
   };
 }

@@ -4,7 +4,12 @@
  */
 import type { Device } from "../device/device.ts";
 import { formatSize } from "../base/units.ts";
-import { type BackingState, backingState, type Superblock } from "../ondisk/superblock.ts";
+import {
+  type BackingState,
+  backingState,
+  DATA_OFFSET_SECTORS_DEFAULT,
+  type Superblock,
+} from "../ondisk/superblock.ts";
 import { equalUuids, formatUuid, isZeroUuid } from "../ondisk/uuid.ts";
 import { readSuperblockOf } from "./cache_image.ts";
 import type { CacheImage } from "./cache_image.ts";
@@ -104,7 +109,7 @@ async function compare(
     });
   }
   if (uuids !== undefined && slot === undefined && (attached || state === "dirty")) {
-    reportUnknown(superblock, state, fault);
+    reportUnknown(device, superblock, fault);
   }
   if (!known.started && state === "dirty") {
     fault("error", {
@@ -124,16 +129,26 @@ async function compare(
 }
 
 /** The superblock says that the device is attached, but the cache has no slot for it. */
-function reportUnknown(superblock: Superblock, state: BackingState, fault: Fault): void {
+function reportUnknown(device: Device, superblock: Superblock, fault: Fault): void {
+  const state = backingState(superblock);
   // Formatted together and never started: they will be attached then.
   if (state === "none" || state === "stale") return;
   fault("error", {
     what: `is attached and ${state}, but the cache's UUID table does not know it`,
     found: `UUID ${formatUuid(superblock.uuid)}`,
     advice: state === "dirty"
-      ? "its dirty data is in no other place; restore the cache from a copy"
+      ? "its dirty data is in no other place: restore the cache from a copy; if that data is " +
+        `given up, go on with what the device has: ${makeAnew(device, superblock)}`
       : "the device itself is complete; detach it and attach it again",
   });
+}
+
+/** What formats a device again and leaves its data where it is. */
+function makeAnew(device: Device, { dataOffsetSectors }: Superblock): string {
+  const hasSidecar = (device as { hasSidecar?: boolean }).hasSidecar === true;
+  const isUsual = dataOffsetSectors === DATA_OFFSET_SECTORS_DEFAULT;
+  const how = hasSidecar ? " --sidecar" : isUsual ? "" : ` -o ${dataOffsetSectors}`;
+  return `bcache-fuse make -B ${device.name}${how} --force`;
 }
 
 function reportExtents(

@@ -238,6 +238,7 @@ async function dumpPriorities(image: CacheImage, { report, emit }: Sink): Promis
 
 // The b-tree
 
+/** What is unreadable of it the walk has reported. */
 function nodeItem(image: CacheImage, { key, level, lower, scanned }: VisitedNode): DumpItem {
   const sector = pointerSector(key, 0);
   const bucket = bucketOf(image, sector);
@@ -255,7 +256,6 @@ function nodeItem(image: CacheImage, { key, level, lower, scanned }: VisitedNode
       ...{ level, bucket, sector, gen, from, to, keys, sets, usedBlocks, blocks, seq },
       ...(fault === undefined ? {} : { fault }),
     },
-    ...(fault === undefined ? {} : { unreadable: true }),
   };
 }
 

@@ -22,6 +22,38 @@ function valueIn(path: string): number {
 }
 
 test(
+  "check of an edited image with dirty data advises what a mount takes",
+  () =>
+    inWorkshop(async (place) => {
+      const image = place.path("disk.img");
+      const cache = place.path("cache.img");
+      await run("truncate", "-s", "16M", image);
+      const make = ["make", "-C", cache, "--size", "64M", "-b", "64k", "-B", image, "--sidecar"];
+      await bcacheFuse(...make, "--writeback");
+      const flags = ["--set", "writeback_running=0"];
+      const set = { cache, backing: image, flags };
+      const first = await place.mount(set);
+      fill(first.file, 5);
+      await place.unmount(first);
+      fill(image, 66);
+      const checked = await attempt([...PROGRAM, "check", "--cache", cache, "--backing", image]);
+      assertEquals(checked.status, 4);
+      const line =
+        /^error: .*was changed without its cache: .*; the cache has 64\.0 KiB of it .*$/m;
+      const [advice] = line.exec(checked.stdout) ?? [checked.stdout];
+      assertMatch(advice, /trust and flush; .* make -B \S+ --sidecar --force, mount, and then /);
+      assertEquals(advice.includes("drop"), false);
+      const trusted = { ...set, flags: [...flags, "--changed-image", "trust"] };
+      const again = await place.mount(trusted);
+      assertEquals(valueIn(again.file), 5);
+      await bcacheFuse("flush", again.mountpoint);
+      assertEquals(valueIn(image), 5);
+      await place.unmount(again);
+    }),
+  60_000,
+);
+
+test(
   "an image edited behind its sidecar is refused, then served as told",
   () =>
     inWorkshop(async (place) => {

@@ -260,7 +260,8 @@ const PLANTS: readonly Plant[] = [
   },
   {
     name: "the UUID table: another UUID",
-    pattern: /backing: is attached and dirty, but the cache's UUID table does not know it/,
+    pattern:
+      /UUID table does not know it: .*copy; if that data is given up, .*make -B backing --force$/,
     plant: ({ cache }, { uuids }) => flip(cache, uuids!.bucket * BUCKET_SECTORS, 3),
   },
   {

@@ -84,6 +84,14 @@ describe("attach, detach and stop", () => {
     assertEquals(mount.backingPaths.length, set.devices.length);
   });
 
+  test("a refusal of a read-only set says how to get on", async () => {
+    const { control, mountPoint } = bench;
+    const why = "attach: the cache set is read-only; nothing was changed";
+    control.failure = new BcacheError("ReadOnly", why);
+    const { err } = await bench.run("volume", "create", mountPoint, "1M");
+    assertEquals(err, `bcache-fuse: ${why}: unmount it, and mount it without --read-only\n`);
+  });
+
   test("status counts errors only where some count, and no 0 B as dirty", async () => {
     const { control, mountPoint } = bench;
     Object.assign(control.devices[0]!, { lastError: "no space", state: "dirty", dirtyBytes: 0 });

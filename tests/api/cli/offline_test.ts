@@ -114,6 +114,13 @@ describe("check", () => {
     assertEquals(hashOfFile(pathOf("cache.img")), before);
   });
 
+  test("says of a detached device that nothing is kept of it, and no UUID", async () => {
+    const { pathOf } = fixture("none-and-detached");
+    const { out } = await run("check", "-C", pathOf("cache.img"));
+    assertMatch(out, /^ {2}\d: a device that was detached or forgotten: nothing is kept of it$/m);
+    assertEquals(/invalidated|a03ef8ed/.test(out), false, out);
+  });
+
   test("lists damage, exit status 4", async () => {
     const { pathOf } = fixture("damaged-btree-leaf");
     const { status, out, err } = await run("check", "--cache", pathOf("cache.img"));
@@ -162,7 +169,7 @@ describe("dump", () => {
     const { status, out, err } = await run("dump", pathOf("cache.img"), "btree");
     assertEquals(status, 4);
     assertMatch(out, /^unreadable: .*bucket 19\b/);
-    assertMatch(err, /^bcache-fuse: .*could not be read; see "unreadable" above\n$/);
+    assertMatch(err, /^bcache-fuse: .*: 1 place could not be read; see "unreadable" above\n$/);
   });
 
   test("looks at a device that is in use, and knows its structures", async () => {
@@ -203,6 +210,19 @@ describe("writeback", () => {
     const check = await run("check", ...devices);
     assertEquals([check.status, check.err], [0, ""], check.out);
     assertEquals((await run("writeback", ...devices)).status, 0);
+  }, LIMIT_MS);
+
+  test("says once why a damaged set is refused, without counts that cannot be", async () => {
+    const { pathOf } = fixture("damaged-btree-leaf");
+    const words = ["writeback", "-C", pathOf("cache.img"), "-B", pathOf("backing1.img")];
+    await refused(1, /bucket 575, block 0, 2886 keys: bad checksum/, ...words);
+    const cache = await openFileDevice(pathOf("cache.img"), {});
+    const node = new Uint8Array(512);
+    await cache.read(36800, node);
+    node.fill(0x51, 24, 32); // The version and the number of keys.
+    await cache.write(36800, node);
+    await cache.close();
+    await refused(1, /bucket 575, block 0: unsupported bset version/, ...words);
   }, LIMIT_MS);
 
   test("refuses devices in use, and such that are not attached", async () => {

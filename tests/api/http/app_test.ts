@@ -3,6 +3,7 @@ import { describe, test } from "bun:test";
 import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { BcacheError } from "../../../lib/base/errors.ts";
 import { BODY_BYTES_MAX, createApp } from "../../../api/http/app.ts";
+import { refusalOf } from "../../../api/http/guard.ts";
 import { DeviceSchema, SetSchema } from "../../../api/http/schema.ts";
 import { deviceStatus, FakeControl } from "../fake_control.ts";
 
@@ -288,6 +289,32 @@ describe("requests that are wrong", () => {
     const expected = { status: 400, code: "BadRequest", detail: /JSON/ };
     await problem(new FakeControl(), expected, "PUT", path, "{");
   });
+  const device = "/v1/devices/bcache0";
+  const modes = "writethrough, writeback, writearound, none";
+  const worded: ReadonlyArray<readonly [string, string, unknown, string]> = [
+    ["PUT", `${device}/cache-mode`, {}, `"mode": expected one of ${modes}`],
+    ["PUT", `${device}/cache-mode`, { mode: "fast" }, `"mode": expected one of ${modes}`],
+    ["PUT", `${device}/cache-mode`, [], "the body: expected an object, found a list"],
+    ["POST", "/v1/devices", {}, '"backingPath": missing, expected a text'],
+    ["POST", "/v1/devices", { backingPath: 7 }, '"backingPath": expected a text, found a number'],
+    ["POST", "/v1/devices", { backingPath: "b" }, '"backingPath": expected an absolute path'],
+    ["POST", `${device}/stop`, { force: 1 }, '"force": expected true or false, found a number'],
+    ["POST", `${device}/stop`, { farce: true }, 'the body: "farce" means nothing here'],
+    ["PUT", "/v1/attributes/x", {}, '"value": expected a text, a number, true or false'],
+    [
+      "POST",
+      "/v1/volumes",
+      { sizeBytes: 512, label: "x".repeat(33) },
+      '"label": expected at most 32 characters',
+    ],
+  ];
+  for (const [method, path, body, detail] of worded) {
+    const shown = JSON.stringify(body).slice(0, 30);
+    test(`${method} ${path} ${shown} says what was expected`, async () => {
+      const expected = { status: 400, code: "BadRequest", detail: new RegExp(`^${detail}$`) };
+      await problem(new FakeControl(), expected, method, path, body);
+    });
+  }
   test("a body that is not JSON by its type is 415", async () => {
     const control = new FakeControl();
     const headers = { "content-type": "text/plain" };
@@ -335,6 +362,16 @@ describe("web pages of others", () => {
     await problem(new FakeControl(), expected, "GET", "/v1/stats", undefined, {
       host: "evil.example:8380",
     });
+  });
+  test("a server of every address says that any address and the machine's name will do", () => {
+    const refusal = (host: string, bound: string) =>
+      refusalOf("GET", { host }, { host: bound, machineName: "box" });
+    const said = /not this server; expected localhost, an IP address or box$/;
+    assertMatch(refusal("evil.example", "0.0.0.0") ?? "", said);
+    for (const host of ["10.1.2.3:8380", "[fe80::1]:80", "BOX:8380", "localhost"]) {
+      assertEquals(refusal(host, "0.0.0.0"), undefined);
+    }
+    assertMatch(refusal("box", "10.0.0.1") ?? "", /expected localhost or 10\.0\.0\.1, the address/);
   });
   for (const origin of ["https://evil.example", "null", "http://localhost:9999"]) {
     test(`a change asked for by a page of ${origin} is refused`, async () => {
