@@ -4,16 +4,17 @@
  * and reads them back twice, from the backing image and from the cache. Then it stays mounted
  * until Ctrl-C; with --once it ends. What ./demo holds from an earlier run is used again.
  *
- *   bun tests/demo.ts [--once] [--folder FOLDER]
+ *   npm start -- [--once] [--folder FOLDER]
  */
 // deno-lint-ignore-file no-console
 import { execFile, execFileSync, spawn } from "node:child_process";
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
-import { truncateSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, realpathSync } from "node:fs";
+import { rmSync, statSync, truncateSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { join, relative, resolve } from "node:path";
 import process from "node:process";
 import { promisify } from "node:util";
+import { argumentsOf, flag, text } from "./support/arguments.ts";
 
 const TOP = join(import.meta.dirname!, "..");
 const PROGRAM = process.versions["bun"] === undefined
@@ -25,6 +26,17 @@ const CACHE_BYTES = 320 << 20;
 const COPY_BYTES = 48 << 20;
 const DEFAULT_PORT = 8380;
 const MOUNT_LIMIT_MS = 30_000;
+
+const { once, folder: named } = argumentsOf({
+  command: "npm start",
+  about:
+    "The main job, shown: a cache before a backing image, mounted, real files on it, read from " +
+    "the backing image and then from the cache. It stays mounted until Ctrl-C.",
+  options: {
+    once: flag("ends instead of staying mounted"),
+    folder: text("where everything lies (default demo in the project)", "FOLDER", resolve),
+  },
+}).values;
 
 /** Somewhere to put files, on the mounted file, and to read them all back from. */
 interface Store {
@@ -40,6 +52,47 @@ function run(program: string, ...args: string[]): string {
   const path = `${process.env["PATH"] ?? ""}:/usr/sbin:/sbin`;
   const env = { ...process.env, PATH: path, LC_ALL: "C" };
   return execFileSync(program, args, { encoding: "utf8", env, stdio: ["ignore", "pipe", "pipe"] });
+}
+
+/** Where something is mounted. */
+function mountedPaths(): string[] {
+  return readFileSync("/proc/self/mounts", "utf8").split("\n").map((line) =>
+    (line.split(" ")[1] ?? "")
+      .replaceAll(/\\(\d{3})/g, (_, octal) => String.fromCharCode(Number.parseInt(octal, 8)))
+  );
+}
+
+/** Whether a mount is there whose process is gone: then nothing there can be looked at. */
+function isDead(mountpoint: string): boolean {
+  if (!mountedPaths().includes(mountpoint)) return false;
+  try {
+    statSync(mountpoint);
+    return false;
+  } catch {
+    return true;
+  }
+}
+
+/**
+ * Takes away what a mount that was killed has left: itself, and as root the file system and the
+ * loop device on top of it.
+ */
+function clearDead(folder: string): void {
+  const [mountpoint, files] = [join(folder, "mnt"), join(folder, "files")];
+  if (!isDead(mountpoint)) return;
+  if (process.getuid?.() !== 0) {
+    run("fusermount3", "-u", "-z", mountpoint);
+  } else {
+    if (mountedPaths().includes(files)) run("umount", files);
+    const loops = run("losetup", "--list", "--noheadings", "--raw", "--output", "NAME,BACK-FILE");
+    for (const line of loops.split("\n")) {
+      const [loop = "", ...backing] = line.split(" ");
+      if (!backing.join(" ").startsWith(join(mountpoint, "bcache0"))) continue;
+      run("losetup", "--detach", loop);
+    }
+    run("umount", "-l", mountpoint);
+  }
+  show("cleared", `${short(mountpoint)}, whose mount was killed`);
 }
 
 function bcacheFuse(...args: string[]): string {
@@ -153,9 +206,9 @@ async function startMount(args: string[], ended: () => void): Promise<string> {
       resolve(line);
     });
     child.once("error", reject);
-    child.once("exit", (code) => {
+    child.once("exit", (code, signal) => {
       clearTimeout(limit);
-      reject(new Error(`the mount ended with ${code}`));
+      reject(new Error(`the mount ended with ${signal ?? code}`));
       ended();
     });
   });
@@ -177,11 +230,13 @@ function showReading(step: string, store: Store, mountpoint: string): void {
   show(step, `${speed}, ${hits} of ${lookups} requests from the cache: hit ratio ${ratio} %`);
 }
 
-async function demonstrate(folder: string, once: boolean): Promise<void> {
+/** False when the mount ended before it was asked to. */
+async function demonstrate(folder: string): Promise<boolean> {
   const [cache, backing] = [join(folder, "cache.img"), join(folder, "backing.img")];
   const mountpoint = join(folder, "mnt");
   const file = join(mountpoint, "bcache0");
   const mark = join(folder, ".filled");
+  clearDead(folder);
   mkdirSync(mountpoint, { recursive: true });
 
   const isFresh = !existsSync(mark);
@@ -202,8 +257,7 @@ async function demonstrate(folder: string, once: boolean): Promise<void> {
 
   let stop = () => {};
   const stopped = new Promise<void>((done) => stop = done);
-  process.on("SIGINT", stop);
-  process.on("SIGTERM", stop);
+  for (const signal of ["SIGHUP", "SIGINT", "SIGTERM"] as const) process.on(signal, stop);
   // Written around the cache first, so that the first reading finds nothing there.
   const settings = ["--cache-mode", "writearound", "--set", "sequential_cutoff=0"];
   const devices = ["--cache", cache, "--backing", backing, mountpoint];
@@ -215,7 +269,7 @@ async function demonstrate(folder: string, once: boolean): Promise<void> {
   });
   // Not waited for by blocking: `unmount` waits for the process to be gone, and it is our child.
   undo.push(async () => {
-    if (!alive) return;
+    if (!alive || isDead(mountpoint)) return clearDead(folder);
     await promisify(execFile)(PROGRAM[0]!, [...PROGRAM.slice(1), "unmount", mountpoint]);
   });
   show("mount", short(file));
@@ -233,17 +287,22 @@ async function demonstrate(folder: string, once: boolean): Promise<void> {
   bcacheFuse("set", mountpoint, "cache_mode", "writeback");
   show("writeback", "from here on writes go to the cache first");
   show("http", /https?:[^\s;]+/.exec(line)?.[0] ?? "off");
-  if (once) return;
+  if (once) return true;
   show("mounted", "until Ctrl-C");
   await stopped;
-  show("unmount", alive ? "what is dirty stays in the cache" : "the mount ended by itself");
+  if (alive) show("unmount", "what is dirty stays in the cache");
+  return alive;
 }
 
-const args = process.argv.slice(2);
-const at = args.indexOf("--folder");
-const folder = resolve(at >= 0 ? args[at + 1] ?? "demo" : join(TOP, "demo"));
+const wanted = named ?? join(TOP, "demo");
+mkdirSync(wanted, { recursive: true });
+// As the kernel names what is mounted there.
+const folder = realpathSync(wanted);
 try {
-  await demonstrate(folder, args.includes("--once"));
+  if (!await demonstrate(folder)) {
+    console.error("demo: the mount ended before it was asked to; start again to go on");
+    process.exitCode = 1;
+  }
 } catch (error) {
   console.error(`demo: ${error instanceof Error ? error.message : String(error)}`);
   process.exitCode = 1;

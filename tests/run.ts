@@ -3,17 +3,20 @@
  * Deno. One crash, hang or leaked handle then costs one file, not the run. Files that mount, use
  * ports or loop devices run alone, one after the other; the others two at a time.
  *
- *   bun tests/run.ts [--runtime=bun|deno] [PART_OF_A_PATH]…
+ *   npm test -- [--runtime=bun|deno] [PART_OF_A_PATH]…
  *
  * The last line says how many tests really ran: `N passed, N failed`. A file that ends badly
  * without a failed test (a crash, a time-out, an error while loading, no test at all) counts as
  * one failure. In CI (environment CI) a skipped test is a failure too.
  */
 // deno-lint-ignore-file no-console
-import { spawn } from "node:child_process";
+import { type ChildProcess, spawn } from "node:child_process";
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { availableParallelism, tmpdir } from "node:os";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { argumentsOf, oneOf, refuse } from "./support/arguments.ts";
+import { notWhileEnding, whenInterrupted } from "./support/interrupted.ts";
 
 type Runtime = "bun" | "deno";
 interface Job {
@@ -38,9 +41,35 @@ const ALONE = [
 const FILE_LIMIT_MS = 8 * 60_000;
 /** For a test under Bun that names no limit of its own; the default of 5 s suits idle machines. */
 const TEST_LIMIT_MS = 60_000;
+/** What the tests that were interrupted get to take down what they have set up. */
+const ENDING_LIMIT_MS = 15_000;
 
 const top = join(import.meta.dirname!, "..");
+const DECLARED = {
+  command: "npm test",
+  about: "Runs the test suite under Bun and under Deno. The last line says how many tests really " +
+    "ran; the exit status is 1 when one failed.",
+  options: { runtime: oneOf("under one of them", ["bun", "deno"], { takes: "RUNTIME" }) },
+  words: {
+    takes: "PART_OF_A_PATH",
+    help: "only the test files with one of these in their path",
+    most: Infinity,
+  },
+} as const;
+const asked = argumentsOf(DECLARED);
+const files = wantedFiles(asked.words);
 const scratch = mkdtempSync(join(tmpdir(), "bcache-fuse-suite-"));
+const children = new Set<ChildProcess>();
+
+function wantedFiles(parts: readonly string[]): string[] {
+  const all = readdirSync(join(top, "tests"), { recursive: true })
+    .map((name) => `tests/${String(name)}`)
+    .filter((name) => name.endsWith("_test.ts"))
+    .sort();
+  const missing = parts.find((part) => !all.some((name) => name.includes(part)));
+  if (missing !== undefined) refuse(DECLARED, `no test file has "${missing}" in its path`);
+  return all.filter((name) => parts.length === 0 || parts.some((part) => name.includes(part)));
+}
 
 function commandOf(job: Job, report: string): string[] {
   if (job.runtime === "bun") {
@@ -84,6 +113,27 @@ function countsOf(report: string): Counts {
   return counts;
 }
 
+/** To a child and whatever it has started; nothing when none of them is left. */
+function signalGroup(child: ChildProcess, signal: NodeJS.Signals): void {
+  if (child.pid === undefined) return;
+  try {
+    process.kill(-child.pid, signal);
+  } catch {
+    // Nothing was left.
+  }
+}
+
+/** Interrupted: what runs gets some time to take down its mounts, then it is killed. */
+async function cleanUp(): Promise<void> {
+  const running = [...children];
+  // The test alone: what it has started it ends itself, in its own order.
+  for (const child of running) child.kill("SIGTERM");
+  const deadlineMs = performance.now() + ENDING_LIMIT_MS;
+  while (children.size > 0 && performance.now() < deadlineMs) await sleep(20);
+  for (const child of running) signalGroup(child, "SIGKILL");
+  rmSync(scratch, { recursive: true, force: true });
+}
+
 async function run(job: Job): Promise<Counts> {
   const report = join(scratch, `${job.runtime}-${job.file.replaceAll("/", "-")}.xml`);
   const [program, ...args] = commandOf(job, report);
@@ -95,24 +145,23 @@ async function run(job: Job): Promise<Counts> {
     stdio: ["ignore", "pipe", "pipe"],
     env: { ...process.env, PATH: `${join(top, "node_modules/.bin")}:${process.env["PATH"] ?? ""}` },
   });
+  children.add(child);
   let output = "";
   child.stdout.on("data", (chunk) => output += String(chunk));
   child.stderr.on("data", (chunk) => output += String(chunk));
   let late = false;
   const watchdog = setTimeout(() => {
     late = true;
-    process.kill(-child.pid!, "SIGKILL");
+    signalGroup(child, "SIGKILL");
   }, FILE_LIMIT_MS);
   const status = await new Promise<string>((resolve) => {
     child.once("error", (error) => resolve(`did not start: ${error.message}`));
     child.once("exit", (code, signal) => resolve(signal ?? String(code)));
   });
   clearTimeout(watchdog);
-  try {
-    process.kill(-child.pid!, "SIGKILL"); // What a test that timed out has left running.
-  } catch {
-    // Nothing was left.
-  }
+  children.delete(child);
+  await notWhileEnding();
+  signalGroup(child, "SIGKILL"); // What a test that timed out has left running.
 
   const counts = countsOf(report);
   const problems: string[] = [];
@@ -151,19 +200,8 @@ async function runAll(jobs: readonly Job[], width: number, total: Counts): Promi
 }
 
 async function main(): Promise<number> {
-  const args = process.argv.slice(2);
-  const wanted = args.find((arg) => arg.startsWith("--runtime="))?.slice("--runtime=".length);
-  if (wanted !== undefined && wanted !== "bun" && wanted !== "deno") {
-    console.error(`run: unknown runtime ${wanted}; use bun or deno`);
-    return 2;
-  }
-  const filters = args.filter((arg) => !arg.startsWith("--"));
-  const files = readdirSync(join(top, "tests"), { recursive: true })
-    .map((name) => `tests/${String(name)}`)
-    .filter((name) => name.endsWith("_test.ts"))
-    .filter((name) => filters.length === 0 || filters.some((part) => name.includes(part)))
-    .sort();
-  const runtimes: Runtime[] = wanted === undefined ? ["bun", "deno"] : [wanted];
+  const wanted = asked.values.runtime;
+  const runtimes: readonly Runtime[] = wanted === undefined ? ["bun", "deno"] : [wanted];
   const jobs = files.flatMap((file) => runtimes.map((runtime): Job => ({ runtime, file })));
   const alone = (job: Job) => ALONE.some((folder) => job.file.startsWith(folder));
 
@@ -175,6 +213,7 @@ async function main(): Promise<number> {
   return total.failed === 0 && total.passed > 0 ? 0 : 1;
 }
 
+whenInterrupted(cleanUp);
 try {
   process.exitCode = await main();
 } finally {

@@ -264,6 +264,16 @@ test("deno.json and tsconfig.json agree on the compiler's options", () => {
   assertEquals(deno.strict, true);
 });
 
+test("every command installs what it runs with before", () => {
+  const scripts: Record<string, string> = JSON.parse(read("package.json")).scripts;
+  const names = Object.keys(scripts).filter((name) => !name.startsWith("pre"));
+  assert(names.length > 10);
+  const bare = names.filter((name) =>
+    !scripts[`pre${name}`]?.startsWith("sh tests/support/install.sh")
+  );
+  assertEquals(bare, []);
+});
+
 test("every command the README shows exists", () => {
   const readme = read("README.md");
   const scripts = Object.keys(JSON.parse(read("package.json")).scripts);

@@ -25,7 +25,7 @@ test("a record comes back as it was written", () => {
 });
 
 test("a failure's line is the one that shows it again", () => {
-  const message = "writeback, seed 3, cut 7:\n  wrong\n  replay: bun run simulate --seed 3\n";
-  assertEquals(replayLine(message), "bun run simulate --seed 3");
+  const message = "writeback, seed 3, cut 7:\n  wrong\n  replay: npx bun run simulate --seed 3\n";
+  assertEquals(replayLine(message), "npx bun run simulate --seed 3");
   assertEquals(replayLine("out of memory\n  at once"), "out of memory at once");
 });

@@ -111,7 +111,7 @@ function commandOf({ args, runtime, record }: JobResult) {
     else if (args[at] === "--count" || args[at] === "--cycles") count = Number(args[++at]);
     else kept.push(args[at]!);
   }
-  const command = `${runtime === "deno" ? "deno run -A" : "bun"} ${kept.join(" ")}`;
+  const command = `${runtime === "deno" ? "npx deno run -A" : "npx bun"} ${kept.join(" ")}`;
   return { command, seed, last: (seed ?? 0) + count - 1, seconds: record.wallSeconds };
 }
 
@@ -131,6 +131,14 @@ function commandLines(results: readonly JobResult[]): string[] {
     Math.round(seconds),
   ]);
   return tableLines(["command", "seeds", "seconds"], cells);
+}
+
+/** What a release must reach and these records do not, as "swarm seeds: 40 of 20,000". */
+export function goalsNotReached(records: readonly AssuranceRecord[]): string[] {
+  const counts = sumOfCounts(records);
+  return GOALS.map(([name, goal]) => ({ name, goal, done: counts.get(name) ?? 0 }))
+    .filter(({ goal, done }) => done < goal)
+    .map(({ name, goal, done }) => `${name}: ${figure(done)} of ${figure(goal)}`);
 }
 
 function goalLines(counts: ReadonlyMap<string, number>): string[] {

@@ -5,7 +5,14 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { PARTS, slices } from "./parts.ts";
 import { type AssuranceRecord } from "./record.ts";
-import { assuranceReport, GOALS, type JobResult, joinedTables, sumOfCounts } from "./report.ts";
+import {
+  assuranceReport,
+  GOALS,
+  goalsNotReached,
+  type JobResult,
+  joinedTables,
+  sumOfCounts,
+} from "./report.ts";
 
 const TOP = join(import.meta.dirname!, "../..");
 const FACTS = {
@@ -70,15 +77,23 @@ describe("the report of an assurance run", () => {
     assert(lines.includes("| kernel round trips | 100 | 100 | reached |"));
     assert(lines.includes("| fuzz inputs | 1,000,000 | 0 | not run |"));
     assert(lines.includes("| x\\|y | 1 | 1,234,567 |"));
-    assert(lines.includes("| `bun tests/cuts/run.ts --fast` | 1 to 20 | 120 |"));
+    assert(lines.includes("| `npx bun tests/cuts/run.ts --fast` | 1 to 20 | 120 |"));
     assert(text.indexOf("## Power cuts") < text.indexOf("## The kernel"), "in the parts' order");
     assert(!text.includes("## Fuzzing"), "a part that was not run has no section");
     assert(lines.includes("None."));
     assert(!text.includes("try-out"));
   });
 
+  test("says which goals are not reached, and by how much", () => {
+    assertEquals(goalsNotReached([]).length, GOALS.length);
+    const reached = Object.fromEntries(GOALS);
+    assertEquals(goalsNotReached([result("all", 1, { counts: reached }).record]), []);
+    const short = result("all", 1, { counts: { ...reached, "swarm seeds": 1999 } }).record;
+    assertEquals(goalsNotReached([short]), ["swarm seeds: 1,999 of 20,000"]);
+  });
+
   test("shows every failure that is open, and that a try-out is one", () => {
-    const failures = ["bun run simulate --seed 3", "bun run simulate --seed 4"];
+    const failures = ["npx bun run simulate --seed 3", "npx bun run simulate --seed 4"];
     const text = assuranceReport({ ...FACTS, scale: 0.01 }, TITLES, [
       result("cuts", 1, { failures }),
     ]);

@@ -2,14 +2,14 @@
  * Everything that shows that nothing is lost, at the scale a release asks for, and the report of it
  * in docs/assurance.md:
  *
- *   bun tests/assurance/run.ts [--scale X] [--only PART[,PART…]] [--continue] [--report FILE]
+ *   npm run assurance -- [--scale X] [--only PART[,PART…]] [--continue] [--report FILE]
  *       [--report-only] [--list]
  *
  * Two jobs run at a time: one lane has all that mounts, boots or kills, one after the other, the
  * other what only computes. Each job leaves a record, so a run that was interrupted goes on with
  * `--continue`, as long as the commit is the same. `--report-only` makes the report of the records
  * that are there. With a scale other than 1 or with `--only` the report goes to FILE or is printed,
- * never to docs. The exit status is 1 when anything failed.
+ * never to docs. The exit status is 1 when anything failed or a report for docs lacks a goal.
  */
 // deno-lint-ignore-file no-console
 import { type ChildProcess, execFileSync, spawn } from "node:child_process";
@@ -24,10 +24,11 @@ import {
 } from "node:fs";
 import { availableParallelism, totalmem } from "node:os";
 import { join } from "node:path";
-import { parseArgs } from "node:util";
 import { type Job, type Part, PARTS } from "./parts.ts";
 import { type AssuranceRecord, readRecord } from "./record.ts";
-import { assuranceReport, type JobResult } from "./report.ts";
+import { assuranceReport, goalsNotReached, type JobResult } from "./report.ts";
+import { argumentsOf, fileToWrite, flag, Refusal, refuse, text } from "../support/arguments.ts";
+import { counted } from "../support/lines.ts";
 
 const TOP = join(import.meta.dirname!, "../..");
 const RECORDS = join(TOP, "node_modules/.cache/assurance");
@@ -36,31 +37,40 @@ const DOCUMENT = join(TOP, "docs/assurance.md");
 const JOB_LIMIT_MS = 60 * 60_000;
 const LANES = 2;
 
-const { values } = parseArgs({
+const NAMES = PARTS.map(({ name }) => name);
+const DECLARED = {
+  command: "npm run assurance",
+  about:
+    "Everything that shows that nothing is lost, at the scale of a release, which takes many " +
+    "hours, and the report of it in docs/assurance.md. Needs root.",
   options: {
-    scale: { type: "string", default: "1" },
-    only: { type: "string" },
-    continue: { type: "boolean", default: false },
-    report: { type: "string" },
-    "report-only": { type: "boolean", default: false },
-    list: { type: "boolean", default: false },
+    scale: text("a number above 0: what part of a release (default 1)", "X", (scale) => {
+      if (Number(scale) > 0 && Number.isFinite(Number(scale))) return Number(scale);
+      throw new Refusal("expected a number above 0");
+    }),
+    only: text(`only these parts: ${NAMES.join(", ")}`, "PART[,PART]", (parts) => {
+      const unknown = parts.split(",").filter((part) => !NAMES.includes(part));
+      if (unknown.length === 0) return parts.split(",");
+      throw new Refusal(`expected parts among ${NAMES.join(", ")}`);
+    }),
+    continue: flag("goes on with what an interrupted run of this commit left"),
+    report: fileToWrite("the report goes to FILE"),
+    "report-only": flag("runs nothing: a report of the records that are there"),
+    list: flag("prints what would be run"),
   },
-});
+};
+const { values } = argumentsOf(DECLARED);
+const scale = values.scale ?? 1;
+/** What a release asks for, all of it. */
+const isWhole = scale === 1 && values.only === undefined;
 
 interface Planned {
   readonly part: Part;
   readonly job: Job;
 }
 
-function planned(scale: number): Planned[] {
-  const only = values.only?.split(",");
-  const unknown = (only ?? []).filter((name) => !PARTS.some((part) => part.name === name));
-  if (unknown.length > 0 || !(scale > 0)) {
-    const names = PARTS.map(({ name }) => name).join(", ");
-    console.error(`--only takes parts among ${names}; --scale a number above 0`);
-    process.exit(2);
-  }
-  return PARTS.filter(({ name }) => only?.includes(name) ?? true)
+function planned(): Planned[] {
+  return PARTS.filter(({ name }) => values.only?.includes(name) ?? true)
     .flatMap((part) => part.jobs(scale).map((job) => ({ part, job })));
 }
 
@@ -129,7 +139,7 @@ interface Ended {
 /** A job that failed without naming a failure in its record has failed all the same. */
 function recordOrEnding(file: string, ended: Ended): AssuranceRecord {
   const { job, ending, output, wallSeconds } = ended;
-  const command = `${job.runtime} ${job.args.join(" ")}`;
+  const command = `npx ${job.runtime === "deno" ? "deno run -A" : "bun"} ${job.args.join(" ")}`;
   const lastLine = output.trim().split("\n").at(-1) ?? "";
   const failure = `${command} ended with ${ending}: ${lastLine}`;
   if (!existsSync(file)) {
@@ -168,7 +178,7 @@ function addWallSeconds(folder: string, seconds: number): number {
   return before + seconds;
 }
 
-function report(folder: string, scale: number, commit: string, wallSeconds: number): JobResult[] {
+function report(folder: string, commit: string, wallSeconds: number): JobResult[] {
   const results = resultsIn(folder);
   const facts = {
     version: String(JSON.parse(readFileSync(join(TOP, "package.json"), "utf8")).version),
@@ -181,21 +191,25 @@ function report(folder: string, scale: number, commit: string, wallSeconds: numb
   };
   const titles = new Map(PARTS.map(({ name, title }) => [name, title]));
   const text = assuranceReport(facts, titles, results);
-  const whole = scale === 1 && values.only === undefined;
-  const file = values.report ?? (whole ? DOCUMENT : undefined);
+  const file = values.report ?? (isWhole ? DOCUMENT : undefined);
   if (file === undefined) console.log(text);
   else writeFileSync(file, text);
   return results;
 }
 
-const scale = Number(values.scale);
-const jobs = planned(scale);
+const jobs = planned();
 if (values.list) {
   for (const { job } of jobs) console.log(`${job.name.padEnd(28)} ${job.args.join(" ")}`);
   process.exit(0);
 }
 const commit = commitName();
 const folder = join(RECORDS, `${commit.replaceAll(" ", "-")}-scale-${scale}`);
+if (values["report-only"] && !(existsSync(folder) && resultsIn(folder).length > 0)) {
+  refuse(
+    DECLARED,
+    `--report-only: found no record of commit ${commit} at scale ${scale}: run it without first`,
+  );
+}
 const keep = values.continue || values["report-only"];
 if (!keep && values.only === undefined) rmSync(folder, { recursive: true, force: true });
 mkdirSync(folder, { recursive: true });
@@ -206,7 +220,7 @@ if (!keep) {
 }
 const started = performance.now();
 const elapsed = () => addWallSeconds(folder, (performance.now() - started) / 1000);
-for (const signal of ["SIGINT", "SIGTERM"] as const) {
+for (const signal of ["SIGHUP", "SIGINT", "SIGTERM"] as const) {
   process.on(signal, () => {
     stopping = true;
     for (const child of children) child.kill("SIGTERM");
@@ -216,10 +230,15 @@ const left = jobs.filter(({ job }) => !existsSync(join(folder, `${job.name}.json
 if (!values["report-only"]) await runAll(left, folder);
 if (stopping) {
   elapsed();
-  console.error("interrupted; `--continue` goes on with what is left");
+  console.error("interrupted; npm run assurance -- --continue goes on with what is left");
   process.exit(130);
 }
-const results = report(folder, scale, commit, elapsed());
+const results = report(folder, commit, elapsed());
 const failures = results.reduce((sum, { record }) => sum + record.failures.length, 0);
-console.log(`${results.length} jobs, ${failures} failures`);
+console.log(`${counted(results.length, "job")}, ${counted(failures, "failure")}`);
 if (failures > 0) process.exitCode = 1;
+const missing = isWhole ? goalsNotReached(results.map(({ record }) => record)) : [];
+if (missing.length > 0) {
+  process.exitCode = 1;
+  console.log(`goals not reached: ${missing.join("; ")}`);
+}

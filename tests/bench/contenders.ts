@@ -3,7 +3,7 @@ import { assert } from "@std/assert";
 import { spawn } from "node:child_process";
 import { readFileSync, writeFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
-import { isMounted, run, type Served, type Workshop } from "../e2e/support/workshop.ts";
+import { isMounted, run, type Served, signalTo, type Workshop } from "../e2e/support/workshop.ts";
 
 export interface Contender {
   readonly name: string;
@@ -55,7 +55,7 @@ export async function startQemu(place: Workshop, dataMib: number): Promise<Conte
     `type=fuse,id=export,node-name=plain,mountpoint=${file},writable=on`,
   ], { stdio: ["ignore", "inherit", "inherit"] });
   place.onClose(async () => {
-    child.kill("SIGTERM");
+    signalTo(child, "SIGTERM");
     while (child.exitCode === null && child.signalCode === null) await sleep(20);
   });
   for (let tries = 0; !isMounted(file); tries++) {

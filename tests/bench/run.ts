@@ -3,7 +3,7 @@
  * of a plain file on the same disk, in the same run. Repeats alternate between the two, so that
  * what disturbs the machine disturbs both; medians and their ratios are printed.
  *
- *   bun tests/bench/run.ts [--micro] [--quick] [--alone] [--write]
+ *   npm run bench -- [--micro] [--quick] [--alone] [--write]
  *
  * --quick: tiny sizes, to see that it runs. --alone: without qemu-storage-daemon. --write: also
  * into docs/benchmark.md. Under `deno run -A` it measures the program under Deno.
@@ -15,9 +15,24 @@ import { readFileSync, writeFileSync } from "node:fs";
 import { cpus, release, totalmem } from "node:os";
 import { join } from "node:path";
 import { inWorkshop, TOP } from "../e2e/support/workshop.ts";
+import { argumentsOf, flag, refuse } from "../support/arguments.ts";
 import { type Contender, startOurs, startQemu } from "./contenders.ts";
 import { micro, MICRO_FULL, MICRO_QUICK } from "./micro.ts";
 import { fill, measure, median, type Sizes, type Workload, WORKLOADS } from "./workloads.ts";
+
+const DECLARED = {
+  command: "npm run bench",
+  about: "Measures the mounted file, with all data cached, beside qemu-storage-daemon's FUSE " +
+    "export of a plain file on the same disk, in the same run. Needs root.",
+  options: {
+    micro: flag("instead of all that, the parts by themselves"),
+    quick: flag("tiny sizes, to see that it runs"),
+    alone: flag("without qemu-storage-daemon"),
+    write: flag("also into docs/benchmark.md"),
+  },
+};
+const asked = argumentsOf(DECLARED).values;
+if (asked.micro && asked.alone) refuse(DECLARED, "--alone is nothing that --micro could leave out");
 
 const FULL: Sizes = { dataMib: 1024, seconds: 4, repeats: 3 };
 const QUICK: Sizes = { dataMib: 48, seconds: 1, repeats: 1 };
@@ -83,8 +98,7 @@ function heading(sizes: Sizes): string {
 }
 
 async function main(): Promise<void> {
-  const args = process.argv.slice(2);
-  const sizes = args.includes("--quick") ? QUICK : FULL;
+  const sizes = asked.quick ? QUICK : FULL;
   const lines: string[] = [];
   const say = (text: string) => {
     lines.push(text);
@@ -94,7 +108,7 @@ async function main(): Promise<void> {
     let filled: ReturnType<Contender["memory"]> | undefined;
     const { contender: ours, served } = await startOurs(place, sizes.dataMib);
     const contenders = [ours];
-    if (!args.includes("--alone")) contenders.push(await startQemu(place, sizes.dataMib));
+    if (!asked.alone) contenders.push(await startQemu(place, sizes.dataMib));
     say(heading(sizes));
     for (const how of ["in order", "scattered"] as const) {
       for (const contender of contenders) await fill(contender.file, sizes.dataMib, how);
@@ -112,7 +126,7 @@ async function main(): Promise<void> {
     );
     await place.unmount(served);
   });
-  if (args.includes("--write")) {
+  if (asked.write) {
     const [, parts] = page();
     writeFileSync(PAGE, [lines.join("\n") + "\n", ...parts].join(PARTS_HEADING));
   }
@@ -130,16 +144,15 @@ function page(): [whole: string, parts: string[]] {
 
 /** Measures the parts under this runtime; the page keeps what other runtimes were measured at. */
 async function parts(): Promise<void> {
-  const args = process.argv.slice(2);
   const runtime = process.versions["bun"] === undefined ? "Deno" : "Bun";
   const lines = ["", surroundings(), "", row(["what", "measured", "wanted"])];
   lines.push(row(["---", "---:", "---:"]));
   for (const line of lines) console.log(line);
-  await micro(args.includes("--quick") ? MICRO_QUICK : MICRO_FULL, ({ what, value, wanted }) => {
+  await micro(asked.quick ? MICRO_QUICK : MICRO_FULL, ({ what, value, wanted }) => {
     lines.push(row([what, value, wanted]));
     console.log(lines.at(-1));
   });
-  if (!args.includes("--write")) return;
+  if (!asked.write) return;
   const [whole, [old]] = page();
   const intro = "\nThe index, the journal and start-up on a device in memory. " +
     "`npm run bench -- --micro --write` makes this section, `deno run -A tests/bench/run.ts " +
@@ -152,4 +165,4 @@ async function parts(): Promise<void> {
   writeFileSync(PAGE, whole + PARTS_HEADING + sections.join(RUNTIME_HEADING));
 }
 
-await (process.argv.includes("--micro") ? parts() : main());
+await (asked.micro ? parts() : main());

@@ -14,7 +14,7 @@ export interface FuzzFailure {
 
 /** The line that shows a failure again. */
 export function replayLine(target: string, seed: number): string {
-  return `bun tests/fuzz/run.ts --decoder ${target} --seed ${seed} --count 1`;
+  return `npx bun tests/fuzz/run.ts --decoder ${target} --seed ${seed} --count 1`;
 }
 
 function labelOf(name: string): number {

@@ -1,7 +1,7 @@
 /**
  * Fuzzing for as long as one likes:
  *
- *   bun tests/fuzz/run.ts [--decoder NAME] [--seed N] [--count N] [--record FILE]
+ *   npm run fuzz -- [--decoder NAME] [--seed N] [--count N] [--record FILE]
  *
  * Gives N inputs to the decoders, by their shares or all to one, with seeds from `--seed` on. A
  * failure prints the line that shows it again; the exit status is 1 then. An input that comes to
@@ -9,9 +9,10 @@
  */
 // deno-lint-ignore-file no-console
 import process from "node:process";
-import { parseArgs } from "node:util";
 import { Worker } from "node:worker_threads";
 import { writeRecord } from "../assurance/record.ts";
+import { argumentsOf, oneOf, recordOption, seedOption, wholeNumber } from "../support/arguments.ts";
+import { counted } from "../support/lines.ts";
 import { replayLine } from "./fuzzer.ts";
 import { type PortionResult, portions } from "./plan.ts";
 import { TARGETS } from "./targets.ts";
@@ -19,22 +20,21 @@ import { TARGETS } from "./targets.ts";
 const PATIENCE_MS = 60_000;
 const LOOK_MS = 5000;
 
-const { values } = parseArgs({
+const { values } = argumentsOf({
+  command: "npm run fuzz",
+  about: "Gives damaged and hostile input to every decoder. A failure prints the line that shows " +
+    "it again; the exit status is 1 then.",
   options: {
-    decoder: { type: "string" },
-    seed: { type: "string", default: "1" },
-    count: { type: "string", default: "100000" },
-    record: { type: "string" },
+    decoder: oneOf("all inputs to this decoder", TARGETS.map(({ name }) => name), {
+      takes: "NAME",
+    }),
+    seed: seedOption("the seed of the first input"),
+    count: wholeNumber("how many inputs", { from: 1, fallback: 100_000 }),
+    record: recordOption,
   },
 });
-const seed = Number(values.seed);
-const count = Number(values.count);
+const { seed, count } = values;
 const plan = portions(count, values.decoder);
-if (plan.length === 0 || !(seed >= 0) || !(count > 0)) {
-  const names = TARGETS.map((target) => target.name).join(", ");
-  console.error(`expected a seed, a count, and one of the decoders ${names}`);
-  process.exit(2);
-}
 
 /** Resolves with what failed beyond the decoders' own failures. */
 function run(onResult: (result: PortionResult) => void): Promise<string[]> {
@@ -75,7 +75,7 @@ const failures = await run((result) => {
   results.push(result);
   const { name, inputs, seconds, residentMebibytes } = result;
   const rate = Math.round(inputs / seconds);
-  console.log(`${name}: ${inputs} inputs, ${rate} per second, ${residentMebibytes} MiB`);
+  console.log(`${name}: ${counted(inputs, "input")}, ${rate} per second, ${residentMebibytes} MiB`);
   for (const { message, target, seed } of result.failures) {
     console.error(`  ${message}\n  ${replayLine(target, seed)}`);
   }
@@ -91,7 +91,7 @@ if (values.record !== undefined) {
     part: "fuzz",
     what: "Gives mutated input to every decoder: structures of the disk, whole devices, requests " +
       "of FUSE and HTTP, words of the command line.",
-    command: `bun tests/fuzz/run.ts --seed ${seed} --count ${count}`,
+    command: `npx bun tests/fuzz/run.ts --seed ${seed} --count ${count}`,
     counts: {
       "fuzz inputs": results.reduce((sum, { inputs }) => sum + inputs, 0),
       "decoders": results.length,

@@ -1,7 +1,7 @@
 /**
  * Lets the Linux kernel judge every combination of maker, mode, block size and end:
  *
- *   bun tests/kernel/run.ts [--seed N] [--count M] [--case ID | --slice K/N] [--cuts C]
+ *   npm run test:kernel -- [--seed N] [--count M] [--case ID | --slice K/N] [--cuts C]
  *       [--record FILE]
  *
  * Runs them with seeds N to N+M-1. Eight cases share three boots, so one seed takes some minutes;
@@ -14,43 +14,58 @@
 import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { parseArgs } from "node:util";
 import { writeRecord } from "../assurance/record.ts";
+import {
+  argumentsOf,
+  oneOf,
+  recordOption,
+  refuse,
+  seedOption,
+  sliceOption,
+  wholeNumber,
+} from "../support/arguments.ts";
+import { whenInterrupted } from "../support/interrupted.ts";
+import { counted } from "../support/lines.ts";
 import { allCases, type Case, QUICK_CASES, roundTripsOf } from "./support/cases.ts";
 import { runCases } from "./support/chain.ts";
 import { cutTheKernel, type KernelCuts } from "./support/kernel_cuts.ts";
 
 const PER_BATCH = 8;
 const CUTS = "cuts";
-const { values } = parseArgs({
+const TABLE = [...QUICK_CASES, ...allCases()];
+const DECLARED = {
+  command: "npm run test:kernel",
+  about: "Lets the Linux kernel, in an emulated machine, judge every combination of maker, mode, " +
+    "block size and end, and recovers what power cuts leave of what the kernel writes. One seed " +
+    "takes some minutes. The images of what failed stay; the exit status is 1 then.",
   options: {
-    seed: { type: "string", default: "1" },
-    count: { type: "string", default: "1" },
-    case: { type: "string" },
-    slice: { type: "string", default: "1/1" },
-    cuts: { type: "string", default: "100" },
-    record: { type: "string" },
+    seed: seedOption("the first seed"),
+    count: wholeNumber("how many seeds", { from: 1, fallback: 1 }),
+    case: oneOf("one case instead of all", [...TABLE.map(({ id }) => id), CUTS], {
+      takes: "ID",
+      shown: `q1 to q${QUICK_CASES.length}, a0 to a${allCases().length - 1}, ${CUTS}`,
+    }),
+    slice: sliceOption(`batches of ${PER_BATCH} cases, without ${CUTS}`),
+    cuts: wholeNumber(`how many power cuts the case ${CUTS} has`, { from: 1, fallback: 100 }),
+    record: recordOption,
   },
-});
-
-const wanted = [...QUICK_CASES, ...allCases()]
-  .filter(({ id }) => values.case === undefined || values.case === id);
-const wantsCuts = (values.case ?? CUTS) === CUTS && values.slice === "1/1";
-if (wanted.length === 0 && !wantsCuts) {
-  const last = allCases().length - 1;
-  console.error(`no case ${values.case}; there are q1 to q8, a0 to a${last} and ${CUTS}`);
-  process.exit(2);
+};
+const { values } = argumentsOf(DECLARED);
+const slice = values.slice ?? { number: 1, of: 1 };
+const wanted = TABLE.filter(({ id }) => values.case === undefined || values.case === id);
+const wantsCuts = (values.case ?? CUTS) === CUTS && slice.of === 1;
+const batches = Math.ceil(wanted.length / PER_BATCH);
+if (slice.number > batches && !wantsCuts) {
+  const found = `${slice.number}/${slice.of} of ${counted(batches, "batch", "batches")}`;
+  refuse(DECLARED, `--slice: found ${found}, expected one that has cases in it`);
 }
-const [slice, slices] = values.slice.split("/").map(Number);
-if (!(slice! >= 1 && slice! <= slices!)) {
-  console.error("--slice takes K/N with K from 1 to N");
-  process.exit(2);
-}
-// As any other end: what runs on `exit` ends the machine.
-for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, () => process.exit(130));
 const begun = performance.now();
 const scratch = mkdtempSync(join(tmpdir(), "bcache-fuse-kernel-"));
 const failures: string[] = [];
+// The images of what failed stay, as at the end.
+whenInterrupted(() => {
+  if (failures.length === 0) rmSync(scratch, { recursive: true, force: true });
+});
 const judged: Case[] = [];
 const cutRuns: KernelCuts[] = [];
 let boots = 0;
@@ -63,11 +78,11 @@ async function runBatch(batch: readonly Case[], seed: number): Promise<void> {
     boots += await runCases(batch, { folder, seed });
     judged.push(...batch);
     const seconds = ((performance.now() - started) / 1000).toFixed(1);
-    console.log(`ok   ${names}: ${batch.length} cases (${seconds} s)`);
+    console.log(`ok   ${names}: ${counted(batch.length, "case")} (${seconds} s)`);
   } catch (error) {
     const id = batch.find(({ id }) => String(error).includes(`id ${id},`))?.id;
     const which = id === undefined ? "" : ` --case ${id}`;
-    failures.push(`bun tests/kernel/run.ts --seed ${seed}${which}`);
+    failures.push(`npx bun tests/kernel/run.ts --seed ${seed}${which}`);
     console.error(`FAIL ${names}, images in ${folder}: ${String(error)}`);
   }
 }
@@ -77,18 +92,18 @@ async function runCuts(seed: number): Promise<void> {
   const folder = join(scratch, `${CUTS}-${seed}`);
   mkdirSync(folder);
   try {
-    const done = await cutTheKernel({ folder, seed, cuts: Number(values.cuts) });
+    const done = await cutTheKernel({ folder, seed, cuts: values.cuts });
     boots++;
     cutRuns.push(done);
     const seconds = ((performance.now() - started) / 1000).toFixed(1);
     console.log(
-      `ok   ${CUTS}, seed ${seed}: ${done.mode}, ${done.cuts} power cuts in ${done.operations} ` +
-        `operations (${seconds} s)`,
+      `ok   ${CUTS}, seed ${seed}: ${done.mode}, ${counted(done.cuts, "power cut")} in ` +
+        `${counted(done.operations, "operation")} (${seconds} s)`,
     );
     rmSync(folder, { recursive: true });
   } catch (error) {
     const options = `--case ${CUTS} --cuts ${values.cuts} --seed ${seed}`;
-    failures.push(`bun tests/kernel/run.ts ${options}`);
+    failures.push(`npx bun tests/kernel/run.ts ${options}`);
     console.error(`FAIL ${options}, images in ${folder}: ${String(error)}`);
   }
 }
@@ -126,7 +141,7 @@ function record(file: string): void {
       "kernel's own tools formatted counts from when this engine first wrote it. In further runs " +
       "all that the kernel writes is logged, and what a disk with a volatile cache may hold at " +
       "many moments of it is recovered here.",
-    command: `bun tests/kernel/run.ts ${process.argv.slice(2).join(" ")}`,
+    command: `npx bun tests/kernel/run.ts ${process.argv.slice(2).join(" ")}`,
     counts: {
       ...(judged.length === 0 ? {} : {
         "kernel round trips": judged.reduce((sum, one) => sum + roundTripsOf(one), 0),
@@ -154,10 +169,9 @@ function record(file: string): void {
   });
 }
 
-const first = Number(values.seed);
-for (let seed = first; seed < first + Number(values.count); seed++) {
+for (let seed = values.seed; seed < values.seed + values.count; seed++) {
   for (let at = 0; at < wanted.length; at += PER_BATCH) {
-    if (at / PER_BATCH % slices! !== slice! - 1) continue;
+    if (at / PER_BATCH % slice.of !== slice.number - 1) continue;
     await runBatch(wanted.slice(at, at + PER_BATCH), seed);
   }
   if (wantsCuts) await runCuts(seed);

@@ -345,7 +345,7 @@ class Explorer {
       const only = cut === undefined
         ? ""
         : ` --cut ${cut.number}${this.#scenario.subsets ? " --subsets" : ""}`;
-      lines.push(`replay: bun tests/simulation/run.ts ${replay} --seed ${seed}${only}`);
+      lines.push(`replay: npx bun tests/simulation/run.ts ${replay} --seed ${seed}${only}`);
     }
     throw new SimulationFailure(lines.join("\n  "), { cause: error });
   }

@@ -107,7 +107,7 @@ async function told(scenario: Scenario, plan: FaultPlan, run: FaultRun): Promise
     ];
     for (const line of run.logLines.slice(-8)) lines.push(`  ${line}`);
     if (replay !== undefined && run.number !== undefined) {
-      lines.push(`replay: bun tests/simulation/run.ts ${replay} --seed ${seed} ${which}`);
+      lines.push(`replay: npx bun tests/simulation/run.ts ${replay} --seed ${seed} ${which}`);
     }
     throw new SimulationFailure(lines.join("\n  "), { cause: error });
   }

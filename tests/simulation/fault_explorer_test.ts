@@ -4,10 +4,17 @@
  */
 import { test } from "bun:test";
 import { assertEquals, assertGreater, assertThrows } from "@std/assert";
-import { allPlans, planOf, planText } from "./fault_plan.ts";
+import {
+  allPlans,
+  FAULT_ERRNOS,
+  FAULT_STAGES,
+  faultPlace,
+  planOf,
+  planText,
+} from "./fault_plan.ts";
 import { newFaultSweep, sweepFaults, sweepRows } from "./fault_sweep.ts";
 import type { RecipeName } from "./scenarios.ts";
-import { FAULT_KINDS } from "./sim_faults.ts";
+import { FAULT_KINDS, type FaultKind } from "./sim_faults.ts";
 
 /** Together about 25 seconds; another operation is met in every plan. */
 const SLICES: ReadonlyArray<readonly [RecipeName, number]> = [
@@ -41,15 +48,15 @@ test("every plan can be asked for by what its failure says", () => {
   assertEquals(newFaultSweep().byKind.size, FAULT_KINDS.length);
   for (const plan of allPlans({ oneIn: 1 })) {
     const words = planText(plan, 7).split(" ");
-    const word = (option: string, otherwise: string) => {
+    const word = <Word extends string>(option: string, otherwise: Word) => {
       const at = words.indexOf(option);
-      return at < 0 ? otherwise : words[at + 1]!;
+      return at < 0 ? otherwise : words[at + 1]! as Word;
     };
     const asked = planOf({
       fault: word("--fault", ""),
-      kind: word("--kind", "error"),
-      errno: word("--errno", "EIO"),
-      stage: word("--stage", "first"),
+      kind: word<FaultKind>("--kind", "error"),
+      errno: word<(typeof FAULT_ERRNOS)[number]>("--errno", "EIO"),
+      stage: word<(typeof FAULT_STAGES)[number]>("--stage", "first"),
       sticky: words.includes("--sticky"),
       oneIn: 10,
     });
@@ -57,13 +64,12 @@ test("every plan can be asked for by what its failure says", () => {
   }
 });
 
-test("a plan that there is not is refused by name", () => {
-  const usual = { kind: "error", errno: "EIO", stage: "first", sticky: false, oneIn: 1 };
-  const refused = (more: Partial<Parameters<typeof planOf>[0]>, words: string) =>
-    assertThrows(() => planOf({ ...usual, fault: "cache:read", ...more }), Error, words);
-  refused({ fault: "tape:read" }, "--fault: tape is none of cache, backing");
-  refused({ fault: "cache:trim" }, "--fault: trim is none of read, write");
-  refused({ kind: "moth" }, "--kind: moth is none of error, slow");
-  refused({ errno: "EBADF" }, "--errno: EBADF is unknown");
-  refused({ stage: "third" }, "--stage: third is none of first, restart");
+test("a place for a fault that there is not is refused by what there is", () => {
+  const refused = (place: string, words: string) =>
+    assertThrows(() => faultPlace(place), Error, words);
+  refused("tape:read", "expected one of cache, backing");
+  refused("cache:trim", "expected one of read, write");
+  refused("cache", "expected one of read, write");
+  refused("cache:read:x", "expected DISK:OPERATION or DISK:OPERATION:NUMBER");
+  refused("cache:read:1:2", "expected DISK:OPERATION or DISK:OPERATION:NUMBER");
 });

@@ -9,6 +9,7 @@ export const FAULT_DISKS = ["cache", "backing"] as const;
 export const FAULT_OPERATIONS = ["read", "write", "flush", "zero", "discard"] as const;
 /** first: of a set that was just made. restart: of one that starts after a power cut. */
 export const FAULT_STAGES = ["first", "restart"] as const;
+export const FAULT_ERRNOS = ["EIO", "ENOSPC"] as const;
 
 export interface FaultPlan {
   readonly disk: (typeof FAULT_DISKS)[number];
@@ -20,7 +21,7 @@ export interface FaultPlan {
   /** 1: the disk recovers; Infinity: it does not. */
   readonly times: number;
   /** EIO when absent. */
-  readonly errno?: "EIO" | "ENOSPC";
+  readonly errno?: (typeof FAULT_ERRNOS)[number];
   /** Meets one operation in so many. */
   readonly oneIn: number;
   /** At most so many, spread over all, where there are more. */
@@ -82,32 +83,44 @@ export function planText(plan: FaultPlan, number: number): string {
   return words.join(" ");
 }
 
-/** The plan that such options ask for. @throws Error with one line for the person */
-export function planOf(options: {
-  fault: string;
-  kind: string;
-  errno: string;
-  stage: string;
-  sticky: boolean;
-  oneIn: number;
-}): FaultPlan {
-  const [disk, operation, number] = options.fault.split(":");
-  const { errno } = options;
-  if (errno !== "EIO" && errno !== "ENOSPC") throw new Error(`--errno: ${errno} is unknown`);
+/** Which operations `--fault` names. @throws Error with what was expected */
+export function faultPlace(
+  text: string,
+): Pick<FaultPlan, "disk" | "operation" | "onlyOperation"> {
+  const [disk, operation, number, ...more] = text.split(":");
+  if (more.length > 0 || (number !== undefined && !/^\d+$/.test(number))) {
+    throw new Error("expected DISK:OPERATION or DISK:OPERATION:NUMBER");
+  }
   return {
-    disk: oneOf("--fault", FAULT_DISKS, disk),
-    operation: oneOf("--fault", FAULT_OPERATIONS, operation),
-    kind: oneOf("--kind", FAULT_KINDS, options.kind),
-    stage: oneOf("--stage", FAULT_STAGES, options.stage),
-    errno,
-    times: options.sticky ? Infinity : 1,
-    oneIn: number === undefined ? options.oneIn : 1,
+    disk: oneOf(FAULT_DISKS, disk),
+    operation: oneOf(FAULT_OPERATIONS, operation),
     ...(number === undefined ? {} : { onlyOperation: Number(number) }),
   };
 }
 
-function oneOf<T extends string>(option: string, all: readonly T[], text: string | undefined): T {
+/** The plan that such options ask for. @throws as `faultPlace` does */
+export function planOf(options: {
+  fault: string;
+  kind: FaultKind;
+  errno: (typeof FAULT_ERRNOS)[number];
+  stage: (typeof FAULT_STAGES)[number];
+  sticky: boolean;
+  oneIn: number;
+}): FaultPlan {
+  const { fault, kind, errno, stage, sticky, oneIn } = options;
+  const place = faultPlace(fault);
+  return {
+    ...place,
+    kind,
+    stage,
+    errno,
+    times: sticky ? Infinity : 1,
+    oneIn: place.onlyOperation === undefined ? oneIn : 1,
+  };
+}
+
+function oneOf<T extends string>(all: readonly T[], text: string | undefined): T {
   const found = all.find((each) => each === text);
-  if (found === undefined) throw new Error(`${option}: ${text} is none of ${all.join(", ")}`);
+  if (found === undefined) throw new Error(`expected one of ${all.join(", ")}`);
   return found;
 }

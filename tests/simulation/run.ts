@@ -1,11 +1,11 @@
 /**
  * The simulator for as long as one likes. Without a scenario it is the swarm (swarm/command.ts):
  *
- *   bun tests/simulation/run.ts [--seed N] [--count M] [--only STEPS] ...
+ *   npm run simulate -- [--seed N] [--count M] [--only STEPS] ...
  *
  * With one, crash exploration; NAME may be "all":
  *
- *   bun tests/simulation/run.ts --scenario NAME [--seed N] [--count M] [--every K]
+ *   npm run simulate -- --scenario NAME [--seed N] [--count M] [--every K]
  *       [--cut C | --fault DISK:OPERATION[:NUMBER] [--kind KIND] [--errno ENOSPC]
  *       [--stage restart] [--sticky]] [--subsets] [--audit K] [--first] [--record FILE]
  *       [--verbose]
@@ -20,39 +20,85 @@
  * `--record` leaves what was done in a file.
  */
 // deno-lint-ignore-file no-console
-import { parseArgs } from "node:util";
 import { replayLine, writeRecord } from "../assurance/record.ts";
+import {
+  argumentsOf,
+  flag,
+  oneOf,
+  recordOption,
+  Refusal,
+  refuse,
+  seedOption,
+  text,
+  wholeNumber,
+} from "../support/arguments.ts";
+import { counted } from "../support/lines.ts";
 import { explore, SimulationFailure } from "./explorer.ts";
 import { exploreFaults } from "./fault_explorer.ts";
-import { planOf } from "./fault_plan.ts";
+import {
+  FAULT_DISKS,
+  FAULT_ERRNOS,
+  FAULT_OPERATIONS,
+  FAULT_STAGES,
+  faultPlace,
+  planOf,
+} from "./fault_plan.ts";
 import { AUDIT_STARTS } from "./recovery_audit.ts";
 import { RECIPE_NAMES, scenarioOf } from "./scenarios.ts";
 import type { RecipeName } from "./scenarios.ts";
+import { FAULT_KINDS } from "./sim_faults.ts";
 import { swarmCommand } from "./swarm/command.ts";
 
 if (!process.argv.some((argument) => /^--scenario(=|$)/.test(argument))) {
   process.exit(await swarmCommand(process.argv.slice(2)));
 }
 
-const { values } = parseArgs({
+const DECLARED = {
+  command: "npm run simulate",
+  about: "Crash exploration: workloads of the engine on simulated disks; the power is cut at " +
+    "their writes and flushes, or operations meet a fault. A failure prints the line that shows " +
+    "it again; the exit status is 1 then.",
   options: {
-    scenario: { type: "string", default: "all" },
-    seed: { type: "string", default: "1" },
-    count: { type: "string", default: "1" },
-    every: { type: "string" },
-    audit: { type: "string" },
-    cut: { type: "string" },
-    fault: { type: "string" },
-    kind: { type: "string", default: "error" },
-    errno: { type: "string", default: "EIO" },
-    stage: { type: "string", default: "first" },
-    sticky: { type: "boolean", default: false },
-    subsets: { type: "boolean", default: false },
-    first: { type: "boolean", default: false },
-    record: { type: "string" },
-    verbose: { type: "boolean", default: false },
+    scenario: oneOf("the scenario", ["all", ...RECIPE_NAMES], { takes: "NAME", fallback: "all" }),
+    seed: seedOption("the first seed"),
+    count: wholeNumber("how many seeds", { from: 1, fallback: 1 }),
+    every: wholeNumber("one moment in K, or one operation in K", { takes: "K", from: 1 }),
+    audit: wholeNumber("looks more closely at one recovery in K", { takes: "K", from: 1 }),
+    cut: wholeNumber("only the moment with this number", { takes: "C" }),
+    fault: text(
+      "what meets a fault instead of power cuts, as cache:write, or cache:write:7 for one of " +
+        `them; disks ${FAULT_DISKS.join(", ")}; operations ${FAULT_OPERATIONS.join(", ")}`,
+      "DISK:OPERATION[:NUMBER]",
+      placeOf,
+    ),
+    kind: oneOf("the kind of fault", FAULT_KINDS, { takes: "KIND", fallback: "error" }),
+    errno: oneOf("what an error is", FAULT_ERRNOS, { takes: "ERRNO", fallback: "EIO" }),
+    stage: oneOf("of a set just made, or of one that starts after a cut", FAULT_STAGES, {
+      takes: "STAGE",
+      fallback: "first",
+    }),
+    sticky: flag("faults are for good"),
+    subsets: flag("keeps every subset of up to 8 unflushed writes in turn"),
+    first: flag("the first failure ends the run"),
+    record: recordOption,
+    verbose: flag("names each moment when it is cut"),
   },
-});
+} as const;
+const { values } = argumentsOf(DECLARED);
+if (values.fault === undefined) {
+  const alone = ["kind", "errno", "stage", "sticky"] as const;
+  const found = alone.find((name) => values[name] !== DECLARED.options[name].fallback);
+  if (found !== undefined) refuse(DECLARED, `--${found} goes with --fault`);
+}
+
+function placeOf(place: string): string {
+  try {
+    faultPlace(place);
+    return place;
+  } catch (error) {
+    throw new Refusal(error instanceof Error ? error.message : String(error));
+  }
+}
 
 const started = performance.now();
 const failures: string[] = [];
@@ -97,7 +143,7 @@ function record(file: string): void {
       "engine starts, and every sector must be as a flush acknowledged it or newer; after more " +
       "work and a drain the backing device alone must hold it all. Of a sample the check finds " +
       "no error before and after, counts the same dirty bytes, and a second start changes nothing.",
-    command: `bun tests/simulation/run.ts ${process.argv.slice(2).join(" ")}`,
+    command: `npx bun tests/simulation/run.ts ${process.argv.slice(2).join(" ")}`,
     counts: Object.fromEntries(Object.entries(counts).filter(([, figure]) => figure > 0)),
     tables: [{
       title: "By scenario",
@@ -127,15 +173,15 @@ function record(file: string): void {
 
 async function runOne(name: RecipeName, seed: number): Promise<boolean> {
   const over = {
-    ...(values.every === undefined ? {} : { cutOneIn: Number(values.every) }),
-    ...(values.audit === undefined ? {} : { auditOneIn: Number(values.audit) }),
+    ...(values.every === undefined ? {} : { cutOneIn: values.every }),
+    ...(values.audit === undefined ? {} : { auditOneIn: values.audit }),
     ...(values.subsets ? { subsets: true } : {}),
-    ...(values.cut === undefined ? {} : { onlyCut: Number(values.cut) }),
+    ...(values.cut === undefined ? {} : { onlyCut: values.cut }),
   };
   try {
     if (values.fault !== undefined) {
       const { fault, kind, errno, stage, sticky } = values;
-      const plan = planOf({ fault, kind, errno, stage, sticky, oneIn: Number(values.every ?? 10) });
+      const plan = planOf({ fault, kind, errno, stage, sticky, oneIn: values.every ?? 10 });
       const report = await exploreFaults(scenarioOf(name, seed), plan);
       count(name, { faults: report.injected });
       const told = Object.entries(report).map(([what, figure]) => `${figure} ${what}`);
@@ -160,13 +206,13 @@ async function runOne(name: RecipeName, seed: number): Promise<boolean> {
   }
 }
 
-const names = RECIPE_NAMES.filter((name) => values.scenario === name || values.scenario === "all");
-if (names.length === 0) {
-  console.error(`no scenario ${values.scenario}; there are all, ${RECIPE_NAMES.join(", ")}`);
-  process.exit(2);
+/** Recoveries and faults together: none of either is a run that showed nothing. */
+function doneOfAll(): number {
+  return [...done.values()].reduce((sum, { cuts, faults }) => sum + cuts + faults, 0);
 }
-const first = Number(values.seed);
-for (let seed = first; seed < first + Number(values.count); seed++) {
+
+const names = RECIPE_NAMES.filter((name) => values.scenario === name || values.scenario === "all");
+for (let seed = values.seed; seed < values.seed + values.count; seed++) {
   for (const name of names) {
     if (await runOne(name, seed)) continue;
     if (values.first) process.exit(1);
@@ -175,5 +221,11 @@ for (let seed = first; seed < first + Number(values.count); seed++) {
 if (values.record !== undefined) record(values.record);
 if (failures.length > 0) {
   console.error(`${failures.length} failed`);
+  process.exitCode = 1;
+} else if ((values.cut ?? values.fault) !== undefined && doneOfAll() === 0) {
+  const what = values.fault === undefined ? "no moment was cut" : "no operation met the fault";
+  console.error(
+    `simulate: ${what} in ${counted(done.size, "scenario")}: there is none of this number`,
+  );
   process.exitCode = 1;
 }

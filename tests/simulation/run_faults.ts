@@ -1,7 +1,7 @@
 /**
  * Every fault at every operation, as a routine:
  *
- *   bun tests/simulation/run_faults.ts [--scenario NAME] [--seed N] [--count M] [--every K]
+ *   npm run faults -- [--scenario NAME] [--seed N] [--count M] [--every K]
  *       [--long L] [--kind KIND] [--record FILE] [--verbose]
  *
  * For seeds N to N+M-1 of one scenario, or of all: each kind of fault (or only KIND) on each disk
@@ -11,39 +11,51 @@
  * each plan. A failure prints the line that shows it again; the exit status is 1 then.
  */
 // deno-lint-ignore-file no-console
-import { parseArgs } from "node:util";
 import { replayLine, writeRecord } from "../assurance/record.ts";
+import {
+  argumentsOf,
+  flag,
+  oneOf,
+  recordOption,
+  seedOption,
+  wholeNumber,
+} from "../support/arguments.ts";
+import { alignedRows, counted } from "../support/lines.ts";
 import { planText } from "./fault_plan.ts";
 import { newFaultSweep, SWEEP_COLUMNS, sweepFaults, sweepRows } from "./fault_sweep.ts";
 import { RECIPE_NAMES } from "./scenarios.ts";
+import { FAULT_KINDS } from "./sim_faults.ts";
 
-const { values } = parseArgs({
+const { values } = argumentsOf({
+  command: "npm run faults",
+  about: "Every fault at every operation of simulated disks; after each the power is cut, and " +
+    "what was acknowledged must be there. A failure prints the line that shows it again; the " +
+    "exit status is 1 then.",
   options: {
-    scenario: { type: "string" },
-    seed: { type: "string", default: "1" },
-    count: { type: "string", default: "1" },
-    every: { type: "string", default: "1" },
-    long: { type: "string", default: "6" },
-    kind: { type: "string" },
-    record: { type: "string" },
-    verbose: { type: "boolean", default: false },
+    scenario: oneOf("one scenario instead of all", RECIPE_NAMES, { takes: "NAME" }),
+    seed: seedOption("the first seed"),
+    count: wholeNumber("how many seeds", { from: 1, fallback: 1 }),
+    every: wholeNumber("one operation in K", { takes: "K", from: 1, fallback: 1 }),
+    long: wholeNumber("at most so many of each plan in long scenarios", {
+      takes: "L",
+      from: 1,
+      fallback: 6,
+    }),
+    kind: oneOf("one kind of fault instead of all", FAULT_KINDS, { takes: "KIND" }),
+    record: recordOption,
+    verbose: flag("names each plan when it begins"),
   },
 });
 const names = RECIPE_NAMES.filter((name) => (values.scenario ?? name) === name);
-if (names.length === 0) {
-  console.error(`no scenario ${values.scenario}; there are ${RECIPE_NAMES.join(", ")}`);
-  process.exit(2);
-}
 const started = performance.now();
 const sweep = newFaultSweep();
-const first = Number(values.seed);
-for (let seed = first; seed < first + Number(values.count); seed++) {
+for (let seed = values.seed; seed < values.seed + values.count; seed++) {
   for (const name of names) {
     const before = performance.now();
     const failed = sweep.failures.length;
     await sweepFaults(name, seed, {
-      oneIn: Number(values.every),
-      longRunsMax: Number(values.long),
+      oneIn: values.every,
+      longRunsMax: values.long,
       plans: ({ kind }) => (values.kind ?? kind) === kind,
       onPlan: (_, plan) => {
         if (values.verbose) console.error(`${name} seed ${seed} ${planText(plan, 0)}`);
@@ -56,10 +68,12 @@ for (let seed = first; seed < first + Number(values.count); seed++) {
 const rows = sweepRows(sweep);
 const sum = (column: number) => rows.reduce((total, row) => total + Number(row[column]), 0);
 const wallSeconds = (performance.now() - started) / 1000;
-for (const row of [SWEEP_COLUMNS, ...rows]) {
-  console.log(row.map((cell, at) => `${cell}`.padEnd(SWEEP_COLUMNS[at]!.length)).join("  "));
-}
-console.log(`${sum(1)} runs, ${sum(3)} recoveries in ${wallSeconds.toFixed(0)} s`);
+for (const line of alignedRows([SWEEP_COLUMNS, ...rows])) console.log(line);
+console.log(
+  `${counted(sum(1), "run")}, ${counted(sum(3), "recovery", "recoveries")} in ${
+    wallSeconds.toFixed(0)
+  } s`,
+);
 if (values.record !== undefined) {
   writeRecord(values.record, {
     part: "faults",
@@ -67,7 +81,7 @@ if (values.record !== undefined) {
       "meets each kind of fault in a run of its own, and power cuts after it. No answer may be " +
       "wrong, and what was acknowledged must be there; data blocks, which have no checksums, " +
       "are served as the disk returns them.",
-    command: `bun tests/simulation/run_faults.ts ${process.argv.slice(2).join(" ")}`,
+    command: `npx bun tests/simulation/run_faults.ts ${process.argv.slice(2).join(" ")}`,
     counts: {
       "runs with a fault": sum(1),
       "operations met by a fault": sum(2),
@@ -80,5 +94,8 @@ if (values.record !== undefined) {
 }
 if (sweep.failures.length > 0) {
   console.error(`${sweep.failures.length} failed`);
+  process.exitCode = 1;
+} else if (sum(1) === 0) {
+  console.error("faults: no operation met a fault: there is nothing of this kind in the scenario");
   process.exitCode = 1;
 }

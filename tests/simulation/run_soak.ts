@@ -1,27 +1,30 @@
 /**
  * The soak, for as long as one likes: an hour of simulated time in every mode and policy.
  *
- *   bun tests/simulation/run_soak.ts [--minutes M] [--seed N] [--mode MODE] [--policy POLICY]
+ *   npm run soak -- [--minutes M] [--seed N] [--mode MODE] [--policy POLICY]
  *       [--record FILE]
  *
  * Prints one line for each; the exit status is 1 when one failed. `--record` leaves what was done
  * in a file.
  */
 // deno-lint-ignore-file no-console
-import { parseArgs } from "node:util";
 import { CACHE_MODES } from "../../lib/cache/ports.ts";
 import type { ReplacementPolicy } from "../../lib/ondisk/superblock.ts";
 import { replayLine, writeRecord } from "../assurance/record.ts";
+import { argumentsOf, oneOf, recordOption, seedOption, wholeNumber } from "../support/arguments.ts";
 import { soak } from "./soak.ts";
 
 const POLICIES: readonly ReplacementPolicy[] = ["lru", "fifo", "random"];
-const { values } = parseArgs({
+const { values } = argumentsOf({
+  command: "npm run soak",
+  about: "Long lives of a cache on simulated disks, in every mode and policy; one line for each. " +
+    "The exit status is 1 when one failed.",
   options: {
-    minutes: { type: "string", default: "60" },
-    seed: { type: "string", default: "1" },
-    mode: { type: "string" },
-    policy: { type: "string" },
-    record: { type: "string" },
+    minutes: wholeNumber("simulated minutes of each", { takes: "M", from: 1, fallback: 60 }),
+    seed: seedOption("the seed"),
+    mode: oneOf("one cache mode instead of all", CACHE_MODES, { takes: "MODE" }),
+    policy: oneOf("one replacement policy instead of all", POLICIES, { takes: "POLICY" }),
+    record: recordOption,
   },
 });
 const begun = performance.now();
@@ -31,9 +34,9 @@ const rows: Array<readonly [string, string, string, ...number[]]> = [];
 for (const mode of CACHE_MODES.filter((each) => (values.mode ?? each) === each)) {
   for (const replacement of POLICIES.filter((each) => (values.policy ?? each) === each)) {
     const started = performance.now();
-    const options = { mode, replacement, seed: Number(values.seed) };
+    const options = { mode, replacement, seed: values.seed };
     try {
-      const report = await soak({ ...options, minutes: Number(values.minutes) });
+      const report = await soak({ ...options, minutes: values.minutes });
       const seconds = ((performance.now() - started) / 1000).toFixed(0);
       console.log(
         `ok   ${mode.padEnd(12)} ${replacement.padEnd(6)} ${report.simulatedMinutes} minutes, ` +
@@ -68,7 +71,7 @@ if (values.record !== undefined) {
     what: "Long lives of one cache set a tenth as large as what goes through it, with settings " +
       "that change, collections, writeback, and every three minutes a clean stop or a power cut. " +
       "At each of these the offline check must find nothing, and the dirty bytes must be exact.",
-    command: `bun tests/simulation/run_soak.ts ${process.argv.slice(2).join(" ")}`,
+    command: `npx bun tests/simulation/run_soak.ts ${process.argv.slice(2).join(" ")}`,
     counts: {
       "simulated minutes": sum(3),
       "requests": sum(4),

@@ -72,7 +72,7 @@ export async function soak(options: SoakOptions): Promise<SoakReport> {
     const reason = error instanceof Error ? `${error.name}: ${error.message}` : String(error);
     throw new Error(
       `soak in ${mode}, ${replacement}, life ${one.life}, ${one.minutes} minutes in: ${reason}\n` +
-        `  replay: bun tests/simulation/run_soak.ts --mode ${mode} --policy ${replacement} ` +
+        `  replay: npx bun tests/simulation/run_soak.ts --mode ${mode} --policy ${replacement} ` +
         `--seed ${seed} --minutes ${options.minutes}`,
       { cause: error },
     );

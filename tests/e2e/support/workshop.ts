@@ -9,6 +9,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 
+import { notWhileEnding, whenInterrupted } from "../../support/interrupted.ts";
+
 export const TOP = join(import.meta.dirname!, "../../..");
 const SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /** Below every test's own limit, so that a command that hangs is taken down and named. */
@@ -84,6 +86,7 @@ export function bcacheFuse(...args: string[]): Promise<string> {
 export class Workshop {
   readonly folder: string;
   #undo: Array<() => Promise<void>> = [];
+  #closing: Promise<void> | undefined;
 
   constructor() {
     // On a real disk where there is one: tmpfs takes no direct I/O.
@@ -158,7 +161,7 @@ export class Workshop {
 
   /** SIGKILL: nothing is flushed; then takes the dead mount away. */
   async kill(served: Served): Promise<void> {
-    served.process.kill("SIGKILL");
+    signalTo(served.process, "SIGKILL");
     await this.clearAway(served);
   }
 
@@ -202,10 +205,10 @@ export class Workshop {
 
   async #takeDown(child: ChildProcess, mountpoint: string): Promise<void> {
     if (!hasEnded(child)) {
-      child.kill("SIGTERM");
+      signalTo(child, "SIGTERM");
       await Promise.race([ended(child), sleep(10_000, undefined, { ref: false })]);
     }
-    if (!hasEnded(child)) child.kill("SIGKILL");
+    if (!hasEnded(child)) signalTo(child, "SIGKILL");
     if (isMounted(mountpoint)) await attempt(["umount", "-l", mountpoint]);
     await ended(child);
   }
@@ -215,8 +218,15 @@ export class Workshop {
     this.#undo.push(undo);
   }
 
-  /** Takes everything down, all of it even when a part of it fails, and then says what failed. */
-  async close(): Promise<void> {
+  /**
+   * Takes everything down, all of it even when a part of it fails, and then says what failed. Once
+   * only, however often it is called.
+   */
+  close(): Promise<void> {
+    return this.#closing ??= this.#close();
+  }
+
+  async #close(): Promise<void> {
     const failures: unknown[] = [];
     for (const undo of this.#undo.reverse()) {
       try {
@@ -243,14 +253,17 @@ export class Workshop {
 export async function inWorkshop(body: (workshop: Workshop) => Promise<void>): Promise<void> {
   assert(process.getuid?.() === 0, "the end-to-end tests mount: run them as root");
   const workshop = new Workshop();
+  const handled = whenInterrupted(() => workshop.close());
   try {
     await body(workshop);
   } catch (error) {
+    await notWhileEnding();
     // What went wrong first is what matters, not what taking down a failed test meets.
     await workshop.close().catch(() => {});
+    handled();
     throw error;
   }
-  await workshop.close();
+  await workshop.close().finally(handled);
 }
 
 export function isMounted(folder: string): boolean {
@@ -260,6 +273,15 @@ export function isMounted(folder: string): boolean {
 /** Bytes that a file takes on its disk. */
 export function allocatedBytes(path: string): number {
   return statSync(path).blocks * 512;
+}
+
+/** Not the child's own `kill`: under Deno that alone makes it look as if it had ended. */
+export function signalTo({ pid }: ChildProcess, signal: NodeJS.Signals): void {
+  try {
+    if (pid !== undefined) process.kill(pid, signal);
+  } catch {
+    // It has ended meanwhile.
+  }
 }
 
 function hasEnded(child: ChildProcess): boolean {

@@ -9,6 +9,7 @@ import { spawn } from "node:child_process";
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { whenInterrupted } from "../../support/interrupted.ts";
 import { initramfs } from "./initramfs.ts";
 
 const KERNEL_FOLDER = join(import.meta.dirname!, "../../../node_modules/.cache/bcache-kernel");
@@ -41,6 +42,8 @@ export async function boot(options: BootOptions): Promise<string[]> {
     );
   }
   const work = mkdtempSync(join(tmpdir(), "bcache-fuse-machine-"));
+  const removeWork = () => rmSync(work, { recursive: true, force: true });
+  const handled = whenInterrupted(removeWork);
   try {
     const initrd = join(work, "initrd");
     writeFileSync(initrd, initramfs(KERNEL_FOLDER, options.script));
@@ -60,7 +63,8 @@ export async function boot(options: BootOptions): Promise<string[]> {
         .join("\n  "),
     );
   } finally {
-    rmSync(work, { recursive: true, force: true });
+    handled();
+    removeWork();
   }
 }
 

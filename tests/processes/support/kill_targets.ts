@@ -9,7 +9,14 @@ import { existsSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { JournalOfWrites } from "../../e2e/support/journal_of_writes.ts";
-import { attempt, isMounted, run, type Served, type Workshop } from "../../e2e/support/workshop.ts";
+import {
+  attempt,
+  isMounted,
+  run,
+  type Served,
+  signalTo,
+  type Workshop,
+} from "../../e2e/support/workshop.ts";
 import { verifyVersions } from "./files_in_versions.ts";
 import { scriptUnder, THIS_RUNTIME } from "./runtimes.ts";
 
@@ -160,7 +167,7 @@ export class Files implements KillTarget {
     const startedMs = performance.now();
     while (!said.includes("\n") && performance.now() - startedMs < WRITE_LIMIT_MS) await sleep(5);
     await sleep(cycle.writeMs);
-    served.process.kill("SIGKILL");
+    signalTo(served.process, "SIGKILL");
     const patience = setTimeout(() => writer.kill("SIGKILL"), WRITE_LIMIT_MS);
     await written;
     clearTimeout(patience);

@@ -2,7 +2,7 @@
  * A mutant: a copy of the sources in a temporary folder with one mutation applied, and the hunt
  * for it with the simulator's own command.
  */
-import { spawn } from "node:child_process";
+import { type ChildProcess, spawn } from "node:child_process";
 import {
   cpSync,
   mkdirSync,
@@ -14,6 +14,7 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { notWhileEnding, whenInterrupted } from "../../support/interrupted.ts";
 import type { Hunt, Mutation } from "./mutation.ts";
 
 const TOP = join(import.meta.dirname!, "../../..");
@@ -47,6 +48,10 @@ export function mutatedText(mutation: Mutation): string {
 export async function huntFor(mutation: Mutation): Promise<Outcome> {
   const text = mutatedText(mutation);
   const copy = mkdtempSync(join(tmpdir(), "bcache-fuse-mutant-"));
+  const handled = whenInterrupted(() => {
+    for (const child of children) child.kill("SIGKILL");
+    rmSync(copy, { recursive: true, force: true });
+  });
   try {
     for (const name of COPIED) {
       mkdirSync(join(copy, name, ".."), { recursive: true });
@@ -68,15 +73,19 @@ export async function huntFor(mutation: Mutation): Promise<Outcome> {
     const message = await tryDamage(copy, mutation.damaged);
     return { ...(message === "" ? {} : { scenario: "table of damage" }), seeds, cuts, message };
   } finally {
+    handled();
     rmSync(copy, { recursive: true, force: true });
   }
 }
 
+/** Simulators that run: they would go on without whoever started them. */
+const children = new Set<ChildProcess>();
 const isBun = process.versions["bun"] !== undefined;
 const DENO = ["-A", "--no-check"];
 
 async function runIn(folder: string, args: readonly string[]) {
   const child = spawn(process.execPath, args, { cwd: folder, stdio: ["ignore", "pipe", "pipe"] });
+  children.add(child);
   let out = "";
   let message = "";
   child.stdout.on("data", (chunk) => out += String(chunk));
@@ -85,6 +94,8 @@ async function runIn(folder: string, args: readonly string[]) {
     child.once("error", reject);
     child.once("close", resolve);
   });
+  children.delete(child);
+  await notWhileEnding();
   return { code, out, message };
 }
 

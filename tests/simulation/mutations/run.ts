@@ -2,35 +2,52 @@
  * Breaks the engine on purpose, in one way after the other, and says after how many seeds and cuts
  * the simulator noticed:
  *
- *   bun tests/simulation/mutations/run.ts [PART_OF_A_NAME] [--verbose] [--jobs N] [--slice K/N]
+ *   npm run mutations -- [PART_OF_A_NAME] [--verbose] [--jobs N] [--slice K/N]
  *       [--record FILE]
  *
  * Two run at a time, or as many as `--jobs` says. `--slice 1/4` tries the first of every four.
  * `--record` leaves what was done in a file. The exit status is 1 when one was not caught.
  */
 // deno-lint-ignore-file no-console
-import { parseArgs } from "node:util";
 import { writeRecord } from "../../assurance/record.ts";
+import {
+  argumentsOf,
+  flag,
+  recordOption,
+  refuse,
+  sliceOption,
+  wholeNumber,
+} from "../../support/arguments.ts";
+import { counted } from "../../support/lines.ts";
 import { huntFor } from "./mutant.ts";
 import { MUTATIONS } from "./mutations.ts";
 
-const { values, positionals } = parseArgs({
+const DECLARED = {
+  command: "npm run mutations",
+  about:
+    "Breaks the engine on purpose, in one way after the other, and says after how many seeds " +
+    "and cuts the simulator noticed. The exit status is 1 when one was not caught.",
   options: {
-    verbose: { type: "boolean", default: false },
-    jobs: { type: "string", default: "2" },
-    slice: { type: "string", default: "1/1" },
-    record: { type: "string" },
+    verbose: flag("prints what the simulator said"),
+    jobs: wholeNumber("how many run at a time", { from: 1, fallback: 2 }),
+    slice: sliceOption("mutations"),
+    record: recordOption,
   },
-  allowPositionals: true,
-});
-const [slice, slices] = values.slice.split("/").map(Number);
-if (!(slice! >= 1 && slice! <= slices!) || !(Number(values.jobs) >= 1)) {
-  console.error("--slice takes K/N with K from 1 to N, --jobs a number from 1");
-  process.exit(2);
-}
+  words: {
+    takes: "PART_OF_A_NAME",
+    help: "only the mutations whose name has this in it",
+    most: 1,
+  },
+};
+const { values, words: [part = ""] } = argumentsOf(DECLARED);
+const { number, of } = values.slice ?? { number: 1, of: 1 };
 const begun = performance.now();
-const queue = MUTATIONS.filter(({ name }) => name.includes(positionals[0] ?? ""))
-  .filter((_, at) => at % slices! === slice! - 1);
+const named = MUTATIONS.filter(({ name }) => name.includes(part));
+const queue = named.filter((_, at) => at % of === number - 1);
+if (named.length === 0) refuse(DECLARED, `no mutation has "${part}" in its name`);
+if (queue.length === 0) {
+  refuse(DECLARED, `--slice: ${counted(named.length, "mutation")} make no slice ${number}/${of}`);
+}
 const missed: string[] = [];
 const rows: Array<readonly [string, string, number, number]> = [];
 console.log("caught by        seeds   cuts  seconds  mutation");
@@ -53,13 +70,13 @@ async function work(): Promise<void> {
     if (values.verbose) console.log(message);
   }
 }
-await Promise.all(Array.from({ length: Number(values.jobs) }, work));
+await Promise.all(Array.from({ length: values.jobs }, work));
 if (values.record !== undefined) {
   writeRecord(values.record, {
     part: "mutations",
     what: "The engine is broken on purpose, in one way after the other; the simulator must " +
       "notice each. The figures say after how many seeds, and how many cuts in them, it did.",
-    command: `bun tests/simulation/mutations/run.ts ${process.argv.slice(2).join(" ")}`,
+    command: `npx bun tests/simulation/mutations/run.ts ${process.argv.slice(2).join(" ")}`,
     counts: { "mutations": rows.length, "mutations caught": rows.length - missed.length },
     tables: [{
       title: "Until it was noticed",
@@ -71,6 +88,6 @@ if (values.record !== undefined) {
   });
 }
 if (missed.length > 0) {
-  console.error(`${missed.length} mutations were not caught`);
+  console.error(`not caught: ${counted(missed.length, "mutation")}`);
   process.exitCode = 1;
 }

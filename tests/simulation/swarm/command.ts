@@ -1,7 +1,7 @@
 /**
  * The swarm as a command, for as long as one likes:
  *
- *   bun run simulate [--seed N] [--count M] [--only STEPS] [--jobs J] [--first]
+ *   npm run simulate -- [--seed N] [--count M] [--only STEPS] [--jobs J] [--first]
  *       [--record FILE] [--verbose]
  *
  * Runs the plans of seeds N to N+M-1. A plan that fails is made small, and the line that shows it
@@ -10,20 +10,32 @@
  * what was done in a file; `--jobs` divides the seeds among so many processes.
  */
 // deno-lint-ignore-file no-console
-import { spawn } from "node:child_process";
+import { type ChildProcess, spawn } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { parseArgs } from "node:util";
 import {
   type AssuranceRecord,
   readRecord,
   replayLine,
   writeRecord,
 } from "../../assurance/record.ts";
+import {
+  argumentsOf,
+  flag,
+  recordOption,
+  Refusal,
+  refuse,
+  seedOption,
+  text,
+  wholeNumber,
+} from "../../support/arguments.ts";
+import { whenInterrupted } from "../../support/interrupted.ts";
+import { counted } from "../../support/lines.ts";
 import { SimulationFailure } from "../explorer.ts";
 import { Trace } from "../sim_random.ts";
-import { parseKept } from "./minimise.ts";
+import { makePlan } from "./make_plan.ts";
+import { type Kept, parseKept } from "./minimise.ts";
 import { describeStep } from "./plan.ts";
 import { swarm } from "./swarm.ts";
 
@@ -44,46 +56,78 @@ interface Arguments {
   readonly record?: string;
 }
 
+const DECLARED = {
+  command: "npm run simulate",
+  about:
+    "The swarm: whole lives of caches that a seed decides, with power cuts and faults of the " +
+    "disks. A failure is made small, and the line that shows it again is printed; the exit " +
+    "status is 1 then. With --scenario NAME it is crash exploration instead, which has options " +
+    'of its own: "npm run simulate -- --scenario all --help" tells them.',
+  options: {
+    seed: seedOption("the first seed"),
+    count: wholeNumber("how many seeds", { from: 1, fallback: 1 }),
+    only: text("only these steps of the one seed's plan, as 0-3,7", "STEPS", keptOf),
+    jobs: wholeNumber("divides the seeds among so many processes", { from: 1, fallback: 1 }),
+    first: flag("the first failure ends the run"),
+    record: recordOption,
+    verbose: flag("names each step when it begins"),
+  },
+};
+
+function keptOf(steps: string): Kept {
+  try {
+    return parseKept(steps);
+  } catch {
+    throw new Refusal("expected numbers of steps, as 0-3,7");
+  }
+}
+
 function parse(args: readonly string[]): Arguments {
-  const { values } = parseArgs({
-    args: [...args],
-    options: {
-      seed: { type: "string", default: "1" },
-      count: { type: "string", default: "1" },
-      only: { type: "string" },
-      jobs: { type: "string", default: "1" },
-      first: { type: "boolean", default: false },
-      record: { type: "string" },
-      verbose: { type: "boolean", default: false },
-    },
-  });
-  const { seed, count, only, jobs, first, record, verbose } = values;
+  const { seed, count, only, jobs, first, record, verbose } = argumentsOf(DECLARED, args).values;
+  if (only !== undefined) {
+    if (count > 1) refuse(DECLARED, `--only: found --count ${count}, expected a single seed`);
+    const { length } = makePlan(seed).steps;
+    const missing = only.find((step) => step >= length);
+    if (missing !== undefined) {
+      refuse(DECLARED, `--only: found step ${missing}, expected steps 0 to ${length - 1}`);
+    }
+  }
   return {
-    seed: Number(seed),
-    count: Number(count),
-    jobs: Number(jobs),
+    seed,
+    count,
+    jobs,
     first,
     verbose,
-    ...(only === undefined ? {} : { only: parseKept(only) }),
+    ...(only === undefined ? {} : { only }),
     ...(record === undefined ? {} : { record }),
   };
+}
+
+/** The seeds that were run, which are fewer than asked for after a failure with --first. */
+function seedsText({ seed, count }: Arguments, ran: number, isInOrder: boolean): string {
+  if (ran === 1 && isInOrder) return `1 seed (${seed})`;
+  const last = seed + (isInOrder ? ran : count) - 1;
+  return `${counted(ran, "seed")} (${ran < count && !isInOrder ? "of " : ""}${seed} to ${last})`;
 }
 
 /** Returns the exit status. */
 export async function swarmCommand(args: readonly string[]): Promise<number> {
   const asked = parse(args);
   const started = performance.now();
-  const { counts, failures, trace } = asked.jobs > 1 ? await divide(asked) : await runAll(asked);
+  const isDivided = asked.jobs > 1 && asked.count > 1;
+  const { counts, failures, trace } = isDivided ? await divide(asked) : await runAll(asked);
   const wallSeconds = (performance.now() - started) / 1000;
-  const rate = (asked.count / wallSeconds).toFixed(1);
-  console.log(`${asked.count} seeds in ${wallSeconds.toFixed(0)} s (${rate} per second)`);
+  const ran = counts["swarm seeds"] ?? 0;
+  const rate = (ran / wallSeconds).toFixed(1);
+  const seeds = seedsText(asked, ran, !isDivided);
+  console.log(`${seeds} in ${wallSeconds.toFixed(0)} s, ${rate} per second`);
   if (trace !== undefined) console.log(`trace ${trace}`);
   for (const [name, count] of Object.entries(counts)) console.log(`  ${name}: ${count}`);
   if (asked.record !== undefined) {
     writeRecord(asked.record, {
       part: "swarm",
       what: WHAT,
-      command: `bun run simulate --seed ${asked.seed} --count ${asked.count}`,
+      command: `npx bun run simulate --seed ${asked.seed} --count ${asked.count}`,
       counts,
       failures,
       wallSeconds,
@@ -141,13 +185,18 @@ async function runAll({ seed: from, count, only, first, verbose }: Arguments): P
 /** Every process takes a part of the seeds, in one piece. */
 async function divide(asked: Arguments): Promise<Done> {
   const folder = mkdtempSync(join(tmpdir(), "bcache-fuse-swarm-"));
+  const children = new Set<ChildProcess>();
+  const handled = whenInterrupted(() => {
+    for (const child of children) child.kill("SIGTERM");
+    rmSync(folder, { recursive: true, force: true });
+  });
   try {
     const share = Math.ceil(asked.count / asked.jobs);
     const parts = Array.from({ length: asked.jobs }, (_, job) => {
       const count = Math.max(0, Math.min(share, asked.count - job * share));
       return { seed: asked.seed + job * share, count, file: join(folder, `${job}.json`) };
     }).filter(({ count }) => count > 0);
-    await Promise.all(parts.map((part) => runPart(part, asked.first)));
+    await Promise.all(parts.map((part) => runPart(part, asked.first, children)));
     const records = parts.map(({ file }) => readRecord(file));
     const counts: Record<string, number> = {};
     for (const record of records) {
@@ -157,6 +206,7 @@ async function divide(asked: Arguments): Promise<Done> {
     }
     return { counts, failures: records.flatMap(({ failures }) => failures) };
   } finally {
+    handled();
     rmSync(folder, { recursive: true, force: true });
   }
 }
@@ -164,6 +214,7 @@ async function divide(asked: Arguments): Promise<Done> {
 function runPart(
   part: { seed: number; count: number; file: string },
   first: boolean,
+  children: Set<ChildProcess>,
 ): Promise<void> {
   const script = join(import.meta.dirname!, "../run.ts");
   const deno = process.versions["bun"] === undefined ? ["run", "-A", "--no-check"] : [];
@@ -171,6 +222,7 @@ function runPart(
   const child = spawn(process.execPath, [...deno, script, ...args, ...(first ? ["--first"] : [])], {
     stdio: ["ignore", "ignore", "inherit"],
   });
+  children.add(child);
   return new Promise((resolve, reject) => {
     child.once("error", reject);
     child.once("exit", () => resolve()); // Its record says what failed.

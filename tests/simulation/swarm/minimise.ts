@@ -53,12 +53,19 @@ export function keptText(kept: Kept): string {
   return runs.map(({ from, to }) => from === to ? `${from}` : `${from}-${to}`).join(",");
 }
 
+/** More than any plan has. */
+const STEPS_MAX = 1_000_000;
+
 /** @throws when the text is none that `keptText` makes */
 export function parseKept(text: string): Kept {
   return text.split(",").flatMap((run) => {
     const [, from, to = from] = /^(\d+)(?:-(\d+))?$/.exec(run) ?? [];
     if (from === undefined) throw new Error(`--only: found "${run}", expected 3 or 3-7`);
     const first = Number(from);
-    return Array.from({ length: Number(to) - first + 1 }, (_, at) => first + at);
+    const length = Number(to) - first + 1;
+    if (!(length >= 1 && length <= STEPS_MAX)) {
+      throw new Error(`--only: found "${run}", expected the lower number first`);
+    }
+    return Array.from({ length }, (_, at) => first + at);
   });
 }

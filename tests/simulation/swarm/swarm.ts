@@ -63,7 +63,7 @@ function failureOf(plan: SwarmPlan, kept: Kept, error: unknown): SimulationFailu
     error instanceof Error ? `${error.name}: ${error.message}` : String(error),
     `machine: ${JSON.stringify(machine)}`,
     ...small.steps.slice(0, 60).map((step) => `  ${describeStep(step)}`),
-    `replay: bun run simulate --seed ${seed}${only}`,
+    `replay: npx bun run simulate --seed ${seed}${only}`,
   ];
   return new SimulationFailure(lines.join("\n  "), { cause: error });
 }

@@ -1,7 +1,7 @@
 /**
  * A slice of the swarm, always the same seeds; and that the swarm itself is to be trusted: the same
  * seed is the same run on every runtime, a planted bug is found, made small, and shown again by the
- * line that is printed. More of it, for as long as one likes: `bun run simulate --count 1000`.
+ * line that is printed. More of it, for as long as one likes: `npm run simulate -- --count 1000`.
  */
 import { describe, test } from "bun:test";
 import { spawn } from "node:child_process";
@@ -76,7 +76,8 @@ test("a planted bug is found, made small, and shown again by the printed line", 
       message = error.message;
     }
   }
-  const [, again, only] = /replay: bun run simulate --seed (\d+) --only (\S+)$/.exec(message) ?? [];
+  const [, again, only] = /replay: npx bun run simulate --seed (\d+) --only (\S+)$/.exec(message) ??
+    [];
   assert(only !== undefined && again !== undefined, message);
   const kept = parseKept(only);
   assert(kept.length <= 8, `${kept.length} steps are left: ${message}`);
