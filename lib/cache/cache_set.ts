@@ -45,7 +45,6 @@ import type { SliceBudget } from "./collection/slices.ts";
 import type { StartProgress } from "./start_progress.ts";
 import { RequestStats, STATS_TICK_MS } from "./stats.ts";
 import { deviceStatus, setStatus, volumeStatus } from "./status.ts";
-import { dropLeftovers } from "./members/uuid_list.ts";
 import { flashDirtySectors, WritebackGroup } from "./writeback/writeback_group.ts";
 
 export interface CacheSetOptions {
@@ -183,7 +182,7 @@ export class CacheSet implements CacheControl {
   #startBackground(): void {
     const { tasks, world } = this.#engine;
     for (const { writeback } of this.#members.cached) writeback.start();
-    tasks.start((signal) => dropLeftovers(this.#engine, signal));
+    tasks.start((signal) => this.#members.dropLeftovers(signal));
     tasks.start(async (signal) => {
       while (!signal.aborted) {
         await world.clock.sleep(STATS_TICK_MS, signal);

@@ -19,7 +19,9 @@ import type { Engine, EngineKind, EngineParts } from "./world.ts";
 const READY = "filled";
 /** Others are labelled so, with the number that all their bytes are once they were flushed. */
 const GUEST = "guest ";
-const GUEST_BYTES = 32768;
+const GUEST_BYTES = 65536;
+/** What some are made smaller to. */
+const SMALL_BYTES = 4096;
 
 type FlashOptions = BcacheOptions & { readonly seed: number };
 /** Labels of what a power cut must not change. */
@@ -91,7 +93,8 @@ async function openVolume(
 /** @throws when it holds anything but what its label says. */
 async function checkWhole(set: CacheSet, name: string, label: string): Promise<void> {
   const volume = set.volumes.find((each) => each.name === name)!;
-  const bytes = new Uint8Array(GUEST_BYTES);
+  // It may have been made smaller.
+  const bytes = new Uint8Array(Math.min(GUEST_BYTES, volume.sizeBytes));
   await volume.read(0, bytes);
   const expected = Number(label.slice(GUEST.length).split(" ")[0]);
   const wrong = bytes.findIndex((byte) => byte !== expected);
@@ -124,13 +127,13 @@ async function disturb(
   const { set } = main;
   const byte = 1 + random.below(255);
   const label = `${GUEST}${byte} ${turn}`;
-  const { name } = await set.createVolume({ sizeBytes: 2 * GUEST_BYTES, label });
+  const { name } = await set.createVolume({ sizeBytes: GUEST_BYTES, label });
   promised.present.add(label);
   const other = set.volumes.find((volume) => volume.name === name)!;
   await other.write(0, new Uint8Array(GUEST_BYTES).fill(byte));
   await other.flush();
   promised.whole.add(label);
-  if (random.chance(0.5)) await set.resizeVolume(name, GUEST_BYTES);
+  if (random.chance(0.5)) await set.resizeVolume(name, SMALL_BYTES);
   promised.present.delete(label);
   await set.destroyVolume(name, { force: true });
   if (!random.chance(0.3)) return;

@@ -3,6 +3,7 @@
  * - `check`, which shares no code with recovery, finds no error on what the power cut left, and
  *   none after the set was closed;
  * - the engine counts as dirty, to the byte, what the check counts over the keys;
+ * - volumes soon hold no more than their sizes: what one that was made smaller had is given up;
  * - a second start, after a clean end, finds the same dirty bytes, and every sector the same (but
  *   where a write that was under way may be told or not, as cached data was let go of meanwhile);
  * - drained and detached, nothing is dirty, and each backing disk alone holds it all, stable, and
@@ -35,6 +36,7 @@ export async function auditedSet(set: CacheSet): Promise<Audited> {
   return {
     dirtyBytesAtStart: await dirtyBytesOf(set, "everything"),
     dirtyBytes: (of) => dirtyBytesOf(set, of),
+    leftBytes: () => leftBytesOf(set),
     detachAll: async () => {
       for (const { name, attached } of (await set.status()).devices) {
         if (attached) await set.detach(name);
@@ -53,6 +55,29 @@ async function dirtyBytesOf(
   return volumes.reduce((sum, { usedBytes }) => sum + usedBytes, cached);
 }
 
+/** What volumes hold beyond their sizes: nobody can ask for it, so it must not stay. */
+export async function leftBytesOf(set: CacheSet): Promise<number> {
+  const { volumes } = await set.status();
+  return volumes.reduce(
+    (sum, { usedBytes, sizeBytes }) => sum + Math.max(0, usedBytes - sizeBytes),
+    0,
+  );
+}
+
+/** What a power cut left in the cache for nobody is given up soon. @throws when it is not */
+export async function expectNothingLeft(world: World, left: () => Promise<number>): Promise<void> {
+  for (let tries = 0; await left() > 0; tries++) {
+    if (tries === LEFT_TRIES) {
+      throw new Error(`volumes hold ${await left()} bytes more than their sizes for good`);
+    }
+    await world.run(world.clock.sleep(LEFT_STEP_MS));
+  }
+}
+
+/** How often, and how far apart, it is looked whether nothing is left. */
+const LEFT_TRIES = 100;
+const LEFT_STEP_MS = 100;
+
 /** Starts of the engine that an audit takes. */
 export const AUDIT_STARTS = 2;
 
@@ -65,6 +90,7 @@ export async function auditRecovery(cut: AuditedCut): Promise<void> {
   if (audited === undefined) throw new Error(`${kind.name} has nothing to audit`);
   expectDirty("after the power cut", audited.dirtyBytesAtStart, before);
   const after = await readAll(world, engine, oracles, cut.cutAt);
+  await expectNothingLeft(world, () => audited.leftBytes());
   const atEnd = await audited.dirtyBytes("everything");
   await world.run(engine.close());
   const closed = dirtyBytesIn(await checked(world, "after the set was closed"));

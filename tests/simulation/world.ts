@@ -32,6 +32,8 @@ export interface Audited {
   readonly dirtyBytesAtStart: number;
   /** The same now; or only what can be written back, which a volume on the cache cannot. */
   dirtyBytes(of: "everything" | "cached devices"): Promise<number>;
+  /** How much more volumes on the cache hold than they can, for what a crash left behind. */
+  leftBytes(): Promise<number>;
   /** Takes every device out of the set. */
   detachAll(): Promise<void>;
 }

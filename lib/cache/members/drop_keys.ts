@@ -36,12 +36,23 @@ export async function dropKeys(
 ): Promise<number> {
   let dropped = 0;
   for (let at = from; at < to;) {
-    const { extents, next } = await findExtents(engine, inode, at, to);
-    for (const { start, end } of extents) dropped += end - start;
-    await insertHoles(engine, inode, joined(extents));
-    at = next;
+    const piece = await dropSomeKeys(engine, inode, at, to);
+    dropped += piece.sectors;
+    at = piece.next;
   }
   return dropped;
+}
+
+/** The first piece of the same; `next` is where to go on, `to` when that was all. */
+export async function dropSomeKeys(
+  engine: Engine,
+  inode: number,
+  from: number,
+  to: number = OFFSET_MAX,
+): Promise<{ sectors: number; next: number }> {
+  const { extents, next } = await findExtents(engine, inode, from, to);
+  await insertHoles(engine, inode, joined(extents));
+  return { sectors: extents.reduce((sum, { start, end }) => sum + end - start, 0), next };
 }
 
 /** What is cached from `from` on, some of it; `next` is where to look for more. */

@@ -3,8 +3,9 @@
  * while the set runs. Answers to `flash_dev_run`, `bch_flash_dev_create` and the flash half of
  * sysfs.c. They are named like cached devices, behind those that were there first.
  *
- * An entry is durable before the volume it names is served, and invalidated durably before its
- * data is given up: a crash leaves a whole volume, or none.
+ * An entry is durable before the volume it names is served, and invalidated, or its size made
+ * smaller, durably before data is given up: a crash leaves a whole volume, or none. What it leaves
+ * of the data the next start gives up (leftovers.ts).
  */
 import { BcacheError } from "../../base/errors.ts";
 import type { TaskGroup } from "../../base/sync.ts";
@@ -53,7 +54,7 @@ export class FlashVolumes {
       const entry = uuids.entry(inode);
       if ((entry.flags & UUID_FLASH_ONLY) === 0 || isInvalidated(entry)) continue;
       const { sectors } = entry;
-      if (sectors > 0 && sectors <= SECTORS_MAX) this.#serve(inode, sectors);
+      if (isServable(entry)) this.#serve(inode, sectors);
       else {
         engine.world.log(
           "warning",
@@ -179,3 +180,8 @@ export class FlashVolumes {
 
 /** Sizes in bytes are exact numbers up to here. */
 const SECTORS_MAX = 2 ** 44;
+
+/** Whether the entry of a volume gives it a size that it can have. */
+export function isServable({ sectors }: UuidEntry): boolean {
+  return sectors > 0 && sectors <= SECTORS_MAX;
+}

@@ -19,6 +19,7 @@ import type { BlockVolume, UuidStatus } from "../ports.ts";
 import type { RequestParts } from "../request_parts.ts";
 import { CachedStore } from "../requests/sector_store.ts";
 import type { RequestStats } from "../stats.ts";
+import { dropLeftovers } from "./leftovers.ts";
 import { forget, listUuids } from "./uuid_list.ts";
 import { Volume } from "../requests/volume.ts";
 import { Writeback } from "../writeback/writeback.ts";
@@ -167,6 +168,11 @@ export class Members {
       }
       await this.#flash.destroy(member, () => this.#options.onChange());
     });
+  }
+
+  /** Gives up what a crash left of devices and volumes, until `signal` is aborted. */
+  async dropLeftovers(signal: AbortSignal): Promise<void> {
+    await dropLeftovers(this.#options.engine, (step) => this.#changes.run(step), signal);
   }
 
   /** Refuses while the set is stopped, failed, or read-only. */

@@ -111,12 +111,3 @@ function findEntry(engine: Engine, text: string): number {
     `the cache knows no device ${formatUuid(uuid)}; bcache-fuse uuids MOUNTPOINT lists them`,
   );
 }
-
-/** Drops what a crash left of devices whose entry was invalidated: dirty data holds its buckets. */
-export async function dropLeftovers(engine: Engine, signal: AbortSignal): Promise<void> {
-  for (let inode = 0; inode < engine.uuids.capacity; inode++) {
-    if (signal.aborted) return;
-    const isLeft = isInvalidated(engine.uuids.entry(inode)) && engine.dirty.of(inode) > 0;
-    if (isLeft) await dropKeys(engine, inode);
-  }
-}

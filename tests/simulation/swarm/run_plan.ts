@@ -8,6 +8,7 @@ import { BcacheError } from "../../../lib/base/errors.ts";
 import { CacheSet } from "../../../lib/cache/cache_set.ts";
 import type { Device } from "../../../lib/device/device.ts";
 import { formatBacking, formatCache } from "../../../lib/ondisk/format.ts";
+import { expectNothingLeft, leftBytesOf } from "../recovery_audit.ts";
 import { checkBackingAlone, rangesOf } from "../recovery_checks.ts";
 import { fillSector } from "../pattern.ts";
 import type { NamedCutPolicy } from "../power_cut.ts";
@@ -301,6 +302,7 @@ class SwarmRun {
     for (const slot of this.#members.slots) {
       if (slot.volume !== undefined) await this.#recovered(slot, cutAt[slot.number]!);
     }
+    await expectNothingLeft(this.#world, () => leftBytesOf(this.#running));
     this.#report.recoveries++;
   }
 
@@ -367,6 +369,7 @@ class SwarmRun {
       await this.#unchanged(slot);
     }
     await this.#run(this.#running.flushDirty(undefined));
+    await expectNothingLeft(this.#world, () => leftBytesOf(this.#running));
     for (const { number, oracle } of members.cachedSlots) {
       checkBackingAlone(this.#world, oracle, number);
     }

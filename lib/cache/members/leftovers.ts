@@ -1,0 +1,52 @@
+/**
+ * Giving up what a crash left of data that nobody can ask for any more: all that a device has whose
+ * entry in the UUID table was invalidated, and what a volume has behind its end. It is dirty, so
+ * it would hold its buckets for ever.
+ *
+ * A piece at a time, each while no device comes, goes or changes its size. Between two pieces the
+ * place may be used again, or the volume become larger: what is left is asked for anew each time.
+ */
+import { OFFSET_MAX } from "../../ondisk/bkey.ts";
+import { isInvalidated, UUID_FLASH_ONLY } from "../../ondisk/uuid_entry.ts";
+import type { Engine } from "../engine.ts";
+import { dropSomeKeys } from "./drop_keys.ts";
+import { isServable } from "./flash_volumes.ts";
+
+/** Whoever waited for the start comes first. */
+const DELAY_MS = 100;
+
+/** Runs a step while no other device comes or goes. */
+export type Alone = <T>(step: () => Promise<T>) => Promise<T>;
+
+/** Drops all that is left, in the background of a set that has just started. */
+export async function dropLeftovers(
+  engine: Engine,
+  alone: Alone,
+  signal: AbortSignal,
+): Promise<void> {
+  await engine.world.clock.sleep(DELAY_MS, signal);
+  for (let inode = 0; inode < engine.uuids.capacity; inode++) {
+    let at = leftFrom(engine, inode);
+    while (at !== undefined && !signal.aborted) {
+      const from = at;
+      at = await alone(() => dropSome(engine, inode, from));
+    }
+  }
+}
+
+/** Drops a piece of what is left of a place; where to go on, undefined: that was all. */
+async function dropSome(engine: Engine, inode: number, at: number): Promise<number | undefined> {
+  const from = leftFrom(engine, inode);
+  if (from === undefined) return undefined;
+  const { next } = await dropSomeKeys(engine, inode, Math.max(at, from));
+  return next < OFFSET_MAX ? next : undefined;
+}
+
+/** From which sector on the keys of a place are nobody's; undefined: there are none. */
+function leftFrom({ uuids, dirty }: Engine, inode: number): number | undefined {
+  if (dirty.of(inode) === 0) return undefined;
+  const entry = uuids.entry(inode);
+  if (isInvalidated(entry)) return 0;
+  const isVolume = (entry.flags & UUID_FLASH_ONLY) !== 0 && isServable(entry);
+  return isVolume && dirty.endOf(inode) > entry.sectors ? entry.sectors : undefined;
+}
