@@ -127,6 +127,11 @@ async function run({ part, job }: Planned, folder: string): Promise<void> {
   const word = failures.length === 0 ? "ok  " : "FAIL";
   console.log(`${word} ${job.name} (${wallSeconds.toFixed(0)} s)`);
   for (const failure of failures) console.log(`     ${failure}`);
+  const log = join(folder, `${job.name}.log`);
+  rmSync(log, { force: true });
+  if (failures.length === 0) return;
+  writeFileSync(log, output);
+  console.log(`     what it printed: ${log}`);
 }
 
 interface Ended {
