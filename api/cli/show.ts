@@ -21,7 +21,8 @@ export function runShow(program: Program, options: { path: string; json: boolean
   const advice = hasSuperblockMagic(page)
     ? "the superblock is damaged; restore it from a copy"
     : "this is no bcache device, or its superblock was overwritten: then restore bytes 4096-8191 " +
-      "from a copy of it (bcache keeps no second one), and do not make it anew";
+      "from a copy of it (bcache keeps no second one), or save what a cache's journal leads to " +
+      "with `extract --rescue`; do not make it anew";
   throw new BcacheError("BadFormat", `${path}: ${shown.error}; ${advice}`);
 }
 

@@ -90,7 +90,7 @@ function noMagic(subject: "superblock" | "backing"): { what: string; advice: str
   const kind = subject === "backing" ? "backing device" : "cache";
   const last = subject === "backing"
     ? " (an image's is in IMAGE.bcache)"
-    : ", and `make` would give up what is in it";
+    : "; or save what its journal leads to with `extract --rescue`; `make` would give it up";
   const advice = `check the path; if it was a ${kind}, its superblock was overwritten: restore ` +
     `bytes 4096-8191 from a copy of it, bcache keeps no second one${last}`;
   return { what: "no bcache magic at byte 4120: this is no bcache device, or was one", advice };

@@ -18,7 +18,7 @@ import {
   SLOT_WORDS,
 } from "../ondisk/bkey.ts";
 import { checkExtents } from "./check_extents.ts";
-import { openCacheImage, wasStarted } from "./cache_image.ts";
+import { openCacheImage, readSuperblockOf, wasStarted } from "./cache_image.ts";
 import { type Finding, Findings, findingText } from "./findings.ts";
 import {
   type EffectiveLeaf,
@@ -29,6 +29,7 @@ import {
   pointerState,
 } from "./index_view.ts";
 import { backingTarget, type Target, type VolumeName, volumeTarget } from "./extract_target.ts";
+import { findByJournal } from "./lost_superblock.ts";
 import { SparseWriter } from "./sparse_writer.ts";
 
 export interface ExtractOptions {
@@ -76,7 +77,8 @@ export async function planExtract(options: ExtractOptions): Promise<Extraction> 
   const { cache, of, rescue, progress } = options;
   const findings = new Findings();
   const { report } = findings;
-  const image = await openCacheImage(cache, report);
+  const image = await openCacheImage(cache, report) ??
+    (rescue ? await findByJournal(cache, await setOf(of), report) : undefined);
   const index = image !== undefined && wasStarted(image)
     ? await openIndex(image, { report, rescue, ...(progress === undefined ? {} : { progress }) })
     : undefined;
@@ -94,6 +96,12 @@ export async function planExtract(options: ExtractOptions): Promise<Extraction> 
       return copier.run(isLost);
     },
   };
+}
+
+/** The set that a backing device belongs to, if its superblock tells. */
+async function setOf(of: ExtractOptions["of"]): Promise<Uint8Array | undefined> {
+  if (!("backing" in of)) return undefined;
+  return (await readSuperblockOf(of.backing, "backing", () => {}))?.setUuid;
 }
 
 function refusal(findings: Findings): BcacheError {

@@ -36,8 +36,10 @@ itself, one with dirty data reads what is surely clean and refuses the rest
 
 The superblock of a cache is needed for everything, and the format keeps no second one: damaged or
 overwritten, it comes back from a copy of the device alone (bytes 4096-8191; one made since the
-set first ran). Never \`make\` a cache anew that may still be one. A device that was cut short is
-refused by a mount; \`check\`, \`dump\` and \`extract --rescue\` read all that lies before its end.
+set first ran). Never \`make\` a cache anew that may still be one: \`extract --rescue\` finds bucket
+and block size by the journal and saves what it leads to, as long as the device has the length it
+was made with. A device that was cut short is refused by a mount; \`check\`, \`dump\` and
+\`extract --rescue\` read all that lies before its end.
 
 bcache keeps no checksum of data. Damage of the data itself, on the cache or on a backing device, is
 served as it is.

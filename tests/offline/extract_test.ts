@@ -13,11 +13,14 @@ import { type ExtractResult, planExtract } from "../../lib/offline/extract.ts";
 import { USE } from "../../lib/offline/bucket_view.ts";
 import { effectiveLeaves } from "../../lib/offline/index_view.ts";
 import { keyPointers, keySizeSectors, pointerSector, SLOT_WORDS } from "../../lib/ondisk/bkey.ts";
+import { findByJournal } from "../../lib/offline/lost_superblock.ts";
+import { findingText } from "../../lib/offline/findings.ts";
 import { SparseWriter } from "../../lib/offline/sparse_writer.ts";
 import { fixtures, unpackFixture, zeroTail } from "../support/fixtures.ts";
 import {
   copyOf,
   failingAt,
+  imageOf,
   indexOf,
   patch,
   patchSuperblock,
@@ -75,6 +78,38 @@ describe("images that the kernel wrote", () => {
           await blank.close();
           assertEquals(hashOf(fromCache), kernel.sha256_with_backing_data_zeroed, name);
         }
+      } finally {
+        await cache.close();
+        unpacked.remove();
+      }
+    }, LIMIT_MS);
+  }
+});
+
+describe("images that the kernel wrote, without the cache's superblock", () => {
+  const images = [
+    ["flash-only", "volume1"],
+    ["block512-offset", "backing1.img"],
+    ["three-level", "backing1.img"],
+    ["smallest", "backing1.img"],
+    ["two-backings", "backing2.img"],
+  ] as const;
+  for (const [name, device] of images) {
+    test(`${name}: ${device} is rescued whole`, async () => {
+      const unpacked = unpackFixture(name);
+      const cache = await openFileDevice(unpacked.pathOf("cache.img"), {});
+      try {
+        await cache.write(0, new Uint8Array(8192));
+        const { sha256 } = fixtures().find((entry) => entry.name === name)!.kernel.devices[device]!;
+        if (device === "volume1") {
+          const { image, result } = await extract(cache, { volume: 1 }, true);
+          assertEquals([hashOf(image), result.doubtful], [sha256, []]);
+          return;
+        }
+        const backing = await openFileDevice(unpacked.pathOf(device), { readOnly: true });
+        const { image, result } = await extract(cache, { backing }, true);
+        await backing.close();
+        assertEquals([hashOf(image), result.doubtful], [sha256, []]);
       } finally {
         await cache.close();
         unpacked.remove();
@@ -170,6 +205,36 @@ describe("what the engine leaves behind", () => {
       image.set(model.subarray(startByte, endByte), startByte);
     }
     assertEquals(Buffer.compare(image, model), 0);
+  }, LIMIT_MS);
+
+  test("of a cache without superblock a rescue takes what its journal leads to", async () => {
+    const cache = await copyOf(sound.cache);
+    await cache.zero(0, 16);
+    const { backing } = sound;
+    await assertRejects(() => extract(cache, { backing }), BcacheError, "or was one");
+    const { image, result } = await extract(cache, { backing }, true);
+    assertEquals(Buffer.compare(image, sound.model), 0);
+    assertEquals(result.doubtful, []);
+    const plan = await planExtract({ cache, of: { backing }, rescue: true });
+    assertMatch(findingText(plan.findings[1]!), /from the journal instead: buckets of 8\.0k/);
+    // Another set is not taken for it.
+    const stranger = await copyOf(backing);
+    await patchSuperblock(stranger, (page) => page.fill(9, 0x38, 0x48));
+    const other = await extract(cache, { backing: stranger }, true);
+    assertEquals(other.result.fromCacheBytes, 0);
+    assertMatch(other.result.doubtful[0]!.why, /nothing of the cache can be read/);
+  }, LIMIT_MS);
+
+  test("bucket and block size are found by the journal, whatever they are", async () => {
+    for (const [seed, blockSectors] of [1, 2, 4, 8, 1, 8].entries()) {
+      const end = seed % 2 === 0 ? "close" : "cut";
+      const { cache } = await smallSet({ writes: 300, seed, blockSectors, end });
+      const { geometry } = await imageOf(cache);
+      assertEquals(await findByJournal(cache, undefined, () => {}), undefined);
+      await cache.zero(0, 16);
+      const found = await findByJournal(cache, undefined, () => {});
+      assertEquals(found?.geometry, geometry);
+    }
   }, LIMIT_MS);
 
   test("a damaged superblock of the backing device is used as it is in a rescue only", async () => {
