@@ -15,6 +15,7 @@ import { join, relative, resolve } from "node:path";
 import process from "node:process";
 import { promisify } from "node:util";
 import { argumentsOf, flag, text } from "./support/arguments.ts";
+import { installFor } from "./support/install.ts";
 
 const TOP = join(import.meta.dirname!, "..");
 const PROGRAM = process.versions["bun"] === undefined
@@ -294,6 +295,7 @@ async function demonstrate(folder: string): Promise<boolean> {
   return alive;
 }
 
+installFor(["start"], "demo");
 const wanted = named ?? join(TOP, "demo");
 mkdirSync(wanted, { recursive: true });
 // As the kernel names what is mounted there.

@@ -16,6 +16,7 @@ import { availableParallelism, tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { argumentsOf, oneOf, refuse } from "./support/arguments.ts";
+import { installFor } from "./support/install.ts";
 import { notWhileEnding, whenInterrupted } from "./support/interrupted.ts";
 
 type Runtime = "bun" | "deno";
@@ -58,6 +59,7 @@ const DECLARED = {
 } as const;
 const asked = argumentsOf(DECLARED);
 const files = wantedFiles(asked.words);
+installFor(["test", "test:bun", "test:deno"], "test", "kernel");
 const scratch = mkdtempSync(join(tmpdir(), "bcache-fuse-suite-"));
 const children = new Set<ChildProcess>();
 

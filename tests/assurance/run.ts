@@ -28,6 +28,7 @@ import { type Job, type Part, PARTS } from "./parts.ts";
 import { type AssuranceRecord, readRecord } from "./record.ts";
 import { assuranceReport, goalsNotReached, type JobResult } from "./report.ts";
 import { argumentsOf, fileToWrite, flag, Refusal, refuse, text } from "../support/arguments.ts";
+import { installFor } from "../support/install.ts";
 import { counted } from "../support/lines.ts";
 
 const TOP = join(import.meta.dirname!, "../..");
@@ -215,6 +216,7 @@ if (values["report-only"] && !(existsSync(folder) && resultsIn(folder).length > 
     `--report-only: found no record of commit ${commit} at scale ${scale}: run it without first`,
   );
 }
+if (!values["report-only"]) installFor(["assurance"], "test", "kernel");
 const keep = values.continue || values["report-only"];
 if (!keep && values.only === undefined) rmSync(folder, { recursive: true, force: true });
 mkdirSync(folder, { recursive: true });
@@ -243,6 +245,9 @@ const failures = results.reduce((sum, { record }) => sum + record.failures.lengt
 console.log(`${counted(results.length, "job")}, ${counted(failures, "failure")}`);
 if (failures > 0) process.exitCode = 1;
 const missing = isWhole ? goalsNotReached(results.map(({ record }) => record)) : [];
+if (isWhole && values["report-only"] && left.length > 0) {
+  missing.push(`${counted(left.length, "job")} of ${jobs.length} not run`);
+}
 if (missing.length > 0) {
   process.exitCode = 1;
   console.log(`goals not reached: ${missing.join("; ")}`);

@@ -16,6 +16,7 @@ import { cpus, release, totalmem } from "node:os";
 import { join } from "node:path";
 import { inWorkshop, TOP } from "../e2e/support/workshop.ts";
 import { argumentsOf, flag, refuse } from "../support/arguments.ts";
+import { installFor } from "../support/install.ts";
 import { type Contender, startOurs, startQemu } from "./contenders.ts";
 import { micro, MICRO_FULL, MICRO_QUICK } from "./micro.ts";
 import { fill, measure, median, type Sizes, type Workload, WORKLOADS } from "./workloads.ts";
@@ -33,6 +34,7 @@ const DECLARED = {
 };
 const asked = argumentsOf(DECLARED).values;
 if (asked.micro && asked.alone) refuse(DECLARED, "--alone is nothing that --micro could leave out");
+if (!asked.micro) installFor(["bench"], "bench");
 
 const FULL: Sizes = { dataMib: 1024, seconds: 4, repeats: 3 };
 const QUICK: Sizes = { dataMib: 48, seconds: 1, repeats: 1 };

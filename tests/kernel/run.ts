@@ -24,6 +24,7 @@ import {
   sliceOption,
   wholeNumber,
 } from "../support/arguments.ts";
+import { installFor } from "../support/install.ts";
 import { whenInterrupted } from "../support/interrupted.ts";
 import { counted } from "../support/lines.ts";
 import { allCases, type Case, QUICK_CASES, roundTripsOf } from "./support/cases.ts";
@@ -59,6 +60,7 @@ if (slice.number > batches && !wantsCuts) {
   const found = `${slice.number}/${slice.of} of ${counted(batches, "batch", "batches")}`;
   refuse(DECLARED, `--slice: found ${found}, expected one that has cases in it`);
 }
+installFor(["test:kernel"], "kernel");
 const begun = performance.now();
 const scratch = mkdtempSync(join(tmpdir(), "bcache-fuse-kernel-"));
 const failures: string[] = [];

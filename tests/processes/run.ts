@@ -12,6 +12,7 @@ import { CACHE_MODES } from "../../lib/cache/ports.ts";
 import { writeRecord } from "../assurance/record.ts";
 import { inWorkshop } from "../e2e/support/workshop.ts";
 import { argumentsOf, oneOf, recordOption, seedOption, wholeNumber } from "../support/arguments.ts";
+import { installFor } from "../support/install.ts";
 import { counted } from "../support/lines.ts";
 import { KILL_TARGETS, type KillChain, runKillChain } from "./support/kill_loop.ts";
 
@@ -47,6 +48,7 @@ if (process.getuid?.() !== 0) {
   console.error("processes: it mounts and kills servers: run it as root");
   process.exit(2);
 }
+installFor(["processes"], "test");
 // Every pair gets as many as the others, the first ones one more.
 const chains = pairs.map((pair, at): KillChain => ({
   ...pair,

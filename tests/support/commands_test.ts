@@ -5,7 +5,7 @@
 import { describe, test } from "bun:test";
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { spawnSync } from "node:child_process";
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
@@ -98,6 +98,31 @@ describe("a command", () => {
     }, LIMIT_MS);
   }
 });
+
+test("a command that npm runs installs what it needs once its options are right", () => {
+  const folder = mkdtempSync(join(tmpdir(), "bcache-fuse-commands-"));
+  try {
+    // In place of the shell that would install: says what it was asked for, and fails.
+    writeFileSync(join(folder, "sh"), '#!/bin/sh\nshift; echo "asked for $*"; exit 7\n', {
+      mode: 0o755,
+    });
+    const run = (event: string, ...args: string[]) => {
+      const env = { ...process.env, PATH: folder, TMPDIR: folder, npm_lifecycle_event: event };
+      const words = [...RUN, "tests/run.ts", ...args];
+      const { status, stdout } = spawnSync(process.execPath, words, {
+        cwd: TOP,
+        encoding: "utf8",
+        env,
+      });
+      return [status, stdout, readdirSync(folder)];
+    };
+    assertEquals(run("test", "arguments_test"), [7, "asked for test kernel\n", ["sh"]]);
+    assertEquals(run("test", "nosuchtest"), [2, "", ["sh"]]);
+    assertEquals(run("test", "--frob"), [2, "", ["sh"]]);
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+}, LIMIT_MS);
 
 test("a cut or a fault that there is not is no success", () => {
   for (const args of [["--cut", "9999999"], ["--fault", "cache:write:9999999"]]) {
