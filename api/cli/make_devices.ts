@@ -14,7 +14,7 @@ import {
   writePrepared,
 } from "../../lib/cache/make.ts";
 import { sidecarPath } from "../../lib/cache/members/open_backing.ts";
-import { createSparseFile, removeCreatedFile } from "../../lib/device/create.ts";
+import { createSparseFile, nameExists, removeCreatedFile } from "../../lib/device/create.ts";
 import { SECTOR_BYTES } from "../../lib/device/device.ts";
 import { type FileDevice, openFileDevice } from "../../lib/device/file.ts";
 import { BLOCK_SECTORS_DEFAULT } from "../../lib/ondisk/format.ts";
@@ -180,7 +180,7 @@ async function prepareAll(files: OpenFiles, request: MakeRequest): Promise<Prepa
 /** A plain image would get a superblock inside it, while the one beside it still counts. */
 function refuseCachedImage(path: string): void {
   const beside = sidecarPath(path);
-  if (!existsSync(beside)) return;
+  if (!nameExists(beside)) return;
   throw new BcacheError(
     "Exists",
     `${path}: is a plain image whose superblock is in ${beside}; make that one anew with ` +

@@ -1,9 +1,9 @@
 /** Devices for the commands that work without a mount: opened to be read, alone, and closed. */
-import { existsSync } from "node:fs";
 import { BcacheError } from "../../lib/base/errors.ts";
 import { readSuperblock } from "../../lib/cache/members/attach.ts";
 import { openBacking, sidecarPath } from "../../lib/cache/members/open_backing.ts";
 import type { WhenChanged } from "../../lib/cache/members/sidecar.ts";
+import { nameExists } from "../../lib/device/create.ts";
 import type { Device } from "../../lib/device/device.ts";
 import { type FileDevice, openFileDevice } from "../../lib/device/file.ts";
 import { formatUuid } from "../../lib/ondisk/uuid.ts";
@@ -30,13 +30,13 @@ export class OfflineDevices {
    * opened as it is: that it has none is for the caller to find.
    */
   async backing(path: string): Promise<Device> {
-    if (!existsSync(sidecarPath(path))) return await this.file(path, { alone: true });
+    if (!nameExists(sidecarPath(path))) return await this.file(path, { alone: true });
     return await this.#joined(path, "refuse");
   }
 
   /** The UUID of an image that is refused for no other reason than that it was changed. */
   async uuidOfChanged(path: string): Promise<string | undefined> {
-    if (!existsSync(sidecarPath(path))) return undefined;
+    if (!nameExists(sidecarPath(path))) return undefined;
     try {
       const { uuid } = await readSuperblock(await this.#joined(path, "trust"));
       return formatUuid(uuid);

@@ -154,7 +154,8 @@ export const UnmountSchema = z.strictObject({
 }).openapi("Unmount");
 
 export const AttachSchema = z.strictObject({
-  backingPath: z.string().max(4096).startsWith("/", "expected an absolute path"),
+  backingPath: z.string().max(4096).startsWith("/", "expected an absolute path")
+    .refine((path) => !path.includes("\0"), "expected a path without NUL"),
   force: z.boolean().optional().openapi({
     description: "takes a device that was made for another set and never had a cache",
   }),

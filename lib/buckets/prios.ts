@@ -17,6 +17,7 @@
 import { assert } from "../base/assert.ts";
 import { BcacheError } from "../base/errors.ts";
 import type { Device } from "../device/device.ts";
+import { SEQUENCE_MAX } from "../ondisk/layout.ts";
 import type { Magic } from "../ondisk/magic.ts";
 import {
   genAt,
@@ -243,8 +244,9 @@ export class PrioWriter {
     if (fault) throw this.#damage("BadChecksum", `${where} has a ${fault.reason}: ${fault.detail}`);
     const header = readPrioSetHeader(buffer);
     // The next round counts on from it, and must still be exact.
-    if (header.sequence >= Number.MAX_SAFE_INTEGER) {
-      throw this.#damage("BadFormat", `${where} has sequence ${header.sequence}, expected < 2^53`);
+    if (header.sequence > SEQUENCE_MAX) {
+      const found = `${where} has sequence ${header.sequence}`;
+      throw this.#damage("BadFormat", `${found}, expected at most 2^52`);
     }
     if (set > 0 && header.sequence !== this.#sequence) {
       throw this.#damage(

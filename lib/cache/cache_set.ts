@@ -12,6 +12,7 @@ import type { Device } from "../device/device.ts";
 import { OverlayDevice } from "../device/overlay.ts";
 import { geometryOf } from "../ondisk/geometry.ts";
 import { backingState, isSynchronous, type Superblock } from "../ondisk/superblock.ts";
+import { severalCachesFault } from "../ondisk/superblock_verify.ts";
 import { type BackingSource, readSuperblock, refuseBacking, refuseSlot } from "./members/attach.ts";
 import { bound, type BoundAttributes } from "./attributes/attribute.ts";
 import {
@@ -45,6 +46,7 @@ import type { SliceBudget } from "./collection/slices.ts";
 import type { StartProgress } from "./start_progress.ts";
 import { RequestStats, STATS_TICK_MS } from "./stats.ts";
 import { deviceStatus, setStatus, volumeStatus } from "./status.ts";
+import { refuseUnknownDirt } from "./uuid_damage.ts";
 import { flashDirtySectors, WritebackGroup } from "./writeback/writeback_group.ts";
 
 export interface CacheSetOptions {
@@ -134,7 +136,8 @@ export class CacheSet implements CacheControl {
     const engine = isSynchronous(superblock) ? await startExisting(source) : await startNew(source);
     const set = new CacheSet(engine, options);
     try {
-      for (const { source, superblock } of backings) refuseSlot(engine, source, superblock);
+      refuseUnknownDirt(engine);
+      for (const { source, superblock } of backings) await refuseSlot(engine, source, superblock);
       for (const { source, superblock } of backings) {
         await set.#members.add(source, superblock);
       }
@@ -396,6 +399,14 @@ async function checkDevices(
     throw new BcacheError(
       "InvalidArgument",
       `${name}: this is a backing device, not a cache device; give it with --backing`,
+    );
+  }
+  const several = severalCachesFault(cache);
+  if (several !== undefined) {
+    const { what, found, expected, advice } = several;
+    throw new BcacheError(
+      "BadFormat",
+      `${name}: superblock: ${what}: found ${found}, expected ${expected}; ${advice}`,
     );
   }
   if (cache.mustBeReadOnly && !options.readOnly) {

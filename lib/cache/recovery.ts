@@ -52,6 +52,7 @@ import { Engine, type EngineWorld, Foundations } from "./engine.ts";
 import { adoptKey, adoptNode } from "./collection/marking.ts";
 import { LostDirt } from "./lost_dirt.ts";
 import { StartReporter } from "./start_progress.ts";
+import { refuseContradictions } from "./uuid_damage.ts";
 
 export interface EngineSource {
   readonly device: Device;
@@ -108,6 +109,7 @@ async function recover(engine: Engine, replay: JournalReplay): Promise<number> {
   engine.prioBucket = head.prioBucket;
   await loadRoot(engine, head.rootKey, head.rootLevel);
   await engine.uuids.read(head.uuidBucketKey, head.version === 0);
+  refuseContradictions(engine);
   adoptKey(engine.buckets, engine.btree.root.key, 0, engine.btree.root.level + 1);
   await eachJournalKey(engine, replay, (slot) => void adoptKey(engine.buckets, slot, 0, 0));
   const lost = new LostDirt();

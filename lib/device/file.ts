@@ -24,6 +24,7 @@ import {
   type FileState,
   type HostCalls,
   nodeFileCalls,
+  refuseDanglingLink,
   systemCode,
   systemError,
 } from "./host.ts";
@@ -55,6 +56,9 @@ export async function openFileDevice(
   path: string,
   options: FileDeviceOptions = {},
 ): Promise<FileDevice> {
+  if (path.includes("\0")) {
+    throw new BcacheError("InvalidArgument", `${JSON.stringify(path)} is no path: it has a NUL`);
+  }
   const readOnly = options.readOnly ?? false;
   const { host } = options;
   const exclusive = options.exclusive ?? (!readOnly && host !== undefined);
@@ -80,6 +84,7 @@ export async function openFileDevice(
     if (claim !== undefined) host?.close(claim);
     for (const each of behind) fs.closeSync(each);
     if (fd !== undefined) fs.closeSync(fd);
+    if (systemCode(error) === "ENOENT") refuseDanglingLink(path);
     throw systemError(`${path} cannot be opened`, error);
   }
 }

@@ -104,6 +104,17 @@ export function systemError(action: string, error: unknown): BcacheError {
   return new BcacheError(CODES[code] ?? "DeviceIo", message, { cause: error });
 }
 
+/** Throws WrongState for a link to nothing: what it should lead to is not lost, only elsewhere. */
+export function refuseDanglingLink(path: string): void {
+  if (!fs.lstatSync(path, { throwIfNoEntry: false })?.isSymbolicLink()) return;
+  if (fs.existsSync(path)) return;
+  throw new BcacheError(
+    "WrongState",
+    `${path} is a link to ${fs.readlinkSync(path)}, which is not there; bring that back (is a ` +
+      "disk not mounted?), or remove the link",
+  );
+}
+
 /** The few errnos told apart here. */
 export const ERRNO_OF = {
   EINTR: 4,

@@ -21,6 +21,7 @@ import { assert } from "../base/assert.ts";
 import { BcacheError } from "../base/errors.ts";
 import { keyDiskWords, keyOffset, keyPointers, keySizeSectors } from "../ondisk/bkey.ts";
 import { SECTOR_BYTES } from "../device/device.ts";
+import { SEQUENCE_MAX } from "../ondisk/layout.ts";
 import { JSET, JSET_HEADER_BYTES, JSET_KEY_BYTES, JSET_VERSION } from "../ondisk/jset.ts";
 import { BucketReader, type JournalPlace, type ParsedEntry } from "./parse.ts";
 import type { JournalStart } from "./writer.ts";
@@ -112,6 +113,12 @@ export async function readJournal(
       "BadFormat",
       `${where}: entry ${head.seq} has version ${head.version}, expected at most ` +
         `${JSET_VERSION}; use a program that knows it`,
+    );
+  }
+  if (head.seq > SEQUENCE_MAX) {
+    throw new BcacheError(
+      "BadFormat",
+      `${where}: entry ${head.seq} leaves no room for newer ones, expected at most 2^52; ${ADVICE}`,
     );
   }
   const needed = [...survey.found.values()].filter((entry) => entry.seq >= head.lastSeq)

@@ -16,6 +16,7 @@ import {
 import {
   decodeSuperblock,
   hasSuperblockMagic,
+  severalCachesFault,
   verifySuperblock,
 } from "../ondisk/superblock_verify.ts";
 import { type Report, RESTORE } from "./findings.ts";
@@ -152,14 +153,9 @@ export async function openCacheImage(
     });
     return undefined;
   }
-  if (superblock.cachesInSet !== 1 || superblock.cacheIndex !== 0) {
-    report({
-      ...finding,
-      what: "belongs to a set of several cache devices, which nobody can run",
-      found: `device ${superblock.cacheIndex} of ${superblock.cachesInSet}`,
-      expected: "device 0 of 1",
-      advice: "the superblock is damaged, or of an experimental program",
-    });
+  const several = severalCachesFault(superblock);
+  if (several !== undefined) {
+    report({ ...finding, ...several });
     return undefined;
   }
   if (superblock.bucketCount > BUCKETS_MAX) {

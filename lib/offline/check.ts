@@ -11,6 +11,7 @@ import type { Device } from "../device/device.ts";
 import { findLaterEntry } from "../journal/reader.ts";
 import { decodeLabel } from "../ondisk/label.ts";
 import { formatUuid } from "../ondisk/uuid.ts";
+import { slotKind } from "../ondisk/uuid_table.ts";
 import { USE } from "./bucket_view.ts";
 import { type CacheImage, openCacheImage, wasStarted } from "./cache_image.ts";
 import { checkBackings, type CheckedBacking } from "./check_backing.ts";
@@ -18,7 +19,6 @@ import { checkExtents, type ExtentTally } from "./check_extents.ts";
 import { type Finding, Findings, type Report } from "./findings.ts";
 import { journalPlace } from "./journal_scan.ts";
 import { type IndexView, type OnProgress, openIndex } from "./index_view.ts";
-import { slotKind } from "./uuid_scan.ts";
 
 export interface CheckOptions {
   /** The cache device; only read. The caller's to close. */

@@ -10,14 +10,16 @@ import {
   DATA_OFFSET_SECTORS_DEFAULT,
   type Superblock,
 } from "../ondisk/superblock.ts";
+import { BEFORE_DATA } from "../ondisk/superblock_verify.ts";
 import { equalUuids, formatUuid, isZeroUuid } from "../ondisk/uuid.ts";
+import { slotKind } from "../ondisk/uuid_table.ts";
 import { readSuperblockOf } from "./cache_image.ts";
 import type { CacheImage } from "./cache_image.ts";
 import type { DeviceTally } from "./check_extents.ts";
 import { sectorsNotWrittenBack } from "./check_written_back.ts";
 import type { Finding, Report } from "./findings.ts";
 import type { IndexView } from "./index_view.ts";
-import { slotKind, type UuidScan } from "./uuid_scan.ts";
+import type { UuidScan } from "./uuid_scan.ts";
 
 export interface CheckedBacking {
   readonly name: string;
@@ -121,7 +123,9 @@ async function compare(
   if (slot === undefined) return undefined;
   const tally = known.devices?.get(slot);
   if (tally === undefined) return slot;
-  reportExtents(device, superblock, tally, fault);
+  reportExtents(superblock, tally, fault);
+  const place = { sizeSectors: device.sizeSectors, offsetSectors: superblock.dataOffsetSectors };
+  for (const misplaced of misplacedExtents(place, tally)) fault(misplaced.severity, misplaced);
   if (state === "clean" && tally.dirtySectors > 0) {
     await reportHidden({ device, index: known.index!, inode: slot }, tally, fault);
   }
@@ -151,12 +155,7 @@ function makeAnew(device: Device, { dataOffsetSectors }: Superblock): string {
   return `bcache-fuse make -B ${device.name}${how} --force`;
 }
 
-function reportExtents(
-  device: Device,
-  superblock: Superblock,
-  tally: DeviceTally,
-  fault: Fault,
-): void {
+function reportExtents(superblock: Superblock, tally: DeviceTally, fault: Fault): void {
   const state = backingState(superblock);
   if (state === "none" || state === "stale") {
     const was = state === "stale" ? "was used without its cache" : "was detached";
@@ -170,22 +169,34 @@ function reportExtents(
         : "attach it anew",
     });
   }
-  if (tally.start < superblock.dataOffsetSectors) {
-    fault("error", {
-      what: "the cache holds data of the part before the device's data, where the superblock is",
+}
+
+/** What the cache has of a device where the device has no data. */
+export function misplacedExtents(
+  device: { readonly sizeSectors: number; readonly offsetSectors: number },
+  tally: DeviceTally,
+): Array<Pick<Finding, "severity" | "what" | "found" | "expected" | "advice">> {
+  const faults: ReturnType<typeof misplacedExtents> = [];
+  if (tally.start < device.offsetSectors) {
+    faults.push({
+      severity: "error",
+      what: BEFORE_DATA,
       found: `an extent from sector ${tally.start}`,
-      expected: `from ${superblock.dataOffsetSectors} on`,
+      expected: `from ${device.offsetSectors} on`,
       advice: "a program counted without the data offset; do not write back; restore both",
     });
   }
-  if (tally.end <= device.sizeSectors) return;
-  const isDirty = tally.dirtyEnd > device.sizeSectors;
-  fault(isDirty ? "error" : "warning", {
-    what: `the cache has ${isDirty ? "dirty" : "clean"} data behind the end of the device`,
-    found: `up to sector ${isDirty ? tally.dirtyEnd : tally.end}`,
-    expected: `at most ${device.sizeSectors}`,
-    advice: "it was cut short; restore its length",
-  });
+  if (tally.end > device.sizeSectors) {
+    const isDirty = tally.dirtyEnd > device.sizeSectors;
+    faults.push({
+      severity: isDirty ? "error" : "warning",
+      what: `the cache has ${isDirty ? "dirty" : "clean"} data behind the end of the device`,
+      found: `up to sector ${isDirty ? tally.dirtyEnd : tally.end}`,
+      expected: `at most ${device.sizeSectors}`,
+      advice: "it was cut short; restore its length",
+    });
+  }
+  return faults;
 }
 
 /**

@@ -17,6 +17,7 @@ import {
   pointerSector,
   SLOT_WORDS,
 } from "../ondisk/bkey.ts";
+import { slotKind } from "../ondisk/uuid_table.ts";
 import { GENERATION_LIMIT } from "../buckets/table.ts";
 import { USE, USE_NAMES } from "./bucket_view.ts";
 import { bucketOf } from "./cache_image.ts";
@@ -28,7 +29,6 @@ import {
   type OnProgress,
   pointerState,
 } from "./index_view.ts";
-import { slotKind } from "./uuid_scan.ts";
 
 /** What the index holds of one device. */
 export interface DeviceTally {

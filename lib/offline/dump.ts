@@ -25,6 +25,7 @@ import { genAt, prioAt } from "../ondisk/prio_set.ts";
 import { showSuperblock, superblockToJson } from "../ondisk/show.ts";
 import { SUPERBLOCK_BYTES, SUPERBLOCK_SECTOR } from "../ondisk/superblock.ts";
 import { formatUuid } from "../ondisk/uuid.ts";
+import { slotKind } from "../ondisk/uuid_table.ts";
 import { bucketOf, type CacheImage, openCacheImage, tryRead, wasStarted } from "./cache_image.ts";
 import { type Finding, findingText, type Report } from "./findings.ts";
 import { effectiveLeaves, type IndexView, openIndex, pointerState } from "./index_view.ts";
@@ -34,7 +35,7 @@ import { positionText } from "./node_scan.ts";
 import { scanPrioSets } from "./prio_scan.ts";
 import { decodeEntryKeys } from "./replay.ts";
 import type { VisitedNode } from "./tree_walk.ts";
-import { scanUuids, slotKind } from "./uuid_scan.ts";
+import { scanUuids } from "./uuid_scan.ts";
 
 export const DUMP_PARTS = [
   "superblock",

@@ -82,12 +82,16 @@ export async function planExtract(options: ExtractOptions): Promise<Extraction> 
   const index = image !== undefined && wasStarted(image)
     ? await openIndex(image, { report, rescue, ...(progress === undefined ? {} : { progress }) })
     : undefined;
-  if (index !== undefined) await checkExtents(index, report, progress);
+  const tally = index === undefined ? undefined : await checkExtents(index, report, progress);
   if (findings.errors > 0 && !rescue) throw refusal(findings);
   const isLost = findings.errors > 0 && index === undefined;
   const target = "backing" in of
-    ? await backingTarget(of.backing, { image, index, isLost, rescue })
-    : volumeTarget(of.volume, isLost ? findings.kept[0] : index, cache.name);
+    ? await backingTarget(of.backing, { image, index, isLost, rescue, devices: tally?.devices })
+    : volumeTarget(of.volume, isLost ? findings.kept[0] : index, {
+      cacheName: cache.name,
+      rescue,
+      devices: tally?.devices,
+    });
   return {
     sizeSectors: target.sizeSectors,
     findings: findings.kept,

@@ -12,11 +12,12 @@ import {
 } from "../ondisk/superblock.ts";
 import { equalUuids, formatUuid, isZeroUuid, parseUuid } from "../ondisk/uuid.ts";
 import type { UuidEntry } from "../ondisk/uuid_entry.ts";
+import { slotKind } from "../ondisk/uuid_table.ts";
 import { type CacheImage, readSuperblockOf, tryRead } from "./cache_image.ts";
-import { slotOf } from "./check_backing.ts";
+import { misplacedExtents, slotOf } from "./check_backing.ts";
+import type { DeviceTally } from "./check_extents.ts";
 import { type Finding, Findings, findingText } from "./findings.ts";
 import { effectiveLeaves, type IndexView } from "./index_view.ts";
-import { slotKind } from "./uuid_scan.ts";
 
 export interface Target {
   /** Undefined: a flash-only volume. */
@@ -36,6 +37,8 @@ interface Context {
   /** There is an index, and nothing of it can be read. */
   readonly isLost: boolean;
   readonly rescue: boolean;
+  /** What the index has, by inode. */
+  readonly devices: ReadonlyMap<number, DeviceTally> | undefined;
 }
 
 /** What a backing device's superblock says. */
@@ -68,7 +71,9 @@ export async function backingTarget(device: Device, context: Context): Promise<T
     );
   }
   const slot = index?.uuids === undefined ? undefined : slotOf(index.uuids, found.uuid);
-  if (slot !== undefined) return { ...target, inode: slot, ...damaged };
+  if (slot !== undefined) {
+    return { ...target, inode: slot, ...doubtOfPlaces(device, found, context, slot), ...damaged };
+  }
   if (context.isLost) return { ...target, inode: undefined, ...damaged };
   if (!context.rescue) {
     throw new BcacheError(
@@ -77,7 +82,7 @@ export async function backingTarget(device: Device, context: Context): Promise<T
         `it (UUID ${formatUuid(found.uuid)}); --rescue takes the only device that has data there`,
     );
   }
-  const only = index === undefined ? undefined : await onlyInode(index);
+  const only = index === undefined ? undefined : onlyInode(index, context.devices);
   const doubt = only === undefined
     ? "the cache's UUID table does not know the device: nothing of the cache was used"
     : `the cache's UUID table does not know the device: took number ${only}, the only one`;
@@ -103,6 +108,28 @@ async function doubtOfState(
     "InvalidArgument",
     `${device.name}: ${what}; if the superblock is damaged, restore it from a copy; --rescue ` +
       "takes what the device itself has",
+  );
+}
+
+/** The cache may have another device's data under this one's number. */
+function doubtOfPlaces(
+  device: Device,
+  { dataOffsetSectors: offsetSectors }: Identity,
+  { devices, rescue }: Context,
+  slot: number,
+): { doubt?: string } {
+  const tally = devices?.get(slot);
+  if (tally === undefined) return {};
+  const { sizeSectors } = device;
+  const fault = misplacedExtents({ sizeSectors, offsetSectors }, tally)
+    .find(({ severity }) => severity === "error");
+  if (fault === undefined) return {};
+  const { what, found, expected, advice } = fault;
+  if (rescue) return { doubt: what };
+  throw new BcacheError(
+    "BadFormat",
+    `${device.name}: ${what}: found ${found}, expected ${expected}; ${advice}; --rescue takes ` +
+      "what there is",
   );
 }
 
@@ -144,17 +171,21 @@ async function identify(device: Device, rescue: boolean): Promise<Identity> {
   return { uuid, setUuid, dataOffsetSectors, state: "dirty", isDamaged: true };
 }
 
-/** The one device that has keys in the index; undefined: none, or several. */
-async function onlyInode(index: IndexView): Promise<number | undefined> {
-  let only: number | undefined;
-  for await (const { keys } of effectiveLeaves(index)) {
-    for (let at = 0; at < keys.count * SLOT_WORDS; at += SLOT_WORDS) {
-      const inode = keyInode(keys.words, at);
-      if (only !== undefined && only !== inode) return undefined;
-      only = inode;
-    }
-  }
-  return only;
+/**
+ * The one device that it may be: of those with keys in the index the one that the UUID table does
+ * not know, else the only one that is no volume. Undefined: there is none, or several.
+ */
+function onlyInode(index: IndexView, devices: Context["devices"]): number | undefined {
+  const kindOf = (inode: number) => {
+    const entry = index.uuids?.entries[inode];
+    return entry === undefined ? "free" : slotKind(entry);
+  };
+  const all = [...devices?.keys() ?? []];
+  const unknown = all.filter((inode) => kindOf(inode) === "free");
+  const possible = unknown.length > 0
+    ? unknown
+    : all.filter((inode) => kindOf(inode) === "cached device");
+  return possible.length === 1 ? possible[0] : undefined;
 }
 
 /**
@@ -170,8 +201,9 @@ export type VolumeName = number | Uint8Array | string;
 export function volumeTarget(
   volume: VolumeName,
   index: IndexView | Finding | undefined,
-  cacheName: string,
+  context: { cacheName: string; rescue: boolean; devices: Context["devices"] },
 ): Target {
+  const { cacheName } = context;
   if (index !== undefined && "severity" in index) {
     const why = findingText(index).replace(/^error: /, "");
     throw new BcacheError("BadFormat", `nothing of the cache can be read: ${why}`);
@@ -179,6 +211,10 @@ export function volumeTarget(
   const volumes = volumesOf(index?.uuids?.entries ?? []);
   const found = volumes.filter(isCalled(volume));
   const [first] = found;
+  const nameless = first === undefined && context.rescue && typeof volume === "number"
+    ? namelessVolume(volume, index, context.devices)
+    : undefined;
+  if (nameless !== undefined) return nameless;
   const list = (some: readonly VolumeEntry[]): string => some.map(described).join(", ");
   if (first === undefined) {
     const none = index !== undefined && index.uuids === undefined
@@ -197,6 +233,26 @@ export function volumeTarget(
   }
   const { inode, entry } = first;
   return { backing: undefined, baseSectors: 0, sizeSectors: entry.sectors, inode };
+}
+
+/** The data of a number that the UUID table does not know, as a volume of that length. */
+function namelessVolume(
+  inode: number,
+  index: IndexView | undefined,
+  devices: Context["devices"],
+): Target | undefined {
+  const tally = devices?.get(inode);
+  const entry = index?.uuids?.entries[inode];
+  const isKnown = entry !== undefined && slotKind(entry) !== "free";
+  if (index === undefined || tally === undefined || isKnown) return undefined;
+  const { blockSectors } = index.image.geometry;
+  return {
+    backing: undefined,
+    baseSectors: 0,
+    sizeSectors: Math.ceil(tally.end / blockSectors) * blockSectors,
+    inode,
+    doubt: "the cache's UUID table does not know the volume: it ends where its last data does",
+  };
 }
 
 interface VolumeEntry {

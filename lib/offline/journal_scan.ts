@@ -9,7 +9,7 @@ import { BcacheError, messageOf } from "../base/errors.ts";
 import { BucketReader, type JournalPlace, type ParsedEntry } from "../journal/parse.ts";
 import { headOf, type JournalHead } from "../journal/reader.ts";
 import { JSET, JSET_VERSION, verifyJset } from "../ondisk/jset.ts";
-import { readU64, viewOf } from "../ondisk/layout.ts";
+import { readU64, SEQUENCE_MAX, viewOf } from "../ondisk/layout.ts";
 import { discardsBuckets } from "../ondisk/superblock.ts";
 import { type CacheImage, tryRead } from "./cache_image.ts";
 import { type Report, RESTORE } from "./findings.ts";
@@ -210,6 +210,13 @@ export async function scanJournal(
       found: String(head.version),
       expected: `at most ${JSET_VERSION}`,
       advice: "use a program that knows it",
+    });
+  }
+  if (head.seq > SEQUENCE_MAX) {
+    scanner.fault("error", undefined, {
+      what: `entry ${head.seq} leaves no room for newer ones`,
+      expected: "at most 2^52",
+      advice: RESTORE,
     });
   }
   const needed = [...scanner.found.values()].filter((entry) => entry.seq >= head.lastSeq)

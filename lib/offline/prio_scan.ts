@@ -2,6 +2,7 @@
  * Reads the chain of prio_sets for what it says of generations, as far as it goes. Answers to
  * `prio_read` of super.c.
  */
+import { SEQUENCE_MAX } from "../ondisk/layout.ts";
 import { genAt, prioAt, readPrioSetHeader, verifyPrioSet } from "../ondisk/prio_set.ts";
 import type { BucketView } from "./bucket_view.ts";
 import { bucketRange, type CacheImage, isBucket, tryRead } from "./cache_image.ts";
@@ -55,12 +56,12 @@ export async function* scanPrioSets(
       return fault({ ...at, what: `prio_set ${set} of ${prioSetCount} ${why}` });
     }
     const header = readPrioSetHeader(bytes);
-    if (header.sequence >= Number.MAX_SAFE_INTEGER) {
+    if (header.sequence > SEQUENCE_MAX) {
       return fault({
         ...at,
         what: `prio_set ${set} of ${prioSetCount} has an impossible number`,
         found: `sequence ${header.sequence}`,
-        expected: "less than 2^53",
+        expected: "at most 2^52",
       });
     }
     if (set > 0 && header.sequence !== sequence) {

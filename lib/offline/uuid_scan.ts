@@ -3,14 +3,8 @@
  * are all that can be found. Answers to `uuid_read` of super.c.
  */
 import { keyPointers, keyText, pointerDevice, pointerGen, pointerSector } from "../ondisk/bkey.ts";
-import { formatUuid, isZeroUuid } from "../ondisk/uuid.ts";
-import {
-  convertOldUuidTable,
-  isInvalidated,
-  readUuidEntry,
-  UUID_FLASH_ONLY,
-  type UuidEntry,
-} from "../ondisk/uuid_entry.ts";
+import { convertOldUuidTable, readUuidEntry, type UuidEntry } from "../ondisk/uuid_entry.ts";
+import { uuidTableFaults } from "../ondisk/uuid_table.ts";
 import { bucketOf, bucketRange, type CacheImage, isBucket, tryRead } from "./cache_image.ts";
 import { type Finding, type Report, RESTORE } from "./findings.ts";
 import type { JournalHead } from "../journal/reader.ts";
@@ -19,15 +13,6 @@ export interface UuidScan {
   readonly bucket: number;
   readonly gen: number;
   readonly entries: readonly UuidEntry[];
-}
-
-/** A slot's kind, for people and programs. */
-export type SlotKind = "free" | "cached device" | "flash-only volume" | "invalidated";
-
-export function slotKind(entry: UuidEntry): SlotKind {
-  if (isZeroUuid(entry.uuid)) return "free";
-  if (isInvalidated(entry)) return "invalidated";
-  return (entry.flags & UUID_FLASH_ONLY) !== 0 ? "flash-only volume" : "cached device";
 }
 
 /** The table that the newest journal entry names; undefined when it cannot be read. */
@@ -64,39 +49,6 @@ export async function scanUuids(
   for (let index = 0; index < geometry.uuidEntryCount; index++) {
     entries.push(readUuidEntry(bytes, index));
   }
-  reportContradictions(entries, (more) => fault({ ...at, ...more }));
+  for (const { about } of uuidTableFaults(entries)) fault({ ...at, ...about });
   return { bucket, gen: pointerGen(key, 0), entries };
-}
-
-function reportContradictions(
-  entries: readonly UuidEntry[],
-  fault: (more: Pick<Finding, "what" | "found" | "expected">) => void,
-): void {
-  const slots = new Map<string, number>();
-  entries.forEach((entry, slot) => {
-    const kind = slotKind(entry);
-    if (kind === "free") {
-      const used = entry.flags !== 0 || entry.sectors !== 0 || entry.firstRegistered !== 0 ||
-        entry.lastRegistered !== 0 || entry.invalidated !== 0 || !isBlank(entry.label);
-      if (used) fault({ what: `slot ${slot} has no UUID and is not empty`, expected: "all zero" });
-      return;
-    }
-    if ((entry.flags & ~UUID_FLASH_ONLY) !== 0) {
-      const found = `0x${entry.flags.toString(16)}`;
-      fault({ what: `slot ${slot} has unknown flags`, found, expected: "0 or 1" });
-    }
-    if (kind === "invalidated") return;
-    if (entry.invalidated !== 0) {
-      const found = `time ${entry.invalidated}`;
-      fault({ what: `slot ${slot} is in use and says it was detached`, found, expected: "0" });
-    }
-    const uuid = formatUuid(entry.uuid);
-    const other = slots.get(uuid);
-    if (other !== undefined) fault({ what: `slots ${other} and ${slot} have one UUID, ${uuid}` });
-    slots.set(uuid, slot);
-  });
-}
-
-function isBlank(bytes: Uint8Array): boolean {
-  return bytes.every((byte) => byte === 0);
 }

@@ -48,6 +48,12 @@ export function layout<const Rows extends readonly Row[]>(
 // Uint32Array views of device bytes are used everywhere; on a big-endian machine they would lie.
 assert(new Uint8Array(new Uint16Array([1]).buffer)[0] === 1, "the machine is little-endian");
 
+/**
+ * Sequence numbers that are read must not be larger, so that each can be counted on from, exactly,
+ * for longer than any device lasts.
+ */
+export const SEQUENCE_MAX = 2 ** 52;
+
 /** A DataView of exactly `bytes`. */
 export function viewOf(bytes: Uint8Array): DataView {
   return new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);

@@ -7,12 +7,12 @@
  * Stricter than Linux in a few places, where Linux fails later or not at all: more journal buckets
  * than slots are refused before the checksum (which would run past the page), a bucket must be left
  * behind the journal, a backing device's block size must be a power of two and its data must begin
- * before its end, and the write sequence must be an exact number.
+ * before its end, and the write sequence must be a number that can be counted on from.
  */
 import { BcacheError, type ErrorCode } from "../base/errors.ts";
 import { crc64, hex64 } from "../base/crc64.ts";
 import { LABEL_BYTES } from "./label.ts";
-import { readU64, viewOf } from "./layout.ts";
+import { readU64, SEQUENCE_MAX, viewOf } from "./layout.ts";
 import {
   BUCKETS_MIN,
   CACHES_PER_SET_MAX,
@@ -107,6 +107,24 @@ export function verifySuperblock(
   }
 }
 
+/** Why a sound superblock's cache set cannot be run; undefined when it can. */
+export function severalCachesFault(
+  superblock: Superblock,
+): { what: string; found: string; expected: string; advice: string } | undefined {
+  const { cachesInSet, cacheIndex } = superblock;
+  if (cachesInSet === 1 && cacheIndex === 0) return undefined;
+  return {
+    what: "belongs to a set of several cache devices, which nobody can run",
+    found: `device ${cacheIndex} of ${cachesInSet}`,
+    expected: "device 0 of 1",
+    advice: "the superblock is damaged, or of an experimental program",
+  };
+}
+
+/** Of keys that lie before a backing device's data offset. Nothing ever has such keys. */
+export const BEFORE_DATA =
+  "the cache holds data of the part before the device's data, where the superblock is";
+
 /** Which kind of device has a superblock of this version; undefined for unknown versions. */
 export function kindOfVersion(version: number): "cache" | "backing" | undefined {
   switch (version) {
@@ -160,8 +178,8 @@ function verifyCommon(
     return bad("the device's UUID is all zero");
   }
   const sequence = readU64(view, SUPERBLOCK.seq);
-  if (!Number.isSafeInteger(sequence)) {
-    return bad(`write sequence ${sequence}, expected less than 2^53`);
+  if (sequence > SEQUENCE_MAX) {
+    return bad(`write sequence ${sequence}, expected at most 2^52`);
   }
   const blockSectors = view.getUint16(SUPERBLOCK.block_size, true);
   if (blockSectors < place.logicalBlockSectors) {

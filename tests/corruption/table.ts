@@ -54,7 +54,7 @@ export const TABLE: Readonly<Record<Structure, Readonly<Record<SetState, Row>>>>
   "journal: an entry no longer needed": { clean: OLD_ENTRY, dirty: OLD_ENTRY },
   "UUID table": {
     clean: {
-      "a bit": ["proceed", "repair"],
+      "a bit": ["proceed", "refuse", "repair"],
       "a sector": ["proceed"],
       "the bucket": ["refuse"],
       "zeroed": ["repair"],

@@ -167,7 +167,7 @@ export function numberAttribute<Target>(field: NumberField<Target>): Attribute<T
         `${field.name}: found ${JSON.stringify(text)}, ${expected}`,
       );
     }
-    const value = plain ? Number(text.trim()) : parseSizeBytes(text, field.name);
+    const value = plain ? Number(text.trim()) + 0 : parseSizeBytes(text, field.name);
     if (value < field.min || value > max) {
       throw new BcacheError("OutOfRange", `${field.name}: found ${shortened(text)}, ${expected}`);
     }

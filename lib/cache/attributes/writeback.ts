@@ -8,6 +8,7 @@ import {
   shown,
 } from "./attribute.ts";
 import type { DeviceTarget, SetTarget } from "./targets.ts";
+import { STRIPE_SECTORS_NONE } from "../dirty/stripes.ts";
 import { RATE_DEFAULTS, type RateTunables } from "../writeback/writeback_rate.ts";
 
 const U31 = 2 ** 31 - 1;
@@ -75,7 +76,10 @@ const STRIPE_SIZE: Attribute<DeviceTarget> = numberAttribute({
   max: 2 ** 40,
   initial: 0,
   size: true,
-  get: (target) => target.dev.map.stripes.unitSectors * 512,
+  get: (target) => {
+    const { unitSectors } = target.dev.map.stripes;
+    return unitSectors === STRIPE_SECTORS_NONE ? 0 : unitSectors * 512;
+  },
   set: async (target, value) => {
     if (value % 512 !== 0) {
       throw new BcacheError(

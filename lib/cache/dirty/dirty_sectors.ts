@@ -15,6 +15,8 @@ export class DirtySectors implements DirtyLedger {
   /** Where the last sector that ever was dirty ends. */
   #ends: Float64Array;
   #watchers: Array<DirtyWatcher | undefined>;
+  /** Of inodes beyond the UUID table, which only a damaged index has. */
+  #beyond = new Map<number, number>();
 
   /** @param inodeCount slots of the UUID table: no valid key has a larger inode. */
   constructor(inodeCount: number) {
@@ -24,6 +26,10 @@ export class DirtySectors implements DirtyLedger {
   }
 
   add(inode: number, startSector: number, sectors: number): void {
+    if (inode >= this.#byInode.length) {
+      this.#beyond.set(inode, this.of(inode) + sectors);
+      return;
+    }
     this.#byInode[inode]! += sectors;
     // A number that nothing dirty has any more may be another device's next.
     if (this.#byInode[inode] === 0) this.#ends[inode] = 0;
@@ -40,6 +46,14 @@ export class DirtySectors implements DirtyLedger {
   clear(): void {
     this.#byInode.fill(0);
     this.#ends.fill(0);
+    this.#beyond.clear();
+  }
+
+  /** Who has dirty sectors, in order; also who cannot have any. */
+  inodes(): number[] {
+    const known = Array.from(this.#byInode.keys()).filter((inode) => this.of(inode) > 0);
+    const beyond = [...this.#beyond.keys()].filter((inode) => this.of(inode) > 0);
+    return [...known, ...beyond.sort((a, b) => a - b)];
   }
 
   /** A device must be at least this long for its dirty data to fit, if it has any. */
@@ -48,6 +62,6 @@ export class DirtySectors implements DirtyLedger {
   }
 
   of(inode: number): number {
-    return this.#byInode[inode] ?? 0;
+    return this.#byInode[inode] ?? this.#beyond.get(inode) ?? 0;
   }
 }

@@ -14,9 +14,11 @@ import {
   SUPERBLOCK_BYTES,
   SUPERBLOCK_SECTOR,
 } from "../../ondisk/superblock.ts";
-import { decodeSuperblock } from "../../ondisk/superblock_verify.ts";
+import { keyInode, keyStart, SLOT_WORDS } from "../../ondisk/bkey.ts";
+import { BEFORE_DATA, decodeSuperblock } from "../../ondisk/superblock_verify.ts";
 import { equalUuids, formatUuid, isZeroUuid } from "../../ondisk/uuid.ts";
 import { emptyUuidEntry, type UuidEntry } from "../../ondisk/uuid_entry.ts";
+import { slotKind } from "../../ondisk/uuid_table.ts";
 import { Bypass } from "../requests/bypass.ts";
 import { CachedDevice } from "../requests/cached_device.ts";
 import type { Engine } from "../engine.ts";
@@ -138,21 +140,20 @@ interface Slot {
  * devices of a set before the first is attached, since each may write the UUID table anew, and so
  * make damage of another's entry last.
  */
-export function refuseSlot(engine: Engine, source: BackingSource, superblock: Superblock): void {
+export async function refuseSlot(
+  engine: Engine,
+  source: BackingSource,
+  superblock: Superblock,
+): Promise<void> {
   const { uuids, dirty } = engine;
   const { path } = source;
   const state = backingState(superblock);
   const known = uuids.find(superblock.uuid);
   const uuid = formatUuid(superblock.uuid);
+  if (known >= 0) refuseVolume(engine, path, known);
   if (known >= 0 && source.dropCached) return refuseMixture(dirty.of(known), { path, uuid });
   if (known >= 0 && state !== "stale" && state !== "none") {
-    const end = dirty.endOf(known);
-    if (end <= source.device.sizeSectors) return;
-    throw new BcacheError(
-      "BadFormat",
-      `${path}: has ${source.device.sizeSectors} sectors, but the cache has dirty data up to ` +
-        `sector ${end}: it was cut short; restore its length and attach it again`,
-    );
+    return await refuseMisplaced(engine, known, { ...source, superblock });
   }
   if (state === "dirty") {
     throw new BcacheError(
@@ -166,6 +167,55 @@ export function refuseSlot(engine: Engine, source: BackingSource, superblock: Su
   if (known >= 0) refuseOrphan(dirty.of(known), { path, uuid, state });
 }
 
+/** Nothing of a volume may be written to a backing device. */
+function refuseVolume({ uuids, cache }: Engine, path: string, slot: number): void {
+  if (slotKind(uuids.entry(slot)) !== "flash-only volume") return;
+  throw new BcacheError(
+    "BadFormat",
+    `${path}: slot ${slot} of the UUID table of ${cache.name} has its UUID, and says that it is ` +
+      "a volume of the cache itself; the table is damaged: see check, restore it from a copy",
+  );
+}
+
+/** Refuses a device where the cache's data of it cannot lie: it would be written over others. */
+async function refuseMisplaced(
+  engine: Engine,
+  inode: number,
+  { path, device, superblock }: BackingSource & { superblock: Superblock },
+): Promise<void> {
+  const end = engine.dirty.endOf(inode);
+  if (end > device.sizeSectors) {
+    throw new BcacheError(
+      "BadFormat",
+      `${path}: has ${device.sizeSectors} sectors, but the cache has dirty data up to ` +
+        `sector ${end}: it was cut short; restore its length and attach it again`,
+    );
+  }
+  const offset = superblock.dataOffsetSectors;
+  const start = await firstCached(engine, inode);
+  if (start >= offset) return;
+  throw new BcacheError(
+    "BadFormat",
+    `${path}: ${BEFORE_DATA}: found an extent from sector ${start}, expected from ${offset} on; ` +
+      "its superblock or the cache's UUID table is damaged: run check, restore what it names",
+  );
+}
+
+/** The first sector that the cache has data of; Infinity: it has none. */
+async function firstCached({ btree }: Engine, inode: number): Promise<number> {
+  let start = Infinity;
+  await btree.walk(0, { inode, offset: 0 }, (leaf) => {
+    for (const { words, count } of [leaf.base, leaf.delta]) {
+      for (let at = 0; at < count * SLOT_WORDS; at += SLOT_WORDS) {
+        if (keyInode(words, at) !== inode || btree.isBad(words, at, 0)) continue;
+        start = Math.min(start, keyStart(words, at));
+      }
+    }
+    return start === Infinity && leaf.endInode <= inode;
+  });
+  return start;
+}
+
 /**
  * The device's slot in the UUID table, its own or a free one. Changes nothing but what was given
  * up already.
@@ -176,7 +226,7 @@ async function findSlot(
   source: BackingSource,
   superblock: Superblock,
 ): Promise<Slot> {
-  refuseSlot(engine, source, superblock);
+  await refuseSlot(engine, source, superblock);
   const { uuids, world } = engine;
   const now = world.clock.wallSeconds() >>> 0;
   const state = backingState(superblock);

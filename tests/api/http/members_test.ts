@@ -126,7 +126,14 @@ describe("devices come and go", () => {
 
   test("attach wants an absolute path, and passes refusals on", async () => {
     const control = new FakeControl();
-    for (const body of [{}, { backingPath: "disk.img" }, { backingPath: "/a", other: 1 }]) {
+    for (
+      const body of [
+        {},
+        { backingPath: "disk.img" },
+        { backingPath: "/a", other: 1 },
+        { backingPath: "/\0" },
+      ]
+    ) {
       const answer = await call(control, "POST", "/v1/devices", body);
       assertEquals([answer.status, answer.body["code"]], [400, "BadRequest"]);
     }
