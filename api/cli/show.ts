@@ -2,10 +2,12 @@
  * `show`: the superblock of a device or image, also while it is mounted: nothing is locked, and
  * nothing but the page is read.
  */
-import { closeSync, existsSync, fstatSync, openSync, readSync } from "node:fs";
+import { closeSync, fstatSync, openSync, readSync } from "node:fs";
 import { constants } from "node:fs";
 import { BcacheError, messageOf } from "../../lib/base/errors.ts";
 import { sidecarPath } from "../../lib/cache/members/open_backing.ts";
+import { nameExists } from "../../lib/device/create.ts";
+import { refuseDanglingLink } from "../../lib/device/host.ts";
 import { SECTOR_BYTES } from "../../lib/device/device.ts";
 import { showSuperblock, superblockToJson } from "../../lib/ondisk/show.ts";
 import { SUPERBLOCK_BYTES, SUPERBLOCK_SECTOR } from "../../lib/ondisk/superblock.ts";
@@ -30,7 +32,7 @@ export function runShow(program: Program, options: { path: string; json: boolean
 function pageOf(path: string): { path: string; page: Uint8Array } {
   const page = readPage(path);
   const beside = sidecarPath(path);
-  return existsSync(beside) ? { path: beside, page: readPage(beside) } : { path, page };
+  return nameExists(beside) ? { path: beside, page: readPage(beside) } : { path, page };
 }
 
 function readPage(path: string): Uint8Array {
@@ -71,6 +73,7 @@ function readPage(path: string): Uint8Array {
 function openError(path: string, error: unknown): BcacheError {
   const code = typeof error === "object" && error !== null && "code" in error ? error.code : "";
   if (code === "ENOENT") {
+    refuseDanglingLink(path);
     return new BcacheError("NotFound", `${path} does not exist; check the path`, { cause: error });
   }
   return new BcacheError(

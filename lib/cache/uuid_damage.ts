@@ -20,9 +20,9 @@ export function refuseContradictions({ uuids, cache }: Engine): void {
   const values = found === undefined ? "" : `: found ${found}, expected ${expected}`;
   throw new BcacheError(
     "BadFormat",
-    `${cache.name}: UUID table in bucket ${uuids.bucket}: ${what}${values}; the table is damaged: ` +
-      "restore that bucket from a copy, or save what can be read with `extract --rescue` " +
-      "(`check` lists all)",
+    `${cache.name}: UUID table in bucket ${uuids.bucket}: ${what}${values}; the table is ` +
+      "damaged: restore that bucket from a copy, or save what can be read with `extract " +
+      "--rescue` (`check` lists all)",
   );
 }
 

@@ -1,16 +1,25 @@
 /** A damaged UUID table, or one that does not fit the index: nothing of the set is served then. */
 import { describe, test } from "bun:test";
 import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
+import { crc64 } from "../../lib/base/crc64.ts";
 import { BcacheError } from "../../lib/base/errors.ts";
 import { MemoryDevice } from "../../lib/device/memory.ts";
 import { checkCache } from "../../lib/offline/check.ts";
 import { planExtract } from "../../lib/offline/extract.ts";
 import { findingText } from "../../lib/offline/findings.ts";
+import { JSET, jsetBytes, readJsetHeader } from "../../lib/ondisk/jset.ts";
 import { viewOf } from "../../lib/ondisk/layout.ts";
 import { SUPERBLOCK } from "../../lib/ondisk/superblock.ts";
 import { UUID_ENTRY, UUID_ENTRY_BYTES } from "../../lib/ondisk/uuid_entry.ts";
 import { indexOf, patch, patchSuperblock } from "../offline/world.ts";
-import { type MadeSet, makeSet, valuesIn, volumeNamed, write } from "./set_support.ts";
+import {
+  type MadeSet,
+  makeSet,
+  superblockOf,
+  valuesIn,
+  volumeNamed,
+  write,
+} from "./set_support.ts";
 
 const MIB = 1024 * 1024;
 const LENGTH = 64 * 1024;
@@ -210,4 +219,21 @@ test("a write sequence that leaves no room is refused, of the cache and of a dev
     const report = await checkCache({ cache: made.cache, backings });
     assert(report.findings.some((finding) => findingText(finding).includes(why)));
   }
+});
+
+test("a journal whose numbers leave no room is refused", async () => {
+  const made = await withVolume();
+  const { firstBucket } = await superblockOf(made.cache);
+  // The first entry, which is where a journal of its own begins.
+  await patch(made.cache, (firstBucket + 1) * 16, 16, (bytes) => {
+    const view = viewOf(bytes);
+    for (const field of [JSET.seq, JSET.last_seq]) view.setBigUint64(field, (1n << 53n) - 2n, true);
+    const sum = new Uint32Array(2);
+    crc64(bytes, 8, jsetBytes(readJsetHeader(bytes).keyWords), sum);
+    bytes.set(new Uint8Array(sum.buffer));
+  });
+  const why = "entry 9007199254740990 leaves no room for newer ones";
+  await assertRejects(() => made.open(), BcacheError, why);
+  const { findings } = await checkCache({ cache: made.cache });
+  assert(findings.some((finding) => findingText(finding).includes(why)));
 });

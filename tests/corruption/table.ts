@@ -55,7 +55,7 @@ export const TABLE: Readonly<Record<Structure, Readonly<Record<SetState, Row>>>>
   "UUID table": {
     clean: {
       "a bit": ["proceed", "refuse", "repair"],
-      "a sector": ["proceed"],
+      "a sector": ["refuse"],
       "the bucket": ["refuse"],
       "zeroed": ["repair"],
       "an older version": ["repair"],

@@ -1,5 +1,5 @@
 import { test } from "bun:test";
-import { assertEquals, assertRejects } from "@std/assert";
+import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { execFileSync } from "node:child_process";
 import {
   appendFileSync,
@@ -7,6 +7,7 @@ import {
   readFileSync,
   rmSync,
   statSync,
+  symlinkSync,
   writeFileSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
@@ -18,7 +19,7 @@ import {
   type OpenDevice,
   sidecarPath,
 } from "../../../lib/cache/members/open_backing.ts";
-import { createSparseFile, removeCreatedFile } from "../../../lib/device/create.ts";
+import { createSparseFile, nameExists, removeCreatedFile } from "../../../lib/device/create.ts";
 import type { Device } from "../../../lib/device/device.ts";
 import { openFileDevice } from "../../../lib/device/file.ts";
 import { viewOf } from "../../../lib/ondisk/layout.ts";
@@ -130,6 +131,27 @@ test("a missing image is refused, and a directory in the sidecar's place too", (
     assertEquals(none.code, "NotFound");
     execFileSync("mkdir", [sidecarPath(image)]);
     await assertRejects(() => openBacking(image, open), BcacheError, "is a directory");
+  }));
+
+test("a sidecar that is a link to nothing is refused as that: it is elsewhere, not lost", () =>
+  inWorld(async ({ image, open }) => {
+    const beside = sidecarPath(image);
+    symlinkSync("/none/there", beside);
+    const why = `${beside} is a link to /none/there, which is not there; bring that back`;
+    const error = await assertRejects(() => openBacking(image, open), BcacheError, why);
+    assertEquals(error.code, "WrongState");
+    assertThrows(() => createSparseFile(beside, 8192), BcacheError, why);
+    assert(nameExists(beside) && !nameExists(`${beside}x`));
+  }));
+
+test("a size that no file can have is refused before anything is made", () =>
+  inWorld(async ({ image }) => {
+    const path = `${image}.large`;
+    const why = `with ${2 ** 53} bytes, expected at most`;
+    const error = assertThrows(() => createSparseFile(path, 2 ** 53), BcacheError, why);
+    assertEquals([error.code, nameExists(path)], ["NoSpace", false]);
+    const nul = () => openFileDevice("/a\0b");
+    await assertRejects(nul, BcacheError, '"/a\\u0000b" is no path');
   }));
 
 type Damage = (bytes: Uint8Array) => Uint8Array;
