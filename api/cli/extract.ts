@@ -155,11 +155,11 @@ function report(
   } else program.out(textOf(outputPath, plan, result));
   const errors = plan.findings.filter((finding) => finding.severity === "error").length;
   if (errors === 0 && result.doubtful.length === 0) return;
-  throw new DamageError(
-    `${outputPath} was rescued from a damaged set: ` +
-      `${counted(result.doubtful.length + result.doubtfulOmitted, "range")} of it in doubt; ` +
-      "check what is in them",
-  );
+  const doubts = result.doubtful.length + result.doubtfulOmitted;
+  const said = doubts === 0
+    ? "no range of it is in doubt"
+    : `${counted(doubts, "range")} of it in doubt; check what is in them`;
+  throw new DamageError(`${outputPath} was rescued from a damaged set: ${said}`);
 }
 
 function textOf(outputPath: string, plan: Extraction, result: ExtractResult): string {

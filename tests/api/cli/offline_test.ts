@@ -329,6 +329,26 @@ describe("extract", () => {
     LIMIT_MS,
   );
 
+  test("rescues a volume of a cache without superblock, or without its end", async () => {
+    const { pathOf, entry } = fixture("flash-only");
+    const cache = pathOf("cache.img");
+    const image = join(folder, "volume");
+    const words = ["extract", "-C", cache, "--volume", "1", "-o", image];
+    const { sha256 } = entry.kernel.devices["volume1"]!;
+    truncateSync(cache, statSync(cache).size - 65536);
+    await refused(1, /was cut short: .*; `check` lists all; --rescue/, ...words);
+    const cut = await run(...words, "--rescue");
+    assertMatch(cut.err, /rescued from a damaged set: no range of it is in doubt\n$/);
+    assertEquals([cut.status, hashOfFile(image)], [4, sha256]);
+    truncateSync(cache, statSync(cache).size + 65536);
+    const device = await openFileDevice(cache, {});
+    await device.write(0, new Uint8Array(8192));
+    await device.close();
+    await refused(1, /no bcache magic at byte 4120/, ...words, "--force");
+    const lost = await run(...words, "--force", "--rescue");
+    assertEquals([lost.status, hashOfFile(image)], [4, sha256]);
+  }, LIMIT_MS);
+
   test("leaves nothing when it is interrupted", async () => {
     const { pathOf } = fixture("multilevel-powercut");
     const image = join(folder, "interrupted");
