@@ -6,6 +6,7 @@
  *
  * Everything follows from the scenario's seed; a failure names the one cut that shows it.
  */
+import { counted } from "../support/lines.ts";
 import { Oracle } from "./oracle.ts";
 import { fillSector } from "./pattern.ts";
 import { CUT_POLICIES } from "./power_cut.ts";
@@ -336,7 +337,9 @@ class Explorer {
     const { kind, seed, replay } = this.#scenario;
     const recoveries = this.#report.cuts + this.#report.nestedCuts;
     const lines = [
-      `${kind.name}, seed ${seed}, ${where}, after ${recoveries} recoveries:`,
+      `${kind.name}, seed ${seed}, ${where}, after ${
+        counted(recoveries, "recovery", "recoveries")
+      }:`,
       error instanceof Error ? `${error.name}: ${error.message}` : String(error),
     ];
     if (world.logLines.length > 0) lines.push("log:");

@@ -89,6 +89,8 @@ if (values.fault === undefined) {
   const alone = ["kind", "errno", "stage", "sticky"] as const;
   const found = alone.find((name) => values[name] !== DECLARED.options[name].fallback);
   if (found !== undefined) refuse(DECLARED, `--${found} goes with --fault`);
+} else if (values.cut !== undefined) {
+  refuse(DECLARED, "--cut and --fault exclude each other");
 }
 
 function placeOf(place: string): string {
@@ -184,15 +186,23 @@ async function runOne(name: RecipeName, seed: number): Promise<boolean> {
       const plan = planOf({ fault, kind, errno, stage, sticky, oneIn: values.every ?? 10 });
       const report = await exploreFaults(scenarioOf(name, seed), plan);
       count(name, { faults: report.injected });
-      const told = Object.entries(report).map(([what, figure]) => `${figure} ${what}`);
-      console.log(`${name} seed ${seed}: ${told.join(", ")}`);
+      console.log(
+        `${name} seed ${seed}: ${counted(report.runs, "run")}, ` +
+          `${counted(report.injected, "operation")} met by the fault, ` +
+          `${counted(report.recoveries, "recovery", "recoveries")}, ` +
+          `${counted(report.refused, "start")} refused, ` +
+          `${counted(report.damagedData, "damaged data block")} served, ` +
+          `${counted(report.told, "loss", "losses")} told of, ` +
+          `${counted(report.untold, "loss", "losses")} without a trace`,
+      );
       return true;
     }
     const onCut = values.verbose ? (where: string) => console.error(where) : () => undefined;
     const report = await explore({ ...scenarioOf(name, seed, over), onCut });
     count(name, report);
     console.log(
-      `${name} seed ${seed}: ${report.moments} moments, ${report.cuts} cuts, ` +
+      `${name} seed ${seed}: ${counted(report.moments, "moment")}, ` +
+        `${counted(report.cuts, "cut")}, ` +
         `${report.nestedCuts + report.twiceNestedCuts} in recoveries, ` +
         `${report.audits} looked at closely, ${Math.round(report.simulatedMs)} ms simulated, ` +
         `trace ${report.traceHash}`,

@@ -12,6 +12,7 @@ import { CACHE_MODES } from "../../lib/cache/ports.ts";
 import type { ReplacementPolicy } from "../../lib/ondisk/superblock.ts";
 import { replayLine, writeRecord } from "../assurance/record.ts";
 import { argumentsOf, oneOf, recordOption, seedOption, wholeNumber } from "../support/arguments.ts";
+import { counted } from "../support/lines.ts";
 import { soak } from "./soak.ts";
 
 const POLICIES: readonly ReplacementPolicy[] = ["lru", "fifo", "random"];
@@ -39,9 +40,12 @@ for (const mode of CACHE_MODES.filter((each) => (values.mode ?? each) === each))
       const report = await soak({ ...options, minutes: values.minutes });
       const seconds = ((performance.now() - started) / 1000).toFixed(0);
       console.log(
-        `ok   ${mode.padEnd(12)} ${replacement.padEnd(6)} ${report.simulatedMinutes} minutes, ` +
-          `${report.requests} requests, ${report.restarts} restarts, ${report.powerCuts} power ` +
-          `cuts, ${report.collections} collections, ` +
+        `ok   ${mode.padEnd(12)} ${replacement.padEnd(6)} ` +
+          `${counted(report.simulatedMinutes, "minute")}, ${
+            counted(report.requests, "request")
+          }, ` +
+          `${counted(report.restarts, "restart")}, ${counted(report.powerCuts, "power cut")}, ` +
+          `${counted(report.collections, "collection")}, ` +
           `${report.writtenBackBytes >> 20} MiB to the backing device (${seconds} s)`,
       );
       const { simulatedMinutes, requests, restarts, powerCuts, collections } = report;

@@ -49,6 +49,7 @@ const REFUSED: ReadonlyArray<readonly [string, ...string[]]> = [
   ["simulate", "--scenario", "writeback", "--fault", "cache:frob"],
   ["simulate", "--scenario", "writeback", "--fault", "cache:write", "--errno", "EBADF"],
   ["simulate", "--scenario", "writeback", "--kind", "lie"],
+  ["simulate", "--scenario", "writeback", "--cut", "3", "--fault", "cache:write"],
   ["faults", "--kind", "frob"],
   ["faults", "--scenario", "frob"],
   ["soak", "--mode", "frob"],

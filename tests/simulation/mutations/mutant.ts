@@ -83,6 +83,9 @@ const children = new Set<ChildProcess>();
 const isBun = process.versions["bun"] !== undefined;
 const DENO = ["-A", "--no-check"];
 
+/** What the simulator says of a seed it went through, and of one that failed. */
+const CUTS_TOLD = /, (\d+) cuts?, (\d+) in|, after (\d+) recover(?:y|ies):/g;
+
 async function runIn(folder: string, args: readonly string[]) {
   const child = spawn(process.execPath, args, { cwd: folder, stdio: ["ignore", "pipe", "pipe"] });
   children.add(child);
@@ -120,7 +123,7 @@ async function run(copy: string, hunt: Hunt) {
   if (code !== 0 && !message.includes("replay: ")) {
     throw new Error(`the simulator itself failed (${code}): ${message}`);
   }
-  const found = `${out}\n${message}`.matchAll(/, (\d+) cuts, (\d+) in|, after (\d+) recoveries:/g);
+  const found = `${out}\n${message}`.matchAll(CUTS_TOLD);
   let cuts = 0;
   for (const [, some = 0, nested = 0, last = 0] of found) {
     cuts += Number(some) + Number(nested) + Number(last);
