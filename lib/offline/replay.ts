@@ -85,11 +85,12 @@ function decodeKeys(image: CacheImage, bytes: Uint8Array, into: KeySet): string 
     slot.set(words.subarray(at, at + length));
     at += length;
     const why = keyFault(slot, 0, 0, image.geometry);
-    if (why === "") continue;
-    if (why !== undefined) return `key ${number}, ${keyText(slot, 0)}, ${why}`;
+    if (why !== undefined && why !== "") return `key ${number}, ${keyText(slot, 0)}, ${why}`;
+    // Recovery refuses it of a key without size, too.
     if (keyOffset(slot, 0) > Number.MAX_SAFE_INTEGER) {
       return `key ${number} ends beyond sector 2^53`;
     }
+    if (why === "") continue;
     into.push(slot, 0);
   }
   return undefined;

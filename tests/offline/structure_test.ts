@@ -3,7 +3,7 @@
  * things and are sealed rightly. Each is found and named; and whatever is sealed so, a check ends.
  */
 import { beforeAll, describe, test } from "bun:test";
-import { assert, assertEquals, assertMatch } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import fc from "fast-check";
 import { BcacheError } from "../../lib/base/errors.ts";
 import type { KeySet } from "../../lib/bset/key_set.ts";
@@ -371,6 +371,24 @@ describe("damage under right checksums", () => {
     assertMatch(
       findingText(report.findings[0]!),
       /journal: bucket \d+, .*: entry \d+: key 0 has 7 pointers/,
+    );
+  });
+
+  test("a journal key without size that ends where no number is exact", async () => {
+    const { cache, backing } = await smallSet({ end: "cut", writes: 300, seed: 42 });
+    await inNewestEntry(cache, await indexOf(cache), (bytes) => {
+      const words = new Uint32Array(bytes.buffer, bytes.byteOffset + JSET_HEADER_BYTES, 4);
+      words[0] = words[0]! & 0x000f_ffff; // The size's low bits, beside the inode.
+      words[1] = words[1]! & 0xffff_fff0; // And its high ones.
+      words[3] = 0x0020_0000;
+      assertEquals(keySizeSectors(words, 0), 0);
+    });
+    const report = await checkCache({ cache, backings: [backing] });
+    assertMatch(findingText(report.findings[0]!), /entry \d+: key 0 ends beyond sector 2\^53/);
+    await assertRejects(
+      () => openSet({ cache, backing }, { seed: 9 }),
+      Error,
+      "beyond sector 2^53",
     );
   });
 
