@@ -18,7 +18,7 @@ import {
   SLOT_WORDS,
 } from "../ondisk/bkey.ts";
 import { checkExtents } from "./check_extents.ts";
-import { openCacheImage, readSuperblockOf, wasStarted } from "./cache_image.ts";
+import { openCacheImage, wasStarted } from "./cache_image.ts";
 import { type Finding, Findings, findingText } from "./findings.ts";
 import {
   type EffectiveLeaf,
@@ -28,7 +28,13 @@ import {
   openIndex,
   pointerState,
 } from "./index_view.ts";
-import { backingTarget, type Target, type VolumeName, volumeTarget } from "./extract_target.ts";
+import {
+  backingTarget,
+  setOf,
+  type Target,
+  type VolumeName,
+  volumeTarget,
+} from "./extract_target.ts";
 import { findByJournal } from "./lost_superblock.ts";
 import { SparseWriter } from "./sparse_writer.ts";
 
@@ -77,8 +83,11 @@ export async function planExtract(options: ExtractOptions): Promise<Extraction> 
   const { cache, of, rescue, progress } = options;
   const findings = new Findings();
   const { report } = findings;
-  const image = await openCacheImage(cache, report) ??
-    (rescue ? await findByJournal(cache, await setOf(of), report) : undefined);
+  let image = await openCacheImage(cache, report);
+  if (image === undefined && rescue) {
+    const setUuid = "backing" in of ? await setOf(of.backing) : undefined;
+    image = await findByJournal(cache, setUuid, report);
+  }
   const index = image !== undefined && wasStarted(image)
     ? await openIndex(image, { report, rescue, ...(progress === undefined ? {} : { progress }) })
     : undefined;
@@ -100,12 +109,6 @@ export async function planExtract(options: ExtractOptions): Promise<Extraction> 
       return copier.run(isLost);
     },
   };
-}
-
-/** The set that a backing device belongs to, if its superblock tells. */
-async function setOf(of: ExtractOptions["of"]): Promise<Uint8Array | undefined> {
-  if (!("backing" in of)) return undefined;
-  return (await readSuperblockOf(of.backing, "backing", () => {}))?.setUuid;
 }
 
 function refusal(findings: Findings): BcacheError {

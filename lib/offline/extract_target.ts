@@ -142,6 +142,13 @@ async function hasDirty(index: IndexView, inode: number): Promise<boolean> {
   return false;
 }
 
+/** The set that a backing device belongs to, as its superblock has it, damaged or not. */
+export async function setOf(backing: Device): Promise<Uint8Array | undefined> {
+  const page = new Uint8Array(SUPERBLOCK_BYTES);
+  await tryRead(backing, SUPERBLOCK_SECTOR, page);
+  return parseUuid(superblockToJson(page).setUuid);
+}
+
 /** Reads a backing device's superblock; in a rescue a damaged one too, if it makes sense. */
 async function identify(device: Device, rescue: boolean): Promise<Identity> {
   const findings = new Findings();

@@ -217,6 +217,11 @@ describe("what the engine leaves behind", () => {
     assertEquals(result.doubtful, []);
     const plan = await planExtract({ cache, of: { backing }, rescue: true });
     assertMatch(findingText(plan.findings[1]!), /from the journal instead: buckets of 8\.0k/);
+    const damaged = await copyOf(backing);
+    await patch(damaged, 8, 1, (bytes) => bytes.fill(9, 0, 8));
+    const both = await extract(cache, { backing: damaged }, true);
+    assertEquals(Buffer.compare(both.image, sound.model), 0);
+    assertMatch(both.result.doubtful[0]!.why, /superblock is damaged/);
     // Another set is not taken for it.
     const stranger = await copyOf(backing);
     await patchSuperblock(stranger, (page) => page.fill(9, 0x38, 0x48));
