@@ -42,6 +42,8 @@ export interface EngineWorld {
 
 export interface Engine extends CacheControl {
   readonly volumes: readonly BlockVolume[];
+  /** Requests that wait for what may take long are refused from now on; `close` follows. */
+  stopWaiting?(): void;
   /** Makes everything durable and lets go of the devices. */
   close(): Promise<void>;
 }

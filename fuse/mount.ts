@@ -190,8 +190,17 @@ export function unmountFuse(libc: Libc, mountPoint: string, lazily: boolean): vo
     () => -1,
   );
   if (run.status === 0) return;
-  const errno = /busy/i.test(run.complaint) ? ERRNO.EBUSY : ERRNO.EINVAL;
+  const errno = /busy/i.test(run.complaint)
+    ? ERRNO.EBUSY
+    : /not (mounted|found)|invalid argument/i.test(run.complaint)
+    ? ERRNO.EINVAL
+    : ERRNO.EPERM;
   throw unmountError(mountPoint, errno, run.complaint);
+}
+
+/** Whether unmounting failed because nothing is mounted there. */
+export function isNotMounted(error: unknown): boolean {
+  return error instanceof BcacheError && error.errno === ERRNO.EINVAL;
 }
 
 function unmountError(mountPoint: string, errno: number, complaint: string): BcacheError {

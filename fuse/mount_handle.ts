@@ -21,7 +21,7 @@ import {
   type WorkerStart,
 } from "./messages.ts";
 import { moduleBeside } from "./module_beside.ts";
-import { checkMountPoint, unmountFuse } from "./mount.ts";
+import { checkMountPoint, isNotMounted, unmountFuse } from "./mount.ts";
 import { describeUsers } from "./mount_users.ts";
 import { notifications } from "./notify.ts";
 import { fileOfRefusal } from "./served_volumes.ts";
@@ -96,6 +96,8 @@ class MountedCacheSet implements MountHandle {
   #lastCall = 0;
   #fuseFd = -1;
   #over = false;
+  /** The files were taken away by force: nothing is mounted any more, though it may still end. */
+  #detached = false;
   #isReady = false;
 
   constructor(libc: Libc, config: MountConfig, log: Log) {
@@ -124,12 +126,24 @@ class MountedCacheSet implements MountHandle {
   }
 
   async unmount(options: { readonly force?: boolean } = {}): Promise<void> {
+    const isForced = options.force === true;
     if (!this.#over) {
-      unmountFuse(this.#libc, this.#config.mountPoint, options.force === true);
-      if (options.force === true && !this.#over) this.#send({ type: "stop" });
+      // Once it is detached only the end is to be waited for; or to be brought about, by force.
+      if (!this.#detached) this.#unmountNow(isForced);
+      if (isForced && !this.#over) this.#send({ type: "stop" });
     }
     const end = await this.ended;
     if (end.reason !== "unmounted" && end.error !== undefined) throw end.error;
+  }
+
+  /** Another process may have detached it, with files open: by force its end is brought about. */
+  #unmountNow(isForced: boolean): void {
+    try {
+      unmountFuse(this.#libc, this.#config.mountPoint, isForced);
+    } catch (error) {
+      if (!isForced || !isNotMounted(error)) throw error;
+    }
+    this.#detached = isForced;
   }
 
   #makeControl(): CacheControl {

@@ -129,6 +129,7 @@ function tryDetach(world: World): void {
 }
 
 async function closeEngine(world: World, engine: Engine, connection?: Connection): Promise<void> {
+  engine.stopWaiting?.();
   while (connection !== undefined && connection.session.pending > 0) {
     await world.plane.clock.sleep(DRAIN_STEP_MS);
   }

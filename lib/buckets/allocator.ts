@@ -17,6 +17,7 @@
 import { assert } from "../base/assert.ts";
 import { BcacheError, messageOf } from "../base/errors.ts";
 import { U32Fifo } from "../base/fifo.ts";
+import { PRIO_BTREE } from "../ondisk/prio_set.ts";
 import type { Random } from "../base/runtime.ts";
 import { type Faults, Signal, type TaskGroup } from "../base/sync.ts";
 import {
@@ -31,6 +32,7 @@ import {
   type ReserveSizes,
   reserveSizes,
 } from "./reserves.ts";
+import { Shortage } from "./shortage.ts";
 import { type BucketTable, MARK } from "./table.ts";
 
 export interface AllocatorOptions {
@@ -44,8 +46,10 @@ export interface AllocatorOptions {
    * journaled. False: there were not enough buckets for it, nothing happened.
    */
   readonly persistPrios: () => Promise<boolean>;
-  /** Asks for a collection; answered by `gcFinished`. Called again only after that. */
+  /** Asks for a collection; answered by `gcOver`. Called again only after that. */
   readonly wakeGc: () => void;
+  /** Another number whenever a collection may find more than the last one did; see Shortage. */
+  readonly changes?: () => number;
   /** Lets other work run (Clock.turn), between slices of looking for buckets. */
   readonly turn: () => Promise<void>;
   /**
@@ -84,17 +88,18 @@ export class Allocator {
   #stopped = false;
   /** The policy found too little: it is not run again before a collection or a release. */
   #needsGc = false;
-  /** `wakeGc` was called and not answered yet. */
+  /** `wakeGc` was called and not answered yet, or a collection is under way. */
   #gcAsked = false;
   #gcsFinished = 0;
+  /** As many were finished when the policy last began. */
+  #gcsLookedAt = 0;
   /** Somebody took or waits for more than the first fill was meant for; see `onDemand`. */
   #wanted = false;
   /** Buckets were released since the policy last ran. */
   #released = false;
-  /** Collections finished when the policy first found too little; -1: it found enough. */
-  #shortSinceGc = -1;
-  /** A whole collection did not help: everything is dirty or metadata. */
-  #exhausted = false;
+  readonly #shortage: Shortage;
+  /** Nobody may wait any more. */
+  #closing = false;
 
   constructor(options: AllocatorOptions) {
     const { table, prioSetCount, policy } = options;
@@ -112,12 +117,16 @@ export class Allocator {
       new U32Fifo(none),
     ];
     this.#pending = new U32Fifo(pending);
+    // Whatever the reserves lack they have by then, though each collection find but one bucket.
+    const inVainMax = 2 * (btree + prio + movingGc + pending);
+    this.#shortage = new Shortage(options.changes ?? (() => 0), inVainMax);
     this.#invalidation = {
       table,
       random: options.random,
       fifoCursor: table.firstBucket,
       wanted: () => this.#pending.room,
       take: (bucket) => {
+        if (table.priority[bucket] !== PRIO_BTREE) this.#shortage.noteFound();
         table.invalidate(bucket);
         assert(this.#pending.push(bucket), "a policy takes no more than is wanted");
       },
@@ -132,9 +141,9 @@ export class Allocator {
     return this.#needsGc;
   }
 
-  /** Whether a whole collection did not free anything: only writeback can. */
+  /** Whether collections free nothing: everything is dirty or metadata. */
   get exhausted(): boolean {
-    return this.#exhausted;
+    return this.#shortage.exhausted;
   }
 
   /** How many callers wait for buckets; the collector pauses shorter while some do. */
@@ -189,7 +198,7 @@ export class Allocator {
   /**
    * Resolves when `tryTake(reserve)` would succeed `count` times; others may be faster, so check
    * again. Rejects with SetFailed or Shutdown, and, for data (NONE, MOVINGGC), with NoSpace when
-   * not even a collection found anything to drop. Metadata waits on: writeback makes room.
+   * collections find nothing to drop. Metadata waits on: writeback makes room.
    */
   whenAvailable(reserve: Reserve, count: number): Promise<void> {
     assert(count >= 1, "somebody waits for a bucket at least");
@@ -251,11 +260,23 @@ export class Allocator {
     return this.#prioBlocked;
   }
 
-  /** A collection has finished: what it found to be free may be taken. */
+  /** A collection begins. */
+  gcBegan(): void {
+    this.#gcAsked = true;
+    this.#shortage.gcBegan();
+  }
+
+  /** Its marks are valid: what it found to be free may be taken. */
   gcFinished(): void {
     this.#needsGc = false;
-    this.#gcAsked = false;
     this.#gcsFinished++;
+    this.#wake.raise();
+  }
+
+  /** What it asked to be moved has moved, too. */
+  gcOver(): void {
+    this.#gcAsked = false;
+    this.#shortage.gcOver();
     this.#wake.raise();
   }
 
@@ -301,6 +322,12 @@ export class Allocator {
     });
   }
 
+  /** From now on nobody waits: who would, and who does, is refused with Shutdown. */
+  stopWaiting(): void {
+    this.#closing = true;
+    this.#rejectWaiters((waiter) => this.#refusal(waiter.reserve));
+  }
+
   /** The set failed elsewhere: refuses all who wait, ends the task. To be called on the fault. */
   setFailed(): void {
     this.#wake.raise();
@@ -344,7 +371,7 @@ export class Allocator {
       }
       this.#pendingDurable = false;
       if (await this.#invalidate(signal)) await this.#persist(signal);
-      else if (!this.#ending(signal)) await this.#short();
+      else if (!this.#ending(signal) && !this.#hasNews()) await this.#wake.wait();
     }
   }
 
@@ -353,16 +380,26 @@ export class Allocator {
     const { btree, prio, movingGc, none } = RESERVE;
     for (const reserve of [prio, btree, movingGc, none]) {
       const list = this.#free[reserve];
+      if (reserve === none && list.room > 0 && this.#pending.length > 0) {
+        this.#shortage.noteServed();
+      }
       while (list.room > 0 && this.#pending.length > 0) list.push(this.#pending.shift());
     }
     this.#settle();
     return this.#pending.length > 0;
   }
 
+  /** Something came since the policy last ran, or it found all that it was asked for. */
+  #hasNews(): boolean {
+    return !this.#needsGc || this.#released || this.#gcsLookedAt < this.#gcsFinished ||
+      this.#shortage.isOpen;
+  }
+
   /** Runs the policy. True: enough is pending to be worth a round. */
   async #invalidate(signal: AbortSignal): Promise<boolean> {
-    if (this.#pending.room > 0 && (!this.#needsGc || this.#released)) {
-      const gcsBefore = this.#gcsFinished;
+    if (this.#pending.room > 0 && this.#hasNews()) {
+      if (this.#gcsLookedAt < this.#gcsFinished) this.#shortage.beginLook();
+      this.#gcsLookedAt = this.#gcsFinished;
       this.#needsGc = false;
       this.#released = false;
       const steps = REPLACEMENT_POLICIES[this.policy](this.#invalidation);
@@ -370,7 +407,7 @@ export class Allocator {
         await this.#options.turn();
         if (this.#ending(signal)) return false;
       }
-      this.#judge(gcsBefore);
+      this.#judge();
     }
     return this.#worthARound();
   }
@@ -383,25 +420,13 @@ export class Allocator {
     return this.#pending.length > this.#options.prioSetCount;
   }
 
-  /** Concludes from what the policy found, begun after `gcsBefore` collections, how things are. */
-  #judge(gcsBefore: number): void {
-    if (this.#worthARound()) {
-      this.#shortSinceGc = -1;
-      this.#exhausted = false;
-      if (this.#needsGc) this.#askGc();
-    } else if (this.#shortSinceGc < 0) {
-      this.#shortSinceGc = gcsBefore;
-    } else if (gcsBefore > this.#shortSinceGc && !this.#exhausted) {
-      this.#exhausted = true;
-      this.#rejectWaiters((waiter) => this.#refusal(waiter.reserve));
-    }
-  }
-
-  /** Nothing to give: waits for a collection or a release. */
-  async #short(): Promise<void> {
-    if (!this.#exhausted || this.#waiters.length > 0) this.#askGc();
-    // A collection, or a release, that has come by now must be looked at first.
-    if (this.#needsGc && !this.#released) await this.#wake.wait();
+  /** Concludes from what the policy found how things are, and whether a collection is wanted. */
+  #judge(): void {
+    if (!this.#needsGc) return this.#shortage.noteEnough();
+    // What a collection found that has finished meanwhile is looked at first.
+    if (this.#gcsLookedAt < this.#gcsFinished) return;
+    if (this.#shortage.conclude()) this.#rejectWaiters((waiter) => this.#refusal(waiter.reserve));
+    if (!this.#shortage.exhausted || this.#waiters.length > 0) this.#askGc();
   }
 
   async #persist(signal: AbortSignal): Promise<void> {
@@ -433,7 +458,7 @@ export class Allocator {
 
   /** While everything is dirty, a collection is worth its while only if somebody needs a bucket. */
   #demandGc(): void {
-    if (this.#exhausted) this.#askGc();
+    if (this.#shortage.exhausted) this.#askGc();
   }
 
   // --- Those who wait ---
@@ -457,11 +482,11 @@ export class Allocator {
         cause: failed,
       });
     }
-    if (this.#stopped) {
+    if (this.#stopped || this.#closing) {
       return new BcacheError("Shutdown", "no buckets any more: the cache set is being stopped");
     }
     const isData = reserve === RESERVE.none || reserve === RESERVE.movingGc;
-    if (!isData || !this.#exhausted) return undefined;
+    if (!isData || !this.#shortage.isHopeless) return undefined;
     return new BcacheError(
       "NoSpace",
       `no bucket of the cache can be dropped (reserve ${RESERVE_NAMES[reserve]}, ` +

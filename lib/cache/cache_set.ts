@@ -348,6 +348,14 @@ export class CacheSet implements CacheControl {
   // The end
 
   /**
+   * From now on no request waits for room in the cache: who would, and who does, is refused with
+   * Shutdown. Nobody may be left who waits when the set is closed.
+   */
+  stopWaiting(): void {
+    this.#engine.allocator.stopWaiting();
+  }
+
+  /**
    * Stops in good order: background work ends, everything in memory is made durable. Dirty data
    * stays in the cache. No request may be under way. The devices remain open. Rejects when the set
    * failed and its attribute `errors` is panic.
@@ -356,6 +364,7 @@ export class CacheSet implements CacheControl {
     if (this.#closed) return;
     this.#closed = true;
     const { tasks, journal, faults, cache } = this.#engine;
+    this.stopWaiting();
     try {
       // First everything that commits to the journal, then what is still in memory, then it.
       await this.#members.close();

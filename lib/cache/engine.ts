@@ -260,10 +260,18 @@ export class Engine extends Foundations {
       faults,
       persistPrios: () => this.prios.write(),
       wakeGc: () => this.collector.wake(),
+      changes: () => this.#changes(),
       turn: () => world.clock.turn(),
       onDemand: true,
       discard: (list) => this.#discard(list),
     };
+  }
+
+  /** Grows with all that may let a collection find more than the last one did. */
+  #changes(): number {
+    const { dirty, uuids, collector, moving } = this;
+    return dirty.dropped + uuids.version + moving.sectorsMoved + collector.nodesCoalesced +
+      collector.leavesDue;
   }
 
   #prioOptions(): PrioWriterOptions {

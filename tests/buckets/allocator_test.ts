@@ -89,6 +89,12 @@ class World {
     }
   }
 
+  /** The marks of a collection are valid, and it is over. */
+  endGc(): void {
+    this.allocator.gcFinished();
+    this.allocator.gcOver();
+  }
+
   /** Marks all that is not held as dirty, in a collection. */
   async collectAllDirty(except: readonly number[] = []): Promise<void> {
     const dirty = new Map<number, Mark>();
@@ -97,7 +103,7 @@ class World {
       if (!leave && !except.includes(bucket)) dirty.set(bucket, MARK.dirty);
     }
     collect(this.table, dirty);
-    this.allocator.gcFinished();
+    this.endGc();
     await drainMicrotasks();
   }
 
@@ -272,8 +278,8 @@ describe("a write of priorities", () => {
 });
 
 /** All buckets taken or dirty. */
-async function full(): Promise<World> {
-  const world = await new World(24).begin();
+async function full(options: Partial<AllocatorOptions> = {}): Promise<World> {
+  const world = await new World(24, options).begin();
   for (;;) {
     const taken = world.takeAll(none);
     if (taken.length === 0) break;
@@ -294,7 +300,7 @@ describe("when nothing can be dropped", () => {
     await drainMicrotasks();
     assertEquals([waiting.outcome, world.gcsAsked], [undefined, 1]);
     collect(world.table, new Map());
-    world.allocator.gcFinished();
+    world.endGc();
     await drainMicrotasks();
     assertEquals(waiting.outcome, "resolved");
     await world.end();
@@ -323,6 +329,41 @@ describe("when nothing can be dropped", () => {
 });
 
 describe("a full cache", () => {
+  test("what nodes gave back that a collection wrote anew is no reason to wait on", async () => {
+    const world = await full();
+    const nodes = world.takeAll(btree);
+    for (const bucket of nodes) world.table.unpin(bucket);
+    const waiting = watch(world.allocator.whenAvailable(none, 1));
+    let gcs = 0;
+    for (; waiting.outcome === undefined && gcs < 20; gcs++) {
+      for (const bucket of nodes.splice(0)) world.allocator.release(bucket);
+      await world.collectAllDirty();
+      nodes.push(...world.takeAll(btree));
+      for (const bucket of nodes) world.table.unpin(bucket);
+    }
+    assertEquals(waiting.outcome, "NoSpace");
+    assert(gcs < 5, `${gcs} collections`);
+    await world.end();
+  });
+
+  test("who comes when something moved waits for a collection", async () => {
+    let moved = 0;
+    const world = await full({ changes: () => moved });
+    await world.collectAllDirty();
+    await world.collectAllDirty();
+    assert(world.allocator.exhausted);
+    const early = watch(world.allocator.whenAvailable(none, 1));
+    await drainMicrotasks();
+    assertEquals(early.outcome, "NoSpace");
+    moved++;
+    const late = watch(world.allocator.whenAvailable(none, 1));
+    await drainMicrotasks();
+    assertEquals(late.outcome, undefined);
+    await world.collectAllDirty(Array.from({ length: 23 }, (_, index) => index + 1));
+    assertEquals(late.outcome, "resolved");
+    await world.end();
+  });
+
   test("gc is asked again only when somebody needs a bucket", async () => {
     const world = await full();
     await world.collectAllDirty();
@@ -339,7 +380,7 @@ describe("a full cache", () => {
     const world: World = new World(8, {
       wakeGc: () => {
         world.gcsAsked++;
-        world.allocator.gcFinished();
+        world.endGc();
       },
     });
     await world.begin();
@@ -388,6 +429,26 @@ describe("the end", () => {
     const later = watch(world.allocator.whenAvailable(none, 1));
     await drainMicrotasks();
     assertEquals(later.outcome, "Shutdown");
+  });
+
+  test("nobody waits any more once the end begins, though the task goes on", async () => {
+    const world = await full();
+    const [data, node] = [none, btree].map((reserve) =>
+      watch(world.allocator.whenAvailable(reserve, reserve === btree ? 4 : 1))
+    );
+    world.takeAll(btree);
+    const late = watch(world.allocator.whenAvailable(btree, 1));
+    world.allocator.stopWaiting();
+    await drainMicrotasks();
+    assertEquals([data!.outcome, node!.outcome, late.outcome], [
+      "Shutdown",
+      "resolved",
+      "Shutdown",
+    ]);
+    const later = watch(world.allocator.whenAvailable(none, 1));
+    await drainMicrotasks();
+    assertEquals([later.outcome, world.allocator.waiting], ["Shutdown", 0]);
+    await world.end();
   });
 
   test("a fault elsewhere refuses all who wait and ends the task", async () => {

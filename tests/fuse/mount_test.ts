@@ -22,6 +22,9 @@ afterEach(() => mounts.cleanUp());
 const sha256 = (bytes: Uint8Array): string => createHash("sha256").update(bytes).digest("hex");
 const hashOf = async (file: string): Promise<string> => (await ok("sha256sum", file)).slice(0, 64);
 
+const sleep = (delayMs: number): Promise<void> =>
+  new Promise((resolve) => setTimeout(resolve, delayMs));
+
 /** Random bytes in a file of their own. */
 function source(lengthBytes: number): { path: string; bytes: Uint8Array } {
   const bytes = new Uint8Array(randomBytes(lengthBytes));
@@ -225,6 +228,32 @@ describe("the end of a mount", () => {
     await handle.unmount({ force: true });
     assertEquals(await handle.ended, { reason: "unmounted" });
     assertEquals(isMounted(mountPoint), false);
+  }, 30_000);
+
+  test(
+    "with force comes also when a request waits in vain, and when it is asked for twice",
+    async () => {
+      const { handle, file, mountPoint } = await mounts.mount({ async: "stuck" });
+      const how = ["bs=4k", "count=1", "oflag=direct", "conv=notrunc"];
+      const writing = run("dd", "if=/dev/zero", `of=${file}`, ...how);
+      while ((await run("sh", "-c", `fuser -s "$0"`, file)).status !== 0) await sleep(20);
+      await sleep(200);
+      await Promise.all([handle.unmount({ force: true }), handle.unmount({ force: true })]);
+      assertEquals(await handle.ended, { reason: "unmounted" });
+      assertEquals(isMounted(mountPoint), false);
+      assertEquals((await writing).status, 1);
+    },
+    30_000,
+  );
+
+  test("with force comes also when the files were detached by hand", async () => {
+    const { handle, file, mountPoint } = await mounts.mount();
+    const reader = spawn("tail", ["-f", file], { stdio: "ignore" });
+    mounts.later(() => Promise.resolve(reader.kill("SIGKILL")));
+    while ((await run("sh", "-c", `fuser -s "$0"`, file)).status !== 0) await sleep(20);
+    await ok("umount", "-l", mountPoint);
+    await handle.unmount({ force: true });
+    assertEquals(await handle.ended, { reason: "unmounted" });
   }, 30_000);
 
   test("comes also when the data plane crashes, without leaving anybody waiting", async () => {

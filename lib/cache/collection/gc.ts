@@ -133,6 +133,8 @@ export class Collector {
   #idle = true;
   nodesMarked = 0;
   nodesRewritten = 0;
+  /** Those that were to be written anew for what they held in vain, whether they were or not. */
+  leavesDue = 0;
   nodesCoalesced = 0;
 
   constructor(options: {
@@ -244,6 +246,7 @@ export class Collector {
     this.#sectorsToGc = this.#sectorsPerGc;
     const began = this.#clock.nowMs();
     const { slices } = this;
+    this.#allocator.gcBegan();
     slices.begin();
     await this.#sweep(() => this.#buckets.beginGc(SWEEP_BUCKETS));
     await slices.turn();
@@ -272,10 +275,12 @@ export class Collector {
     this.lastDurationMs = ended - began;
     this.times.record(began, ended);
     this.#allocator.gcFinished();
-    if (!this.moving) return;
-    slices.begin();
-    await this.moving.run(signal);
-    slices.end();
+    if (this.moving?.enabled) {
+      slices.begin();
+      await this.moving.run(signal);
+      slices.end();
+    }
+    this.#allocator.gcOver();
   }
 
   #stopping(signal: AbortSignal): boolean {
@@ -329,7 +334,11 @@ export class Collector {
         if (census === undefined) continue;
         done = { inode: node.endInode, offset: node.endOffset };
         const ended = isLast(node);
-        await this.#leave(node, this.#isDueForRewrite(census), signal);
+        const isDue = this.#isDueForRewrite(census);
+        if (isDue && level === 0) this.leavesDue++;
+        // Buckets that somebody waits for are for what gives some back: nodes that become fewer.
+        const always = this.alwaysRewrite && this.#allocator.waiting === 0;
+        await this.#leave(node, isDue || always, signal);
         node.holds--;
         window.shift();
         if (ended) return;
@@ -429,7 +438,7 @@ export class Collector {
 
   #isDueForRewrite(census: NodeCensus): boolean {
     const { stalest, keys, goodKeys, deadKeys } = census;
-    return this.alwaysRewrite || stalest > STALE_MAX || (keys - goodKeys) * 2 > keys ||
+    return stalest > STALE_MAX || (keys - goodKeys) * 2 > keys ||
       deadKeys > 0;
   }
 

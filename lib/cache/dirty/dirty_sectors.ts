@@ -17,6 +17,8 @@ export class DirtySectors implements DirtyLedger {
   #watchers: Array<DirtyWatcher | undefined>;
   /** Of inodes beyond the UUID table, which only a damaged index has. */
   #beyond = new Map<number, number>();
+  /** Sectors that were dirty once and are not any more, since start. */
+  dropped = 0;
 
   /** @param inodeCount slots of the UUID table: no valid key has a larger inode. */
   constructor(inodeCount: number) {
@@ -31,6 +33,7 @@ export class DirtySectors implements DirtyLedger {
       return;
     }
     this.#byInode[inode]! += sectors;
+    if (sectors < 0) this.dropped -= sectors;
     // A number that nothing dirty has any more may be another device's next.
     if (this.#byInode[inode] === 0) this.#ends[inode] = 0;
     else if (startSector + sectors > this.#ends[inode]!) this.#ends[inode] = startSector + sectors;

@@ -1,7 +1,8 @@
 /**
  * An engine without a cache, for tests of the data plane: volumes in memory. The configuration's
  * `settings` steer it: `size` (bytes), `volumes` (how many), `async` ("yes": nothing is done
- * without waiting), `fail-open`, `crash` (see below).
+ * without waiting; "stuck": not before the engine is told to stop waiting), `fail-open`, `crash`
+ * (see below).
  */
 import { assert } from "../../../lib/base/assert.ts";
 import { BcacheError } from "../../../lib/base/errors.ts";
@@ -77,10 +78,20 @@ export class MemoryVolume implements BlockVolume {
 class MemoryEngine implements Engine, CacheControl {
   volumes: readonly MemoryVolume[];
   #world: EngineWorld;
+  #stuck: PromiseWithResolvers<void>;
 
-  constructor(world: EngineWorld, volumes: readonly MemoryVolume[]) {
+  constructor(
+    world: EngineWorld,
+    volumes: readonly MemoryVolume[],
+    stuck: PromiseWithResolvers<void>,
+  ) {
     this.#world = world;
     this.volumes = volumes;
+    this.#stuck = stuck;
+  }
+
+  stopWaiting(): void {
+    this.#stuck.reject(new BcacheError("Shutdown", "memory waits no more"));
   }
 
   status(): Promise<SetStatus> {
@@ -172,13 +183,16 @@ export function openEngine(world: EngineWorld): Promise<Engine> {
   }
   const sizeBytes = Number(settings.get("size") ?? 16 * 1024 * 1024);
   const volumes: MemoryVolume[] = [];
+  const stuck = Promise.withResolvers<void>();
+  stuck.promise.catch(() => {});
   for (let index = 0; index < Number(settings.get("volumes") ?? 1); index++) {
     const volume = new MemoryVolume(`bcache${index}`, sizeBytes, world.config.readOnly);
     if (settings.get("async") === "yes") volume.delay = () => world.clock.sleep(0.1);
     if (settings.get("async") === "turn") volume.delay = eventLoopDelay(world);
+    if (settings.get("async") === "stuck") volume.delay = () => stuck.promise;
     volumes.push(volume);
   }
-  return Promise.resolve(new MemoryEngine(world, volumes));
+  return Promise.resolve(new MemoryEngine(world, volumes, stuck));
 }
 
 /** As a device does: the result comes through the runtime's event loop. */
