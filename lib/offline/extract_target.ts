@@ -12,7 +12,7 @@ import {
 } from "../ondisk/superblock.ts";
 import { equalUuids, formatUuid, isZeroUuid, parseUuid } from "../ondisk/uuid.ts";
 import type { UuidEntry } from "../ondisk/uuid_entry.ts";
-import { slotKind } from "../ondisk/uuid_table.ts";
+import { isServable, slotKind, VOLUME_SECTORS_MAX } from "../ondisk/uuid_table.ts";
 import { type CacheImage, readSuperblockOf, tryRead } from "./cache_image.ts";
 import { misplacedExtents, slotOf } from "./check_backing.ts";
 import type { DeviceTally } from "./check_extents.ts";
@@ -239,6 +239,7 @@ export function volumeTarget(
     );
   }
   const { inode, entry } = first;
+  if (!isServable(entry)) return sizelessVolume(first, index, context);
   return { backing: undefined, baseSectors: 0, sizeSectors: entry.sectors, inode };
 }
 
@@ -252,14 +253,39 @@ function namelessVolume(
   const entry = index?.uuids?.entries[inode];
   const isKnown = entry !== undefined && slotKind(entry) !== "free";
   if (index === undefined || tally === undefined || isKnown) return undefined;
-  const { blockSectors } = index.image.geometry;
-  return {
-    backing: undefined,
-    baseSectors: 0,
-    sizeSectors: Math.ceil(tally.end / blockSectors) * blockSectors,
-    inode,
-    doubt: "the cache's UUID table does not know the volume: it ends where its last data does",
-  };
+  const sizeSectors = endOfData(index, tally);
+  const doubt = `the cache's UUID table does not know the volume: ${ENDS_WITH_DATA}`;
+  return { backing: undefined, baseSectors: 0, sizeSectors, inode, doubt };
+}
+
+/** A volume whose entry has no possible size: in a rescue it is as long as its data. */
+function sizelessVolume(
+  { inode, entry: { sectors } }: VolumeEntry,
+  index: IndexView | undefined,
+  { cacheName, rescue, devices }: {
+    cacheName: string;
+    rescue: boolean;
+    devices: Context["devices"];
+  },
+): Target {
+  const what = `volume ${inode} has ${sectors} sectors in the UUID table`;
+  const tally = devices?.get(inode);
+  if (!rescue || index === undefined || tally === undefined) {
+    throw new BcacheError(
+      "BadFormat",
+      `${cacheName}: ${what}, expected 1 to ${VOLUME_SECTORS_MAX}; --rescue takes its data`,
+    );
+  }
+  const sizeSectors = endOfData(index, tally);
+  const doubt = `${what}: ${ENDS_WITH_DATA}`;
+  return { backing: undefined, baseSectors: 0, sizeSectors, inode, doubt };
+}
+
+const ENDS_WITH_DATA = "it ends where its last data does";
+
+function endOfData({ image }: IndexView, { end }: DeviceTally): number {
+  const { blockSectors } = image.geometry;
+  return Math.ceil(end / blockSectors) * blockSectors;
 }
 
 interface VolumeEntry {

@@ -17,6 +17,14 @@ export function slotKind(entry: UuidEntry): SlotKind {
   return (entry.flags & UUID_FLASH_ONLY) !== 0 ? "flash-only volume" : "cached device";
 }
 
+/** Sizes in bytes are exact numbers up to here. */
+export const VOLUME_SECTORS_MAX = 2 ** 44;
+
+/** Whether the entry of a volume gives it a size that it can have. */
+export function isServable({ sectors }: UuidEntry): boolean {
+  return sectors > 0 && sectors <= VOLUME_SECTORS_MAX;
+}
+
 export interface UuidTableFault {
   readonly about: { readonly what: string; readonly found?: string; readonly expected?: string };
   /** Whose data is whose cannot be told: the set must not run. */

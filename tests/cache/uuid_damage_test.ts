@@ -158,6 +158,19 @@ describe("a rescue", () => {
     await assertRejects(other, BcacheError, "no flash-only volume number 3");
   });
 
+  test("takes a volume whose size is lost as far as its data goes", async () => {
+    const made = await withVolume();
+    await damage(made, (_, view) => view(1).setUint32(UUID_ENTRY.sectors, 0, true));
+    const { cache } = made;
+    const plan = (rescue: boolean) => planExtract({ cache, of: { volume: "only here" }, rescue });
+    const why = "volume 1 has 0 sectors in the UUID table";
+    await assertRejects(() => plan(false), BcacheError, `${why}, expected 1 to`);
+    const rescued = await plan(true);
+    assertEquals(rescued.sizeSectors, LENGTH / 512);
+    const { doubtful } = await rescued.copyTo(new MemoryDevice(rescued.sizeSectors));
+    assertMatch(doubtful[0]!.why, new RegExp(`${why}: it ends where its last data does`));
+  });
+
   test("takes a device's data beside a volume's when the table has lost the device", async () => {
     const made = await withVolume();
     await damage(made, (slot) => void slot(0).fill(0));

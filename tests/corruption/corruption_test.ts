@@ -16,7 +16,7 @@ import {
 import { copyOf, indexOf, MAGICS, patch } from "../offline/world.ts";
 import { changesOf, DAMAGES } from "./damage.ts";
 import { CORRUPTION_DOCS, corruptionDocs } from "./docs.ts";
-import { type Place, placesOf, type Structure, STRUCTURES } from "./places.ts";
+import { OF_VOLUME, type Place, placesOf, type Structure, STRUCTURES } from "./places.ts";
 import {
   BUCKET_SECTORS,
   makeSample,
@@ -30,11 +30,14 @@ import { type Observed, tryDamage } from "./trial.ts";
 
 const LIMIT_MS = 60_000;
 const samples = new Map<SetState, [Sample, Record<Structure, Place>]>();
+const withVolume: typeof samples = new Map();
 
 beforeAll(async () => {
   for (const state of SET_STATES) {
     const sample = await makeSample(state);
     samples.set(state, [sample, await placesOf(sample)]);
+    const other = await makeSample(state, true);
+    withVolume.set(state, [other, await placesOf(other)]);
   }
 });
 
@@ -52,7 +55,7 @@ for (const state of SET_STATES) {
   describe(`a ${state} set, damaged`, () => {
     for (const structure of STRUCTURES) {
       test(`${structure}: ends as the table says`, async () => {
-        const [sample, places] = samples.get(state)!;
+        const [sample, places] = (structure === OF_VOLUME ? withVolume : samples).get(state)!;
         for (const damage of DAMAGES) {
           const outcomes = new Set<string>();
           const seen: string[] = [];

@@ -13,6 +13,7 @@ export const STRUCTURES = [
   "journal: an entry in the middle",
   "journal: an entry no longer needed",
   "UUID table",
+  "UUID table of a set with a volume",
   "priorities and generations",
   "b-tree: the root",
   "b-tree: a leaf's header",
@@ -20,6 +21,8 @@ export const STRUCTURES = [
   "a key, in a set whose checksum is right",
   "a pointer, in a set whose checksum is right",
 ] as const;
+/** Tried on a set with a volume of its own. */
+export const OF_VOLUME = "UUID table of a set with a volume";
 export type Structure = (typeof STRUCTURES)[number];
 
 export interface Place {
@@ -67,6 +70,10 @@ export async function placesOf(sample: Sample): Promise<Record<Structure, Place>
     "journal: an entry no longer needed": place(old, 1, [0, 9, 17, 28, 33, 110]),
     // The second device's entry: UUID, label, times, flags.
     "UUID table": place(at(uuids!.bucket), bucketSectors, [129, 145, 179, 183, 187, 189], {
+      earlierSectors: earlier.uuids,
+    }),
+    // The volume's entry: flags, UUID, flags, size.
+    [OF_VOLUME]: place(at(uuids!.bucket), bucketSectors, [316, 257, 317, 320, 321], {
       earlierSectors: earlier.uuids,
     }),
     "priorities and generations": place(

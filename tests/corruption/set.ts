@@ -1,8 +1,9 @@
 /**
  * The cache set that is damaged: small, in memory, with a history. Two devices, the second of which
- * came later; several lives, so that every structure has earlier versions; the last one ended by a
- * power cut behind a flush, so that entries of the journal are needed. Every sector says which
- * version of it was written; of each the newest is known.
+ * came later, and, where that is asked for, a volume of the cache itself, counted behind them;
+ * several lives, so that every structure has earlier versions; the last one ended by a power cut
+ * behind a flush, so that entries of the journal are needed. Every sector says which version of it
+ * was written; of each the newest is known.
  */
 import { CacheSet } from "../../lib/cache/cache_set.ts";
 import { makeBacking, makeCache } from "../../lib/cache/make.ts";
@@ -33,7 +34,7 @@ export interface Sample extends Devices<MemoryDevice> {
   readonly state: SetState;
   /** As they were before, oldest first. */
   readonly earlier: ReadonlyArray<Devices<MemoryDevice>>;
-  /** By device, the newest version of each sector of its data. */
+  /** By device, then of the volume, the newest version of each sector of its data. */
   readonly newest: readonly Uint32Array[];
 }
 
@@ -66,10 +67,11 @@ class History {
   readonly #random: SimRandom;
   #version = 0;
 
-  constructor(devices: Devices<MemoryDevice>, seed: number) {
+  constructor(devices: Devices<MemoryDevice>, seed: number, hasVolume: boolean) {
     this.#devices = devices;
     this.#random = new SimRandom(seed);
-    this.newest = devices.backings.map(() => new Uint32Array(VOLUME_SECTORS));
+    const length = devices.backings.length + (hasVolume ? 1 : 0);
+    this.newest = Array.from({ length }, () => new Uint32Array(VOLUME_SECTORS));
   }
 
   /** The first version of every sector lies on the backing devices. */
@@ -146,10 +148,10 @@ async function format(state: SetState): Promise<Devices<MemoryDevice>> {
 }
 
 /** The set, in the state in which it is damaged. */
-export async function makeSample(state: SetState): Promise<Sample> {
+export async function makeSample(state: SetState, hasVolume = false): Promise<Sample> {
   const devices = await format(state);
   const { cache, backings } = devices;
-  const history = new History(devices, 3);
+  const history = new History(devices, 3, hasVolume);
   await history.begin();
   const first = await openSample({ cache, backings: [backings[0]!] }, 11);
   await history.write(first.set.volumes, 60);
@@ -159,6 +161,8 @@ export async function makeSample(state: SetState): Promise<Sample> {
   await history.remember();
   for (const [seed, writes] of [[12, 250], [13, 150]] as const) {
     const life = await openSample(devices, seed);
+    const isFirst = life.set.volumes.length === backings.length;
+    if (hasVolume && isFirst) await life.set.createVolume({ sizeBytes: VOLUME_SECTORS * 512 });
     await history.write(life.set.volumes, writes);
     await history.remember();
     await settle(life.clock, history, life.set);

@@ -62,6 +62,10 @@ export const TABLE: Readonly<Record<Structure, Readonly<Record<SetState, Row>>>>
     },
     dirty: { ...REFUSED, "a bit": ["proceed", "refuse"] },
   },
+  "UUID table of a set with a volume": {
+    clean: { ...REFUSED, "a bit": ["old data", "proceed", "refuse"] },
+    dirty: { ...REFUSED, "a bit": ["old data", "proceed", "refuse"] },
+  },
   "priorities and generations": {
     clean: { ...REFUSED, "an older version": ["proceed"] },
     dirty: { ...REFUSED, "an older version": ["proceed"] },
@@ -89,6 +93,10 @@ export const CANNOT_BE_TOLD: Readonly<Partial<Record<Structure, string>>> = {
     "promised. Nothing else on the device tells how far the journal had come. What was flushed " +
     "since the entry before is then as it was before. When its remains can be seen, the start " +
     "and `check` say so in a warning. Damage of any older entry is found.",
+  "UUID table of a set with a volume":
+    "The size of a volume stands in its entry alone. With a smaller one it ends earlier, and " +
+    "what is behind that end is given up as if it had been made smaller; without one it is not " +
+    "served, which the log says, and `extract --rescue --volume` saves what it has.",
   "priorities and generations":
     "A whole older copy looks like the newest. Generations are taken up from the pointers of " +
     "the index, so that what is in use stays right. But a pointer to data that was dropped, " +

@@ -85,6 +85,8 @@ function judge(
     if (isDoubtful(sector)) continue;
     const bytes = image.subarray(sector * 512, (sector + 1) * 512);
     const version = versionOf(bytes, device * VOLUME_SECTORS + sector);
+    const isUnwritten = device >= sample.backings.length && sample.newest[device]![sector] === 0;
+    if (isUnwritten && bytes.every((byte) => byte === 0)) continue;
     if (version === undefined) wrong++;
     else if (version !== sample.newest[device]![sector]) old++;
   }
@@ -93,15 +95,28 @@ function judge(
   return { outcome: wrong > 0 ? "wrong data" : "old data", detail };
 }
 
-async function imageOf(set: CacheSet, path: string): Promise<Uint8Array> {
+async function deviceImage(set: CacheSet, path: string): Promise<Uint8Array> {
   const { devices } = await set.status();
-  const { name } = devices.find((each) => each.backingPath === path)!;
+  return await imageOf(set, devices.find((each) => each.backingPath === path)!.name);
+}
+
+async function imageOf(set: CacheSet, name: string): Promise<Uint8Array> {
   const volume = set.volumes.find((each) => each.name === name)!;
   const image = new Uint8Array(VOLUME_SECTORS * 512);
   for (let at = 0; at < image.length; at += 65536) {
     await volume.read(at, image.subarray(at, at + 65536));
   }
   return image;
+}
+
+/** The volume of the cache itself, which may not be there, or be shorter. */
+async function judgeVolume(sample: Sample, set: CacheSet): Promise<Fault | undefined> {
+  const { volumes: [volume] } = await set.status();
+  if (volume !== undefined && volume.sizeBytes >= VOLUME_SECTORS * 512) {
+    return judge(sample, sample.backings.length, await imageOf(set, volume.name));
+  }
+  const found = volume === undefined ? "is not served" : `has ${volume.sizeBytes} bytes`;
+  return { outcome: "old data", detail: `the volume ${found}` };
 }
 
 /** Opens, reads all, closes. Rejects with what opening rejects with. */
@@ -114,8 +129,9 @@ async function serve(
   let wrong: Fault | undefined;
   try {
     for (const [number, backing] of devices.backings.entries()) {
-      wrong ??= judge(sample, number, await imageOf(set, backing.name));
+      wrong ??= judge(sample, number, await deviceImage(set, backing.name));
     }
+    if (sample.newest.length > devices.backings.length) wrong ??= await judgeVolume(sample, set);
   } finally {
     await set.close();
   }

@@ -13,6 +13,7 @@ import { encodeLabel } from "../../ondisk/label.ts";
 import { randomUuid } from "../../ondisk/uuid.ts";
 import { emptyUuidEntry, isInvalidated, UUID_FLASH_ONLY } from "../../ondisk/uuid_entry.ts";
 import type { UuidEntry } from "../../ondisk/uuid_entry.ts";
+import { isServable, VOLUME_SECTORS_MAX } from "../../ondisk/uuid_table.ts";
 import { dropKeys } from "./drop_keys.ts";
 import type { Engine } from "../engine.ts";
 import { FlashStore } from "./flash_store.ts";
@@ -58,8 +59,8 @@ export class FlashVolumes {
       else {
         engine.world.log(
           "warning",
-          `UUID table: volume ${inode} has ${sectors} sectors, expected 1 to ${SECTORS_MAX}; ` +
-            "it is not served",
+          `UUID table: volume ${inode} has ${sectors} sectors, expected 1 to ` +
+            `${VOLUME_SECTORS_MAX}; it is not served`,
         );
       }
     }
@@ -176,12 +177,4 @@ export class FlashVolumes {
   usedSectors(member: FlashMember): number {
     return this.#options.engine.dirty.of(member.inode);
   }
-}
-
-/** Sizes in bytes are exact numbers up to here. */
-const SECTORS_MAX = 2 ** 44;
-
-/** Whether the entry of a volume gives it a size that it can have. */
-export function isServable({ sectors }: UuidEntry): boolean {
-  return sectors > 0 && sectors <= SECTORS_MAX;
 }

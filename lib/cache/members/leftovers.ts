@@ -8,9 +8,9 @@
  */
 import { OFFSET_MAX } from "../../ondisk/bkey.ts";
 import { isInvalidated, UUID_FLASH_ONLY } from "../../ondisk/uuid_entry.ts";
+import { isServable } from "../../ondisk/uuid_table.ts";
 import type { Engine } from "../engine.ts";
 import { dropSomeKeys } from "./drop_keys.ts";
-import { isServable } from "./flash_volumes.ts";
 
 /** Whoever waited for the start comes first. */
 const DELAY_MS = 100;
