@@ -1,9 +1,10 @@
 /**
  * Dirty keys of leaves whose data is gone: their buckets were used again. A journal entry may bring
- * such a key back, after its data was written back or superseded; in a leaf it means that the leaf
- * is an older copy, or that priorities and index do not belong together. Nothing more than the
- * older data on the backing device can be served there, but not without a word.
- * Linux fails the set when it meets one ("stale dirty pointer", extents.c).
+ * such a key back, after its data was written back or superseded. In a leaf Linux leaves one when
+ * it loses power: its journal does not have that data was written back, and the bucket is reused
+ * before the leaf is on disk. In a set of our own the leaf is an older copy, or priorities and
+ * index do not belong together. What the backing device has can be served there, but not without a
+ * word. (Linux itself says "stale dirty pointer", extents.c.)
  */
 import type { Log } from "../base/runtime.ts";
 import {
@@ -51,10 +52,11 @@ export class LostDirt {
     const sectors = this.#keys.reduce((sum, key) => sum + keySizeSectors(key, 0), 0);
     const more = this.#omitted > 0 ? ` and ${this.#omitted} extents more` : "";
     log(
-      "error",
-      `${device}: b-tree: ${sectors * 512} dirty bytes${more} are lost, first ` +
-        `${keyText(first, 0)}: their buckets were used again; what is served there is older; ` +
-        "unmount, see `check`, and restore the cache from a copy if there is one",
+      "warning",
+      `${device}: b-tree: the buckets of ${sectors * 512} dirty bytes${more} were used again, ` +
+        `first ${keyText(first, 0)}; what the backing device has is served there: after a power ` +
+        "cut under Linux that is the same, and nothing is lost; else it is older: unmount, see " +
+        "`check`, and compare with a backup",
     );
   }
 }

@@ -66,6 +66,8 @@ export interface CheckReport {
     /** After replay. */
     readonly extents: number;
     readonly staleExtents: number;
+    /** Of these, dirty ones in leaves: after a power cut under Linux, or of an older copy. */
+    readonly staleDirtyExtents: number;
   };
   readonly buckets?: {
     readonly total: number;
@@ -165,6 +167,7 @@ function aboutIndex(index: IndexView, tally: ExtentTally): Partial<CheckReport> 
       leaves: tree.leaves.filter((leaf) => leaf.key !== undefined).length,
       extents: tally.extents,
       staleExtents: tally.stale,
+      staleDirtyExtents: tally.staleDirty,
     },
     buckets: { total: buckets.bucketCount, data, metadata, pointersAhead: buckets.adopted },
   };

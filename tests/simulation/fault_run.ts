@@ -330,6 +330,9 @@ export class FaultRun {
     const backings = world.kind.backingHolds === false ? [] : world.backings;
     const report = await world.run(checkCache({ cache: world.cache, backings })) as CheckReport;
     const error = report.findings.find(({ severity }) => severity === "error");
+    if (!this.#isSilent && report.btree?.staleDirtyExtents) {
+      throw new Error("check: a dirty extent is stale");
+    }
     if (error !== undefined && (!this.#isSilent || this.number === undefined)) {
       throw new Error(`check: ${findingText(error)}`);
     }

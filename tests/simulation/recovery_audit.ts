@@ -148,6 +148,7 @@ async function checked(world: World, when: string): Promise<CheckReport> {
   const { cache, kind } = world;
   const backings = kind.backingHolds === false ? [] : world.backings;
   const report = await world.run(checkCache({ cache, backings })) as CheckReport;
+  if (report.btree?.staleDirtyExtents) throw new Error(`check ${when}: a dirty extent is stale`);
   if (report.clean) return report;
   const errors = report.findings.filter(({ severity }) => severity === "error");
   throw new Error(`check ${when}: ${errors.slice(0, 3).map(findingText).join("; ")}`);

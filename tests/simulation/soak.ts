@@ -156,6 +156,7 @@ class Soak {
   async #check(): Promise<number> {
     const { cache, backing } = this.#world;
     const report = await this.#run(checkCache({ cache, backings: [backing] }));
+    if (report.btree?.staleDirtyExtents) throw new Error("check: a dirty extent is stale");
     if (!report.clean) {
       const errors = report.findings.filter(({ severity }) => severity === "error");
       throw new Error(errors.slice(0, 5).map(findingText).join("\n  "));

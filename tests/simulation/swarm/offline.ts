@@ -39,6 +39,7 @@ export async function checkOffline(
 ): Promise<DirtyBytes> {
   const backings = slots.map((slot) => still(world.backings[slot]!));
   const report = await checkCache({ cache: still(world.cache), backings });
+  if (report.btree?.staleDirtyExtents) throw new Error(`check ${when}: a dirty extent is stale`);
   if (!report.clean) {
     const errors = report.findings.filter(({ severity }) => severity === "error");
     throw new Error(`check ${when}:\n  ${errors.slice(0, 5).map(findingText).join("\n  ")}`);
