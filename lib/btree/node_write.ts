@@ -13,12 +13,19 @@ import { assert } from "../base/assert.ts";
 import { BcacheError } from "../base/errors.ts";
 import type { Clock } from "../base/runtime.ts";
 import { allEnded, endingWith, type Faults, type TaskGroup } from "../base/sync.ts";
+import { DistrustedInodes } from "../bset/distrusted.ts";
 import { KeySet } from "../bset/key_set.ts";
 import { mergeDelta, mergePointers } from "../bset/merge.ts";
 import { type Device, SECTOR_BYTES } from "../device/device.ts";
 import type { PinHolder } from "../journal/pins.ts";
 import { SLOT_WORDS } from "../ondisk/bkey.ts";
-import { BSET_HEADER_BYTES, encodeBset } from "../ondisk/bset.ts";
+import {
+  BSET_HEADER_BYTES,
+  BSET_HEADER_WORDS,
+  encodeBset,
+  readBsetHeader,
+  resealBset,
+} from "../ondisk/bset.ts";
 import type { Magic } from "../ondisk/magic.ts";
 import type { Btree } from "./btree.ts";
 import type { BtreeNode } from "./node.ts";
@@ -48,6 +55,7 @@ export class NodeWriter {
   #clock: Clock;
   #faults: Faults;
   #tasks: TaskGroup;
+  #distrusted: DistrustedInodes;
   /** Dirty leaves, oldest first. */
   #dirty = new Map<BtreeNode, Writable>();
   /** Nodes with writes under way, or waiting for their turn. */
@@ -72,6 +80,8 @@ export class NodeWriter {
     tasks: TaskGroup;
     /** Its cache of nodes is told when they grow, and asks for writes when room is short. */
     btree: Btree;
+    /** Devices no clean key of which may become durable; none if absent. */
+    distrusted?: DistrustedInodes;
   }) {
     this.#btree = options.btree;
     this.#btree.cache.flusher = this;
@@ -83,6 +93,7 @@ export class NodeWriter {
     this.#clock = options.clock;
     this.#faults = options.faults;
     this.#tasks = options.tasks;
+    this.#distrusted = options.distrusted ?? new DistrustedInodes();
   }
 
   get dirtyCount(): number {
@@ -163,7 +174,7 @@ export class NodeWriter {
   async #writeFirst(node: BtreeNode): Promise<void> {
     this.assertServing();
     const { atSector, bytes } = this.#seal(node);
-    await this.#append(atSector, bytes);
+    await this.#append(node, atSector, bytes);
   }
 
   /**
@@ -198,7 +209,7 @@ export class NodeWriter {
     const holder = this.#dirty.get(node)?.holder;
     const pinSeq = node.pinSeq;
     const { atSector, bytes } = this.#seal(node);
-    await this.#append(atSector, bytes);
+    await this.#append(node, atSector, bytes);
     if (pinSeq > 0) this.#pins.unpin(pinSeq, holder!);
   }
 
@@ -208,14 +219,28 @@ export class NodeWriter {
    * rest, and the data that the keys point to, are stable. (Linux writes both at once; torn, such
    * a node stops it from starting, although the journal has all the keys.)
    */
-  async #append(atSector: number, bytes: Uint8Array): Promise<void> {
-    if (bytes.length > SECTOR_BYTES) {
-      await this.#device.write(atSector + 1, bytes.subarray(SECTOR_BYTES));
-    }
-    await this.#device.write(atSector, bytes.subarray(0, SECTOR_BYTES), {
-      preflush: true,
-      fua: true,
-    });
+  async #append(node: BtreeNode, atSector: number, bytes: Uint8Array): Promise<void> {
+    let additions: number;
+    this.#makeStale(node, bytes);
+    do {
+      ({ additions } = this.#distrusted);
+      if (bytes.length > SECTOR_BYTES) {
+        await this.#device.write(atSector + 1, bytes.subarray(SECTOR_BYTES));
+      }
+      await this.#device.flush();
+      // A backing device may have failed that flush: then some keys are others.
+    } while (this.#makeStale(node, bytes, additions));
+    await this.#device.write(atSector, bytes.subarray(0, SECTOR_BYTES), { fua: true });
+  }
+
+  /** Makes keys of a sealed leaf stale that must not become durable; see DistrustedInodes. */
+  #makeStale(node: BtreeNode, bytes: Uint8Array, after: number = 0): boolean {
+    if (node.level > 0) return false;
+    const words = new Uint32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4);
+    const end = BSET_HEADER_WORDS + 2 * readBsetHeader(words, 0).keyWords64;
+    if (!this.#distrusted.makeStale(words, BSET_HEADER_WORDS, end, after)) return false;
+    resealBset(bytes, node.identity(this.#magic));
+    return true;
   }
 
   /** Takes the delta into a buffer for the device and merges it into the base: synchronous. */

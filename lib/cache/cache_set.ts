@@ -316,6 +316,7 @@ export class CacheSet implements CacheControl {
       writeback,
       engine: this.#engine,
       tunables: this.#tunables,
+      enable: () => this.#members.enable(device),
       detach: async () => void await this.#members.detach(device),
       stop: () => this.#members.stop(device, { force: false }),
     };

@@ -12,6 +12,7 @@ import { Replacer } from "../btree/replace.ts";
 import { Allocator, type AllocatorOptions } from "../buckets/allocator.ts";
 import { PrioWriter, type PrioWriterOptions } from "../buckets/prios.ts";
 import { BucketTable, MARK } from "../buckets/table.ts";
+import { DistrustedInodes } from "../bset/distrusted.ts";
 import type { Device } from "../device/device.ts";
 import type { JournalPlace } from "../journal/parse.ts";
 import { Journal, type JournalStart } from "../journal/writer.ts";
@@ -69,6 +70,8 @@ export class Foundations {
   readonly buckets: BucketTable;
   readonly uuids: UuidTable;
   readonly dirty: DirtySectors;
+  /** Devices whose backing device failed a flush: what is clean of them does not become durable. */
+  readonly distrusted: DistrustedInodes = new DistrustedInodes();
   /** Bucket of the priorities as the next journal entry names it. */
   prioBucket = 0;
   readonly #onTaskFailure: (error: unknown) => void;
@@ -147,7 +150,7 @@ export class Engine extends Foundations {
     start: JournalStart,
   ) {
     super(from.device, from.superblock, from.geometry, from.world);
-    const { cache, geometry, faults, tasks, buckets } = this;
+    const { cache, geometry, faults, tasks, buckets, distrusted } = this;
     const { clock, random } = from.world;
     this.journal = new Journal({
       place: this.journalPlace(),
@@ -156,6 +159,7 @@ export class Engine extends Foundations {
       faults,
       tasks: this.journalTasks,
       stamper: { stamp: (words) => this.#stamp(words) },
+      distrusted,
     });
     this.allocator = new Allocator(this.#allocatorOptions());
     this.prios = new PrioWriter(this.#prioOptions());
@@ -169,6 +173,7 @@ export class Engine extends Foundations {
       faults,
       tasks,
       btree: this.btree,
+      distrusted,
     });
     this.replacer = new Replacer({
       btree: this.btree,

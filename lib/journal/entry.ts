@@ -5,6 +5,7 @@
  * Answers to struct journal_write of Linux's journal.h.
  */
 import { assert } from "../base/assert.ts";
+import type { DistrustedInodes } from "../bset/distrusted.ts";
 import {
   JSET_BYTES_MAX,
   JSET_HEADER_BYTES,
@@ -112,6 +113,12 @@ export class Entry {
       magic,
     );
     return bytes;
+  }
+
+  /** Makes keys of a sealed entry stale that must not become durable; see DistrustedInodes. */
+  makeStale(distrusted: DistrustedInodes, magic: Magic): void {
+    if (!distrusted.makeStale(this.words, HEADER_WORDS, this.#usedWords)) return;
+    sealJset(this.bytes, readJsetHeader(this.bytes), magic);
   }
 
   /** Settles when the entry is durable; all who ask share one promise. */

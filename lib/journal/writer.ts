@@ -27,6 +27,7 @@ import { assert } from "../base/assert.ts";
 import { BcacheError, messageOf } from "../base/errors.ts";
 import type { Clock } from "../base/runtime.ts";
 import { type Faults, Signal, type TaskGroup } from "../base/sync.ts";
+import { DistrustedInodes } from "../bset/distrusted.ts";
 import { SECTOR_BYTES } from "../device/device.ts";
 import { JSET_BYTES_MAX } from "../ondisk/jset.ts";
 import { amendEntry, type EntrySpot } from "./amend.ts";
@@ -60,6 +61,8 @@ export interface JournalOptions {
   readonly faults: Faults;
   readonly tasks: TaskGroup;
   readonly stamper: JsetStamper;
+  /** Devices no clean key of which may become durable; none if absent. */
+  readonly distrusted?: DistrustedInodes;
   /** Full entries that may wait for the writer, 64 if absent. */
   readonly queueEntries?: number;
   /** Entries that may be active at once, 32768 if absent. */
@@ -110,6 +113,7 @@ export class Journal {
   #faults: Faults;
   #tasks: TaskGroup;
   #stamper: JsetStamper;
+  #distrusted: DistrustedInodes;
   #queueEntries: number;
   #ring: Ring;
   #reclaimer: Reclaimer;
@@ -146,6 +150,7 @@ export class Journal {
     this.#faults = options.faults;
     this.#tasks = options.tasks;
     this.#stamper = options.stamper;
+    this.#distrusted = options.distrusted ?? new DistrustedInodes();
     this.#queueEntries = options.queueEntries ?? QUEUE_ENTRIES;
     this.#blockBytes = place.blockSectors * SECTOR_BYTES;
     this.#entryBytes = Math.min(place.bucketSectors * SECTOR_BYTES, JSET_BYTES_MAX);
@@ -365,10 +370,12 @@ export class Journal {
   }
 
   async #writeBatch(batch: readonly PlacedEntry[]): Promise<void> {
-    const { device } = this.#place;
+    const { device, magic } = this.#place;
     await this.#erase();
     // Durable before: data, leaves, nodes, priorities that these entries rely on; the erasure.
     await device.flush();
+    // But for what a backing device could not make so.
+    for (const { entry } of batch) entry.makeStale(this.#distrusted, magic);
     for (const { entry, bytes, sector, spot } of batch) {
       if (this.#faults.failed !== undefined) throw this.#faults.failed;
       if (this.#state === "ended") return;

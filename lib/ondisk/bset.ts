@@ -102,6 +102,12 @@ export function bsetFault(
   return undefined;
 }
 
+/** Corrects the checksum of the set at the start of `bytes`, whose keys were changed in place. */
+export function resealBset(bytes: Uint8Array, identity: BsetIdentity): void {
+  const words = new Uint32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4);
+  checksum(bytes, 0, readBsetHeader(words, 0), identity, words);
+}
+
 /**
  * Writes a whole set: header, then keys given as slots (six words each) in on-disk form.
  * `bytes` must be 4-byte aligned, zero-filled and large enough. Returns the bytes used.

@@ -146,7 +146,10 @@ export async function openBcache(
       else if (options.disturbance === "collect") {
         await set.setAttribute(undefined, "trigger_gc", "1");
       } else if (options.disturbance === "neighbours") {
-        if (random.chance(0.4)) await comeAndGo(set, backings.length, random);
+        const [disabled] = await set.attributes(volume.name, "io_disable");
+        if (disabled?.value === "1" && random.chance(0.5)) {
+          await set.setAttribute(volume.name, "io_disable", "0");
+        } else if (random.chance(0.4)) await comeAndGo(set, backings.length, random);
         else await disturb(set, random.pick([volume, ...beside]).name, random);
       } else await disturb(set, volume.name, random);
     },

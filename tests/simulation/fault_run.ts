@@ -162,6 +162,12 @@ export class FaultRun {
     return this.number !== undefined && this.#kind !== "slow" && this.#kind !== "short";
   }
 
+  /** A flush that fails loses what it was to make stable, in every other run. */
+  get #loses(): boolean {
+    const isError = this.#plan.operation === "flush" && this.#kind === "error";
+    return isError && hashOf(this.#scenario.seed, this.number ?? -1, 47) % 2 === 0;
+  }
+
   async run(): Promise<void> {
     await this.#runWithFault();
     const { faults } = this.#disk;
@@ -207,10 +213,11 @@ export class FaultRun {
         const random = new SimRandom(contentSeed(hashOf(seed, this.#fresh ? 21 : 22), number));
         const disturb = number === 0 ? engine.disturb?.bind(engine) : undefined;
         const oracle = this.#oracles[number]!;
-        return runWorkload(
-          { volume, oracle, clock, random, disturb, mayFail: this.#mayFail },
-          exact,
-        );
+        // What befalls a backing device concerns no other.
+        const mayFail = this.#mayFail && (number === 0 || this.#plan.disk === "cache");
+        const failedFlushLoses = this.#loses && number === 0;
+        const target = { volume, oracle, clock, random, disturb, mayFail, failedFlushLoses };
+        return runWorkload(target, exact);
       }),
     );
   }
@@ -250,6 +257,7 @@ export class FaultRun {
       after,
       times,
       errno,
+      loses: this.#loses,
       ...(this.#kind === "misdirected" ? { landsAt: (_, sectors) => this.#victim(sectors) } : {}),
     };
   }
@@ -390,6 +398,10 @@ export class FaultRun {
   #checkQuiet(world: World): void {
     const { violations } = world.cache;
     if (violations.length > 0) throw new Error(violations.join("; "));
+    const failed = world.logLines.find((line) => line.includes("the cache set has failed"));
+    if (failed !== undefined && this.#plan.disk === "backing" && !this.#isSilent) {
+      throw new Error(`an error of a backing device made the set fail: ${failed}`);
+    }
     const bug = world.logLines.find((line) => BUG_WORDS.test(line));
     if (bug !== undefined) throw new Error(`a bug was logged: ${bug}`);
   }

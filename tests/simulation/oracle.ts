@@ -127,6 +127,12 @@ export class Oracle {
     this.#unflushed = this.#unflushed.filter((write) => !write.failed && write.durableAt > now);
   }
 
+  /** A flush was refused: what was acknowledged and not flushed may be there for good, or not. */
+  loseUnflushed(): void {
+    for (const write of this.#unflushed) write.failed = true;
+    this.#unflushed = [];
+  }
+
   /** Call before asking for a read; give the result to `checkRead`. */
   beginRead(): number {
     const begunAt = ++this.#time;

@@ -298,16 +298,32 @@ export class SimDisk implements Device {
     const fault = this.faults.take("flush", 0, 0);
     if (fault?.kind === "slow") await this.#pass(SPIKE_US);
     this.#end(running);
-    if (fault?.error === undefined && fault?.kind !== "lie") {
-      const keep: Pending[] = [];
-      for (const write of this.#pending) {
-        if (write.sequence <= coveredSequence) this.#stable.write(write.atSector, write.bytes);
-        else keep.push(write);
-      }
-      this.#pending = keep;
-    }
+    if (fault?.error === undefined && fault?.kind !== "lie") this.#settle(coveredSequence);
+    else if (fault.fault.loses) this.#lose(coveredSequence);
     if (operation === "flush") this.#tell(running, "completed");
     if (fault?.error) throw fault.error;
+  }
+
+  /** Makes writes stable up to one. */
+  #settle(coveredSequence: number): void {
+    let keep: Pending[] = [];
+    for (const write of this.#pending) {
+      if (write.sequence > coveredSequence) keep.push(write);
+      else {
+        this.#stable.write(write.atSector, write.bytes);
+        // Only what was lost is older and still pending: it must not come back at a cut.
+        const end = write.atSector + write.bytes.length / SECTOR_BYTES;
+        keep = keep.flatMap((lost) => without(lost, write.atSector, end));
+      }
+    }
+    this.#pending = keep;
+  }
+
+  /** No flush makes these writes stable any more; at a cut they may be there or not. */
+  #lose(coveredSequence: number): void {
+    this.#pending = this.#pending.map((write) =>
+      write.sequence <= coveredSequence ? { ...write, sequence: Infinity } : write
+    );
   }
 
   /** The same as `#apply`, but for what the fault makes of it in silence. */

@@ -29,6 +29,11 @@ export interface Fault {
   readonly times?: number;
   /** Of an error; EIO when absent. */
   readonly errno?: "EIO" | "ENOSPC";
+  /**
+   * Of a flush that fails: no later one makes stable what it was to, although all is read back; as
+   * Linux does with what a failed fsync could not write.
+   */
+  readonly loses?: boolean;
   /** Where a misdirected write lands; anywhere when absent. */
   readonly landsAt?: (atSector: number, sectors: number) => number;
 }

@@ -58,6 +58,8 @@ export interface WorkloadTarget {
   readonly disturb?: ((random: SimRandom) => Promise<void>) | undefined;
   /** Operations failed by the disks are expected: an error is an answer, not a failure. */
   readonly mayFail?: boolean;
+  /** What a flush that fails was to make durable may never be, whatever a later one says. */
+  readonly failedFlushLoses?: boolean;
 }
 
 interface Range {
@@ -174,12 +176,13 @@ class Lanes {
   }
 
   async #flush(): Promise<void> {
-    const { volume, oracle } = this.target;
+    const { volume, oracle, failedFlushLoses } = this.target;
     const covered = oracle.beginFlush();
     try {
       await volume.flush();
     } catch (error) {
       if (!this.#mayFail(error)) throw error;
+      if (failedFlushLoses) oracle.loseUnflushed();
       return;
     }
     oracle.endFlush(covered);

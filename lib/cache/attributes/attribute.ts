@@ -213,7 +213,7 @@ export function booleanAttribute<Target>(field: {
   readonly help: string;
   readonly initial: boolean;
   readonly get: (target: Target) => boolean;
-  readonly set: (target: Target, value: boolean) => void;
+  readonly set: (target: Target, value: boolean) => Promise<void> | void;
 }): Attribute<Target> {
   const words: Record<string, boolean> = {
     "0": false,

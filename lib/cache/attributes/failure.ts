@@ -39,8 +39,9 @@ export const DEVICE_FAILURE_ATTRIBUTES: readonly Attribute<DeviceTarget>[] = [
     help: "whether every request to the device is refused",
     initial: false,
     get: ({ dev }) => dev.ioDisabled,
-    set: ({ dev, writeback }, value) => {
-      dev.ioDisabled = value;
+    set: async ({ dev, writeback, enable }, value) => {
+      if (value) dev.ioDisabled = true;
+      else await enable();
       writeback.wake();
     },
   }),

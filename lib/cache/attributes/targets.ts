@@ -13,6 +13,8 @@ export interface DeviceTarget {
   readonly writeback: Writeback;
   readonly engine: Engine;
   readonly tunables: RequestTunables;
+  /** Lets a device be served again that is disabled. */
+  readonly enable: () => Promise<void>;
   readonly detach: () => Promise<void>;
   readonly stop: () => Promise<void>;
 }

@@ -7,6 +7,10 @@
  * back a version older than one that was flushed: the old dirty data is given up, the new data is
  * lost. So whatever flushes before it writes keys (journal entries, leaves) flushes both. Linux
  * flushes the cache device alone.
+ *
+ * A backing device that cannot be flushed concerns itself alone: the flush goes on without it. It
+ * has then told its engine not to trust it (DistrustedInodes), before this resolves, and whoever
+ * writes keys leaves out what only its flush would have made true.
  */
 import type { WriteOptions } from "../../device/device.ts";
 import { ForwardingDevice } from "../../device/forwarding.ts";
@@ -14,10 +18,13 @@ import { allEnded, Shared } from "../../base/sync.ts";
 
 /** A backing device with writes that keys may come to speak about. */
 export interface Dependent {
-  /** Whether a completed write is not known to be stable. */
-  readonly unflushed: boolean;
-  /** Makes every write that completed before the call stable. */
-  flushWrites(): Promise<void>;
+  /** Whether a completed write is not known to be stable, and keys may rely on it. */
+  readonly wantsFlush: boolean;
+  /**
+   * Makes every write that completed before the call stable, or sees to it that no key relies on
+   * that. Never rejects.
+   */
+  settleWrites(): Promise<void>;
 }
 
 export class OrderedDevice extends ForwardingDevice {
@@ -48,7 +55,7 @@ export class OrderedDevice extends ForwardingDevice {
   async #flushAll(): Promise<void> {
     const flushes = [this.inner.flush()];
     for (const dependent of this.#dependents) {
-      if (dependent.unflushed) flushes.push(dependent.flushWrites());
+      if (dependent.wantsFlush) flushes.push(dependent.settleWrites());
     }
     await allEnded(flushes);
   }

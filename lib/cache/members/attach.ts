@@ -23,6 +23,7 @@ import { Bypass } from "../requests/bypass.ts";
 import { CachedDevice } from "../requests/cached_device.ts";
 import type { Engine } from "../engine.ts";
 import { freeSlot, invalidated } from "./slots.ts";
+import { dropClean } from "./trust.ts";
 import type { BackingDevice } from "./open_backing.ts";
 import type { RequestStats } from "../stats.ts";
 
@@ -301,6 +302,9 @@ export async function attach(
     // Only the time is new: not worth dropping cached data for. The next table carries it.
     for (const [index, entry] of changes) engine.uuids.set(index, entry);
   }
+  // It was let go of after a failed flush. A new slot has nothing of it.
+  if (isNew) engine.distrusted.delete(inode);
+  else if (engine.distrusted.has(inode)) await dropClean(engine, inode);
   const dev = new CachedDevice({
     ...options,
     path: source.path,
@@ -310,6 +314,7 @@ export async function attach(
     clock: engine.world.clock,
     log: engine.world.log,
     dirty: engine.dirty,
+    distrusted: engine.distrusted,
     bypass: new Bypass({
       clock: engine.world.clock,
       random: engine.world.random,

@@ -6,6 +6,7 @@ import { BATCH_KEYS_MAX } from "../../btree/insert.ts";
 import type { BtreeNode } from "../../btree/node.ts";
 import type { KeySet } from "../../bset/key_set.ts";
 import {
+  keyDirty,
   keyInode,
   keyOffset,
   keyPointers,
@@ -24,19 +25,23 @@ interface Extent {
   readonly end: number;
 }
 
+/** What is dropped: all there is, when absent. */
+interface Which {
+  readonly from?: number;
+  readonly to?: number;
+  /** Only what is clean. */
+  readonly keepDirty?: boolean;
+}
+
 /**
- * Drops all that is cached of `inode` in [from, to), dirty or not. Nobody may write there
- * meanwhile. Durable with the next flush. Resolves with the number of sectors dropped.
+ * Drops what is cached of `inode` in [from, to), dirty or not. Nobody may write there meanwhile.
+ * Durable with the next flush. Resolves with the number of sectors dropped.
  */
-export async function dropKeys(
-  engine: Engine,
-  inode: number,
-  from: number = 0,
-  to: number = OFFSET_MAX,
-): Promise<number> {
+export async function dropKeys(engine: Engine, inode: number, which: Which = {}): Promise<number> {
+  const { from = 0, to = OFFSET_MAX, keepDirty = false } = which;
   let dropped = 0;
   for (let at = from; at < to;) {
-    const piece = await dropSomeKeys(engine, inode, at, to);
+    const piece = await dropSomeKeys(engine, inode, { from: at, to, keepDirty });
     dropped += piece.sectors;
     at = piece.next;
   }
@@ -47,10 +52,9 @@ export async function dropKeys(
 export async function dropSomeKeys(
   engine: Engine,
   inode: number,
-  from: number,
-  to: number = OFFSET_MAX,
+  { from = 0, to = OFFSET_MAX, keepDirty = false }: Which,
 ): Promise<{ sectors: number; next: number }> {
-  const { extents, next } = await findExtents(engine, inode, from, to);
+  const { extents, next } = await findExtents(engine, inode, { from, to, keepDirty });
   await insertHoles(engine, inode, joined(extents));
   return { sectors: extents.reduce((sum, { start, end }) => sum + end - start, 0), next };
 }
@@ -59,13 +63,12 @@ export async function dropSomeKeys(
 async function findExtents(
   engine: Engine,
   inode: number,
-  from: number,
-  to: number,
+  { from, to, keepDirty }: Required<Which>,
 ): Promise<{ extents: Extent[]; next: number }> {
   const extents: Extent[] = [];
   let next = to;
   await engine.btree.walk(0, { inode, offset: from }, (leaf) => {
-    collect(leaf, inode, { start: from, end: to }, extents);
+    collect(leaf, inode, { start: from, end: to, keepDirty }, extents);
     if (leaf.endInode > inode || leaf.endOffset >= to) return false;
     if (extents.length < EXTENTS_PER_WALK) return true;
     next = leaf.endOffset;
@@ -74,12 +77,16 @@ async function findExtents(
   return { extents: extents.sort((a, b) => a.start - b.start), next };
 }
 
-function collect(leaf: BtreeNode, inode: number, range: Extent, found: Extent[]): void {
+interface Sought extends Extent {
+  readonly keepDirty: boolean;
+}
+
+function collect(leaf: BtreeNode, inode: number, range: Sought, found: Extent[]): void {
   collectFrom(leaf.base, inode, range, found);
   collectFrom(leaf.delta, inode, range, found);
 }
 
-function collectFrom(set: KeySet, inode: number, range: Extent, found: Extent[]): void {
+function collectFrom(set: KeySet, inode: number, range: Sought, found: Extent[]): void {
   const { words } = set;
   for (let index = set.upperBound(inode, range.start); index < set.count; index++) {
     const at = index * SLOT_WORDS;
@@ -88,6 +95,7 @@ function collectFrom(set: KeySet, inode: number, range: Extent, found: Extent[])
     const start = end - keySizeSectors(words, at);
     if (start >= range.end) return;
     if (start === end || keyPointers(words, at) === 0) continue;
+    if (range.keepDirty && keyDirty(words, at)) continue;
     found.push({ start: Math.max(start, range.start), end: Math.min(end, range.end) });
   }
 }

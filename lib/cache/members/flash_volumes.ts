@@ -137,10 +137,10 @@ export class FlashVolumes {
     try {
       const before = volume.sizeBytes / SECTOR;
       // Nothing from before an earlier end may show up again, whoever left it there.
-      if (sectors > before) await dropKeys(engine, inode, before);
+      if (sectors > before) await dropKeys(engine, inode, { from: before });
       await this.#update(inode, entry);
       volume.resize(sectors);
-      if (sectors < before) await dropKeys(engine, inode, sectors);
+      if (sectors < before) await dropKeys(engine, inode, { from: sectors });
     } finally {
       locks.release(everything);
     }

@@ -38,7 +38,7 @@ export async function dropLeftovers(
 async function dropSome(engine: Engine, inode: number, at: number): Promise<number | undefined> {
   const from = leftFrom(engine, inode);
   if (from === undefined) return undefined;
-  const { next } = await dropSomeKeys(engine, inode, Math.max(at, from));
+  const { next } = await dropSomeKeys(engine, inode, { from: Math.max(at, from) });
   return next < OFFSET_MAX ? next : undefined;
 }
 

@@ -17,6 +17,7 @@ import type { Engine } from "../engine.ts";
 import { type FlashMember, FlashVolumes } from "./flash_volumes.ts";
 import type { BlockVolume, UuidStatus } from "../ports.ts";
 import type { RequestParts } from "../request_parts.ts";
+import { enable } from "./trust.ts";
 import { CachedStore } from "../requests/sector_store.ts";
 import type { RequestStats } from "../stats.ts";
 import { dropLeftovers } from "./leftovers.ts";
@@ -274,6 +275,14 @@ export class Members {
         }),
     });
     return member;
+  }
+
+  /** Serves a device again that is disabled; see trust.ts. */
+  async enable(name: string): Promise<void> {
+    await this.#changes.run(async () => {
+      if (this.#closed) throw new BcacheError("Shutdown", "the cache set is being stopped");
+      await enable(this.#options.engine, this.find(name).dev);
+    });
   }
 
   /**

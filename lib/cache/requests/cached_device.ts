@@ -5,12 +5,24 @@
  *
  * The state in the superblock is never better than the truth: it says dirty before the first dirty
  * write is acknowledged, and clean only after every key in the index says so durably.
+ *
+ * A failed flush leaves open which of the writes since the last good one are on the device, and
+ * asking again does not help: Linux answers that a second flush is good, and the writes are lost.
+ * So after one of an attached device
+ *   - it is disabled at once, as at its error limit, and told so once; no other device notices
+ *   - its dirty data stays in the cache: a key hides dirty data only after a good flush of what
+ *     took its place (write.ts, writeback_output.ts)
+ *   - none of its clean keys becomes durable from then on (DistrustedInodes): the next start reads
+ *     these ranges from the backing device, whatever is there
+ *   - to enable it again, or to attach it anew, drops what is clean of it (members/trust.ts)
+ * So the cache never says something of the device that the device may have lost.
  */
 import { assert } from "../../base/assert.ts";
 import { LoadAverages } from "../../base/load.ts";
 import { BcacheError, messageOf } from "../../base/errors.ts";
 import type { Clock, Log } from "../../base/runtime.ts";
 import { Mutex, Shared } from "../../base/sync.ts";
+import type { DistrustedInodes } from "../../bset/distrusted.ts";
 import { CountingDevice } from "../../device/counting.ts";
 import type { Device } from "../../device/device.ts";
 import {
@@ -68,12 +80,18 @@ export class CachedDevice implements Dependent {
   lastError: string | undefined;
   /** Every request is refused. */
   ioDisabled = false;
+  /** What was written last may be lost: a flush failed. I/O is disabled as long as this is so. */
+  #failedFlush: string | undefined;
+  /** How often one did: what was written before the last time may be lost. */
+  failedFlushes = 0;
   stopWhenFailed: StopWhenFailed = "auto";
   #writesDone = 0;
   #writesStable = 0;
+  #owesFailure = false;
   #flush = new Shared(() => this.#flushOnce());
   #superblockWrites = new Mutex();
   #dirty: DirtySectors;
+  #distrusted: DistrustedInodes;
   #mode: CacheMode;
   #log: Log;
   /** The superblock on disk says that the device was changed without its cache. */
@@ -88,6 +106,7 @@ export class CachedDevice implements Dependent {
     clock: Clock;
     log: Log;
     dirty: DirtySectors;
+    distrusted: DistrustedInodes;
     setStats: RequestStats;
     bypass: Bypass;
   }) {
@@ -103,6 +122,7 @@ export class CachedDevice implements Dependent {
     this.inode = options.inode;
     this.#log = options.log;
     this.#dirty = options.dirty;
+    this.#distrusted = options.distrusted;
     this.dataOffset = options.superblock.dataOffsetSectors;
     this.sizeSectors = options.device.sizeSectors - this.dataOffset;
     this.bypass = options.bypass;
@@ -228,7 +248,7 @@ export class CachedDevice implements Dependent {
   /** Writes the superblock as it is now and makes it stable. */
   async writeSuperblock(): Promise<void> {
     await this.device.write(SUPERBLOCK_SECTOR, encodeSuperblock(this.superblock));
-    await this.device.flush();
+    await this.#flushDevice();
   }
 
   /** Whether a completed write is not known to be stable. */
@@ -241,19 +261,88 @@ export class CachedDevice implements Dependent {
     this.#writesDone++;
   }
 
+  get flushFailed(): boolean {
+    return this.#failedFlush !== undefined;
+  }
+
+  get wantsFlush(): boolean {
+    return this.unflushed && !this.flushFailed;
+  }
+
+  /** Makes every write that completed before the call stable; rejects once a flush has failed. */
   flushWrites(): Promise<void> {
     return this.#flush.run();
   }
 
+  async settleWrites(): Promise<void> {
+    try {
+      await this.flushWrites();
+    } catch {
+      // It was told, and the device is not trusted any more.
+    }
+  }
+
   async #flushOnce(): Promise<void> {
+    const { refusal } = this;
+    if (this.flushFailed && refusal) throw refusal;
     const covered = this.#writesDone;
+    await this.#flushDevice();
+    // Another one failed meanwhile, and what this was to make stable may be lost.
+    if (this.flushFailed && this.refusal) throw this.refusal;
+    this.#writesStable = covered;
+  }
+
+  async #flushDevice(): Promise<void> {
     try {
       await this.device.flush();
-      this.#writesStable = covered;
     } catch (error) {
-      this.noteError(error);
+      this.#noteFailedFlush(error);
       throw error;
     }
+  }
+
+  /** From here on nothing is promised of what was written since the last good flush. */
+  #noteFailedFlush(error: unknown): void {
+    if (!this.attached) return this.noteError(error);
+    this.#distrusted.add(this.inode);
+    const isFirst = !this.flushFailed;
+    this.failedFlushes++;
+    this.#failedFlush ??= messageOf(error);
+    this.ioDisabled = true;
+    this.noteError(error);
+    if (!isFirst) return;
+    this.#log(
+      "error",
+      `${this.name}: a flush of ${this.path} failed, so what was written last may not be on it: ` +
+        "every request is refused from now on; when it works again, set io_disable to 0",
+    );
+  }
+
+  /** Tries a failed flush once more. @throws what the device rejects with */
+  async flushAgain(): Promise<void> {
+    const covered = this.#writesDone;
+    await this.#flushDevice();
+    this.#writesStable = covered;
+  }
+
+  /** The device is not disabled any more; nothing of it is cached that is not dirty. */
+  serveAgain(): void {
+    this.#failedFlush = undefined;
+    this.ioDisabled = false;
+    this.#owesFailure = true;
+  }
+
+  /**
+   * What a flush request has to reject with whatever comes of it: the first one after the device
+   * was enabled again still speaks for writes from before, which may be lost. Once.
+   */
+  takeFailureOwed(): BcacheError | undefined {
+    if (!this.#owesFailure) return undefined;
+    this.#owesFailure = false;
+    return new BcacheError(
+      "DeviceIo",
+      `${this.name}: a flush of ${this.path} failed before: what was written by then may be lost`,
+    );
   }
 
   // The backing device, with its errors counted.
@@ -310,6 +399,13 @@ export class CachedDevice implements Dependent {
   /** What every request is refused with while I/O is disabled. */
   get refusal(): BcacheError | undefined {
     if (!this.ioDisabled) return undefined;
+    if (this.flushFailed) {
+      return new BcacheError(
+        "DeviceIo",
+        `${this.name}: I/O is disabled after a failed flush of ${this.path} ` +
+          `(${this.#failedFlush}); when it works again, set io_disable to 0`,
+      );
+    }
     return new BcacheError(
       "DeviceIo",
       `${this.name}: I/O is disabled after ${this.errors.count} errors of ${this.path}; when it ` +

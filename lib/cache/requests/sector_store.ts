@@ -123,8 +123,10 @@ export class CachedStore implements SectorStore {
   flush(): Promise<void> {
     return this.#serve(
       async () => {
+        const owed = this.#dev.takeFailureOwed();
         await this.#parts.committer.flush();
         if (this.#dev.unflushed) await this.#dev.flushWrites();
+        if (owed) throw owed;
       },
       () => this.failedService.flush(),
     );
@@ -177,6 +179,8 @@ export class PassThroughStore implements SectorStore {
   }
 
   async flush(): Promise<void> {
+    const owed = this.#dev.takeFailureOwed();
     if (this.#dev.unflushed) await this.#dev.flushWrites();
+    if (owed) throw owed;
   }
 }

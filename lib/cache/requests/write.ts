@@ -6,11 +6,14 @@
  *   bypass        data to the backing device; done: a key without pointer; acknowledged
  *
  * Differs from Linux on purpose: the key follows the backing write. Linux sends both off at once,
- * and a read between them can put stale data into the cache.
+ * and a read between them can put stale data into the cache. And where dirty data is in the cache,
+ * a key that hides it follows a flush of the backing device: should that flush fail, what was
+ * dirty may be the only copy of what an earlier flush confirmed.
  * Changes that take time hold their range (RangeLocks), so that overlapping ones reach the backing
  * device and the index in the same order. `tryWrite` never waits: nothing can come in between.
  */
 import { BcacheError } from "../../base/errors.ts";
+import { Segment } from "../../btree/btree.ts";
 import { BATCH_KEYS_MAX } from "../../btree/insert.ts";
 import { RESERVE } from "../../buckets/reserves.ts";
 import type { BypassReason } from "./bypass.ts";
@@ -168,7 +171,28 @@ export class WritePath {
 
   async #bypass(start: number, from: Uint8Array): Promise<void> {
     await this.#dev.writeBacking(start, from);
+    await this.#mayHide(start, start + from.length / 512);
     await this.commitHoles(start, start + from.length / 512);
+  }
+
+  /**
+   * Resolves when nothing dirty is in the range, or what was written there to the backing device
+   * is stable. The caller holds the range, so nothing becomes dirty in it.
+   */
+  async #mayHide(start: number, end: number): Promise<void> {
+    const { btree } = this.#parts;
+    const { inode } = this.#dev;
+    const segment = new Segment();
+    for (let at = start; at < end && this.#dev.dirtySectors > 0; at = segment.end) {
+      let leaf = btree.findLeaf(inode, at);
+      // await: the tree may change while a node is read, so it is walked anew.
+      while (leaf === undefined) {
+        await btree.loadLeaf(inode, at);
+        leaf = btree.findLeaf(inode, at);
+      }
+      btree.lookup(leaf, inode, at, end, segment);
+      if (segment.cached && segment.dirty) return await this.#dev.flushWrites();
+    }
   }
 
   async #writeback(start: number, from: Uint8Array): Promise<void> {
@@ -207,6 +231,7 @@ export class WritePath {
       }
       // When the backing write fails, no key changes: dirty data there is still the best there is.
       await writing;
+      await this.#mayHide(start, end);
       let at = start;
       for (const placed of batches) {
         await this.#commit(at, placed);
@@ -312,6 +337,7 @@ export class WritePath {
     this.#dev.bypass.count(this.#dev.detaching ? "detaching" : "discard");
     this.#dev.stats.bypassed(sectors);
     await this.#dev.zeroBacking(start, sectors);
+    await this.#mayHide(start, start + sectors);
     await this.commitHoles(start, start + sectors);
   }
 }

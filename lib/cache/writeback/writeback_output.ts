@@ -47,6 +47,14 @@ interface Piece {
   readonly bucket: number;
 }
 
+/** A run on the backing device, not yet known to stay there. */
+interface Written {
+  readonly keys: BufferedKey[];
+  readonly pieces: Piece[];
+  /** Of the backing device, before it was written: after one more the run may be lost. */
+  readonly failedFlushes: number;
+}
+
 /** A run's place in the order of writes. */
 interface Turn {
   /** Resolves when the runs before have issued theirs. */
@@ -81,7 +89,7 @@ export class WritebackOutput {
   #changed = new Signal();
   /** Resolves when every run dispatched so far has issued its writes. */
   #issued: Promise<void> = Promise.resolve();
-  #written: Array<{ keys: BufferedKey[]; pieces: Piece[] }> = [];
+  #written: Written[] = [];
   #writtenKeys = 0;
   #writtenSectors = 0;
   #writtenSinceMs = 0;
@@ -178,6 +186,7 @@ export class WritebackOutput {
   async #writeRun(run: Run, turn: Turn): Promise<void> {
     const { locks } = this.#dev;
     const written: Piece[] = [];
+    const { failedFlushes } = this.#dev;
     const range = await locks.acquire(run.start, run.end, true);
     try {
       for (let at = run.start; at < run.end;) {
@@ -193,7 +202,7 @@ export class WritebackOutput {
       locks.release(range);
     }
     this.failuresInARow = 0;
-    this.#noteWritten(run, written);
+    this.#noteWritten(run, { keys: run.keys, pieces: written, failedFlushes });
   }
 
   /** The first dirty sectors in [at, end), as far as they are contiguous; pins their buckets. */
@@ -273,9 +282,9 @@ export class WritebackOutput {
 
   // --- Making clean ---
 
-  #noteWritten(run: Run, pieces: Piece[]): void {
+  #noteWritten(run: Run, written: Written): void {
     if (this.#written.length === 0) this.#writtenSinceMs = this.#parts.clock.nowMs();
-    this.#written.push({ keys: run.keys, pieces });
+    this.#written.push(written);
     this.#writtenKeys += run.keys.length;
     this.#writtenSectors += run.end - run.start;
   }
@@ -310,9 +319,11 @@ export class WritebackOutput {
       if (this.#parts.faults.failed !== undefined) throw this.#parts.faults.failed;
       // Before any key says clean: the data must be on the backing device to stay.
       await this.#dev.flushWrites();
+      const { failedFlushes } = this.#dev;
       for (; at < written.length; at++) {
-        const { keys, pieces } = written[at]!;
-        this.#finish(keys, await this.#markClean(pieces));
+        const run = written[at]!;
+        const stable = run.failedFlushes === failedFlushes;
+        this.#finish(run.keys, stable && await this.#markClean(run.pieces));
       }
     } catch (error) {
       this.failuresInARow++;

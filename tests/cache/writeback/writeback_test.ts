@@ -132,6 +132,8 @@ describe("durability", () => {
     assertEquals(await world.dirtyBytes(), 8 * 4096);
     assertEquals(await world.state(), "dirty");
     world.backing.failFlush = false;
+    await assertRejects(() => world.drain(), BcacheError, "set io_disable to 0");
+    await world.set.setAttribute("bcache0", "io_disable", "0");
     await world.drain();
     assertEquals([await world.dirtyBytes(), await world.state()], [0, "clean"]);
     await world.close();

@@ -122,10 +122,10 @@ const JOURNAL: readonly Mutation[] = [
   {
     name: "a leaf lets go of its journal entry before it is durable",
     file: "lib/btree/node_write.ts",
-    text: "    await this.#append(atSector, bytes);\n" +
+    text: "    await this.#append(node, atSector, bytes);\n" +
       "    if (pinSeq > 0) this.#pins.unpin(pinSeq, holder!);",
     becomes: "    if (pinSeq > 0) this.#pins.unpin(pinSeq, holder!);\n" +
-      "    await this.#append(atSector, bytes);",
+      "    await this.#append(node, atSector, bytes);",
     hunts: [hunt("wrap-journal", 4, 10), hunt("tiny-nodes", 3, 40)],
   },
 ];
