@@ -36,7 +36,10 @@ export const DEVICE_FAILURE_ATTRIBUTES: readonly Attribute<DeviceTarget>[] = [
   }),
   booleanAttribute({
     name: "io_disable",
-    help: "whether every request to the device is refused",
+    help:
+      "whether every request to the device is refused; set at io_error_limit, and when a flush " +
+      "of the backing device fails; after that, 0 tries a flush first and drops what is cached " +
+      "and not dirty",
     initial: false,
     get: ({ dev }) => dev.ioDisabled,
     set: async ({ dev, writeback, enable }, value) => {

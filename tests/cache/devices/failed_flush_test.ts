@@ -268,7 +268,7 @@ describe("after a failed flush", () => {
     await world.run(world.set.close());
   });
 
-  test("so it is when the device was stopped and is attached anew", async () => {
+  test("stopped and attached anew, the device has nothing clean in the cache either", async () => {
     const world = await TwoDevices.make("writethrough");
     await world.write(0, 0, 1);
     await world.flush(0);
