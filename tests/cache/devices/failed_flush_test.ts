@@ -288,7 +288,7 @@ describe("after a failed flush", () => {
     await world.run(world.set.close());
   });
 
-  test("what was being written back stays dirty, also when the device is enabled soon", async () => {
+  test("what was being written back stays dirty when the device is enabled", async () => {
     const world = await TwoDevices.make("writeback");
     for (let block = 0; block < 8; block++) await world.write(0, block, 1);
     await world.flush(0);
