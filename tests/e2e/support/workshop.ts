@@ -68,8 +68,9 @@ export function attempt(
   });
 }
 
-/** Runs a command that must succeed, and returns what it printed. */
+/** Runs a command that must succeed, and returns what it printed; not while a signal ends us. */
 export async function run(...command: string[]): Promise<string> {
+  await notWhileEnding();
   const outcome = await attempt(command);
   assert(
     outcome.status === 0,
@@ -125,6 +126,7 @@ export class Workshop {
 
   /** Mounts in the foreground and returns when the status line says that the file can be used. */
   async mount(options: MountOptions): Promise<Served> {
+    await notWhileEnding();
     const mountpoint = this.makeFolder("mnt");
     const args = ["mount", "--cache", options.cache, "--backing", options.backing, mountpoint];
     const flags = options.flags ?? [];
