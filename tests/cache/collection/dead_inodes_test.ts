@@ -108,7 +108,9 @@ test("a slot that is used again has no keys and nothing dirty", async () => {
   await invalidate(world, GONE);
   for (let index = 0; index < uuids.capacity; index++) {
     if (index === GONE || index === AWAY) continue;
-    uuids.set(index, { ...emptyUuidEntry(), uuid: new Uint8Array(16).fill(0x77) });
+    const uuid = new Uint8Array(16).fill(0x77);
+    uuid.set([index & 0xff, index >> 8]);
+    uuids.set(index, { ...emptyUuidEntry(), uuid });
   }
   world.engine.dirty.add(GONE, 0, 8);
   assertEquals(await world.run(freeSlot(world.engine, "a test")), GONE);

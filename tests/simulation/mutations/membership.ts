@@ -36,6 +36,23 @@ export const MEMBERSHIP: readonly Mutation[] = [
     hunts: [hunt("flash-volume", 6, 2)],
   },
   {
+    name: "a slot that was given up becomes one that was never used",
+    file: "lib/cache/members/slots.ts",
+    text: "  return { ...entry, uuid, flags: 0, sectors: 0, invalidated: nowSeconds };",
+    becomes: "  void uuid;\n" +
+      "  return { ...entry, uuid: new Uint8Array(16), flags: 0, sectors: 0, " +
+      "invalidated: nowSeconds };",
+    hunts: [hunt("flash-volume", 6, 2)],
+  },
+  {
+    name: "a set runs although the UUID table does not know whose dirty data it has",
+    file: "lib/cache/cache_set.ts",
+    text: "      refuseUnknownDirt(engine);\n",
+    becomes: "      void refuseUnknownDirt;\n",
+    hunts: [],
+    damaged: "UUID table of a set with a volume",
+  },
+  {
     name: "a device is detached although something became dirty meanwhile",
     file: "lib/cache/members/detach.ts",
     text: "    if (dev.needsWriteback) return false;\n",
