@@ -121,8 +121,12 @@ describe("a command that is interrupted takes down what it has set up", () => {
       const { command } = await mountOf(running);
       const folder = /\S*\/bcache-fuse-e2e-[^/ ]+/.exec(command)![0];
       await until("a figure", () => /IOPS/.exec(running.output()) ?? undefined, running);
+      const isFio = ({ command }: { command: string }) => /^fio /.test(command);
+      const look = () => childrenOf(running.child).find(isFio);
+      const { pid } = await until("the next one begins", look, running);
       signalTo(running.child, "SIGTERM");
       assertEquals(await running.end, 143, running.output());
+      assertEquals(isAlive(pid), false, "fio, which makes folders that it misses");
       assertEquals([existsSync(folder), mountsBelow(folder)], [false, []]);
     }), LIMIT_MS);
 

@@ -15,6 +15,8 @@ export const TOP = join(import.meta.dirname!, "../../..");
 const SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /** Below every test's own limit, so that a command that hangs is taken down and named. */
 const STEP_LIMIT_MS = 50_000;
+/** What the commands that run get to end when a signal ends the process. */
+const COMMAND_END_LIMIT_MS = 5000;
 const MIB = 1 << 20;
 
 /** The program under the runtime that runs this test. */
@@ -46,6 +48,17 @@ export interface MountOptions {
   readonly program?: readonly string[];
 }
 
+/** Commands that run now. */
+const commands = new Set<ChildProcess>();
+
+/** Before their files go: fio makes a folder again that it misses. */
+async function endCommands(): Promise<void> {
+  for (const child of commands) signalTo(child, "SIGTERM");
+  const deadlineMs = Date.now() + COMMAND_END_LIMIT_MS;
+  while (commands.size > 0 && Date.now() < deadlineMs) await sleep(10);
+  for (const child of commands) signalTo(child, "SIGKILL");
+}
+
 /** Runs a command to its end. Never rejects for a command that fails: look at `status`. */
 export function attempt(
   command: readonly string[],
@@ -61,10 +74,12 @@ export function attempt(
       env: { ...process.env, PATH: `${process.env["PATH"] ?? ""}:${SYSTEM_PATH}`, LC_ALL: "C" },
     };
     const child = execFile(program!, args, options, (error, stdout, stderr) => {
+      commands.delete(child);
       const reason = error === null ? "" : `\n${error.message}`;
       const status = error === null ? 0 : (child.exitCode ?? 128);
       resolve({ status, stdout, stderr: `${stderr}${status === 0 ? "" : reason}` });
     });
+    commands.add(child);
   });
 }
 
@@ -255,7 +270,10 @@ export class Workshop {
 export async function inWorkshop(body: (workshop: Workshop) => Promise<void>): Promise<void> {
   assert(process.getuid?.() === 0, "the end-to-end tests mount: run them as root");
   const workshop = new Workshop();
-  const handled = whenInterrupted(() => workshop.close());
+  const handled = whenInterrupted(async () => {
+    await endCommands();
+    await workshop.close();
+  });
   try {
     await body(workshop);
   } catch (error) {
