@@ -174,6 +174,12 @@ export class Allocator {
       this.#free[RESERVE.btree].length * 2 >= this.sizes.btree;
   }
 
+  /** Whether the index should not grow: what is left for it is for what makes room. */
+  get indexIsShort(): boolean {
+    return this.#free[RESERVE.none].length === 0 &&
+      this.#free[RESERVE.btree].length * 2 < this.sizes.btree;
+  }
+
   /**
    * Takes a bucket that may be overwritten at once, pinned once for the caller; -1 when there is
    * none. BTREE and PRIO buckets are marked as metadata, others as clean data. Never waits.

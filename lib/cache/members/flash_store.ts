@@ -215,11 +215,28 @@ export class FlashStore implements SectorStore {
     }
   }
 
+  /**
+   * Many small holes make the index larger and no bucket free. While it is short such requests are
+   * refused like data: else they would take what it takes to destroy a volume.
+   */
+  async #whenIndexMayGrow(): Promise<void> {
+    const { allocator } = this.#parts;
+    while (allocator.indexIsShort) {
+      try {
+        await this.#whenSpace();
+      } catch (error) {
+        // A collection may have found something for the index alone.
+        if (allocator.indexIsShort) throw error;
+      }
+    }
+  }
+
   async zeroLocked(start: number, sectors: number): Promise<void> {
     const { committer } = this.#parts;
     const builder = new BatchBuilder();
     const end = start + sectors;
     for (let at = start; at < end;) {
+      await this.#whenIndexMayGrow();
       builder.clear();
       while (at < end && builder.batch.count < BATCH_KEYS_MAX) {
         at = builder.addHole(this.#inode, at, end);

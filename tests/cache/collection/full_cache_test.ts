@@ -135,6 +135,21 @@ for (const [manner, settings] of MANNERS) {
     });
   });
 
+  test(`many small holes in a full volume are refused, not a destroy${manner}`, async () => {
+    const full = await makeVolume(settings);
+    const { world, volume } = full;
+    const end = await fill(full);
+    let refusal: unknown;
+    for (let at = 0; at < end && refusal === undefined; at += 1 * KIB) {
+      await world.run(volume.zero(at, 512).catch((error) => refusal = error));
+    }
+    if (!copies) assert(refusal instanceof BcacheError && refusal.code === "NoSpace");
+    await world.run(world.set.destroyVolume("bcache1", { force: true }));
+    await world.run(world.set.createVolume({ sizeBytes: 600 * 16 * KIB }));
+    assert(await fill({ world, volume: world.set.volumes[1]! }) > 8000 * KIB, "all is free again");
+    await world.close();
+  });
+
   test(`a cached device beside a volume that fills the cache goes past it${manner}`, async () => {
     const full = await makeVolume([...settings, ["writeback_running", "0"]]);
     const { world } = full;
