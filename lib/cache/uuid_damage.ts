@@ -5,7 +5,9 @@
  *
  * No power cut leaves a sound set so. An entry is durable, and journaled, before its device has a
  * key; it is invalidated durably before its keys are dropped; no used slot becomes an unused one;
- * and one that is used again is emptied first (members/slots.ts).
+ * and one that is used again is emptied first (members/slots.ts). Linux does not wait for that
+ * entry: a power cut within a tenth of a second after a volume was made there, and written to by
+ * many small writes, may look the same. Nothing of it was flushed then, and no one can tell.
  */
 import { BcacheError } from "../base/errors.ts";
 import { slotKind, uuidTableFaults } from "../ondisk/uuid_table.ts";

@@ -117,7 +117,7 @@ export function severalCachesFault(
     what: "belongs to a set of several cache devices, which nobody can run",
     found: `device ${cacheIndex} of ${cachesInSet}`,
     expected: "device 0 of 1",
-    advice: "the superblock is damaged, or of an experimental program",
+    advice: "the superblock is damaged: restore sector 8 from a copy",
   };
 }
 
@@ -179,7 +179,8 @@ function verifyCommon(
   }
   const sequence = readU64(view, SUPERBLOCK.seq);
   if (sequence > SEQUENCE_MAX) {
-    return bad(`write sequence ${sequence}, expected at most 2^52`);
+    const found = `write sequence ${sequence}, expected at most 2^52`;
+    return bad(`${found}; the superblock is damaged: restore sector 8 from a copy`);
   }
   const blockSectors = view.getUint16(SUPERBLOCK.block_size, true);
   if (blockSectors < place.logicalBlockSectors) {

@@ -8,10 +8,12 @@ import { checkCache } from "../../lib/offline/check.ts";
 import { planExtract } from "../../lib/offline/extract.ts";
 import { findingText } from "../../lib/offline/findings.ts";
 import { JSET, jsetBytes, readJsetHeader } from "../../lib/ondisk/jset.ts";
+import { INODE_MAX, keyInode, pointerSector } from "../../lib/ondisk/bkey.ts";
+import { BSET_HEADER_BYTES } from "../../lib/ondisk/bset.ts";
 import { viewOf } from "../../lib/ondisk/layout.ts";
 import { SUPERBLOCK } from "../../lib/ondisk/superblock.ts";
 import { UUID_ENTRY, UUID_ENTRY_BYTES } from "../../lib/ondisk/uuid_entry.ts";
-import { indexOf, patch, patchSuperblock } from "../offline/world.ts";
+import { indexOf, patch, patchSuperblock, resealNode } from "../offline/world.ts";
 import {
   type MadeSet,
   makeSet,
@@ -129,6 +131,27 @@ describe("a damaged UUID table is refused, and nothing is lost by trying", () =>
       /\/disk0: the cache holds data of the part before .* from sector 0, expected from 16 on;/,
     );
   });
+});
+
+test("dirty data of a number that the UUID table cannot have is refused, and rescued", async () => {
+  const made = await withVolume();
+  const { cache } = made;
+  const leaf = (await indexOf(cache)).tree.leaves.at(-1)!.key!;
+  await patch(cache, pointerSector(leaf, 0), 16, (bytes) => {
+    const words = new Uint32Array(bytes.buffer);
+    for (let at = BSET_HEADER_BYTES / 4; at < words.length; at++) {
+      // What begins a key of the volume: its number, and the bit that every key has.
+      if (words[at + 1]! >>> 31 !== 1 || keyInode(words, at) !== 1) continue;
+      words[at] = (words[at]! & ~INODE_MAX) | 1000;
+    }
+    resealNode(bytes, leaf, 512);
+  });
+  const why = "there is no slot 1000, but the cache has 65536 dirty bytes of device number 1000";
+  await assertRejects(() => made.open(), BcacheError, why);
+  const { findings } = await checkCache({ cache });
+  assert(findings.some(({ what }) => what.includes("device number 1000")));
+  const plan = await planExtract({ cache, of: { volume: 1000 }, rescue: true });
+  assertEquals(plan.sizeSectors, LENGTH / 512);
 });
 
 test("what is left of a slot that was given up is no damage", async () => {
