@@ -7,7 +7,7 @@
  * add up is answered with an errno. Reads and writes that the volume can do at once are answered
  * before the next request is looked at; others wait for the volume's promise, and keep a slot.
  */
-import { ERRNO, errnoOf, messageOf } from "../lib/base/errors.ts";
+import { BcacheError, ERRNO, errnoOf, messageOf } from "../lib/base/errors.ts";
 import type { Log } from "../lib/base/runtime.ts";
 import { type BlockVolume, REQUEST_SYNC } from "../lib/cache/ports.ts";
 import type { Channel } from "./channel.ts";
@@ -192,7 +192,7 @@ export class FuseSession {
     work.then(
       () => this.#complete(slot, replyBytes),
       (error) => {
-        this.log("error", messageOf(error));
+        if (!(error instanceof BcacheError && error.isLogged)) this.log("error", messageOf(error));
         this.#complete(slot, -errnoOf(error));
       },
     );

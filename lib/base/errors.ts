@@ -69,12 +69,19 @@ export class BcacheError extends Error {
   override name = "BcacheError";
   readonly code: ErrorCode;
   readonly errno: number;
+  /** A state that the log told of when it began; not to be repeated for every request. */
+  readonly isLogged: boolean;
 
   /** @param errno overrides the code's usual errno (a device that reported ENOSPC, say). */
-  constructor(code: ErrorCode, message: string, options?: { cause?: unknown; errno?: number }) {
+  constructor(
+    code: ErrorCode,
+    message: string,
+    options?: { cause?: unknown; errno?: number; isLogged?: boolean },
+  ) {
     super(message, options?.cause === undefined ? undefined : { cause: options.cause });
     this.code = code;
     this.errno = options?.errno ?? CODES[code];
+    this.isLogged = options?.isLogged ?? false;
   }
 }
 

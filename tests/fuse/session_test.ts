@@ -347,7 +347,12 @@ describe("data", () => {
       request("FSYNC", FILE, struct(protocol.FSYNC_IN, { fh: FILE })),
     );
     assertEquals(odd.error, -ERRNO.EIO);
-    assertEquals(bench.logged, ["READ: sector 8: broken", "full", "odd"]);
+    volume.flush = () => Promise.reject(new BcacheError("DeviceIo", "off", { isLogged: true }));
+    const off = await bench.askLater(
+      request("FSYNC", FILE, struct(protocol.FSYNC_IN, { fh: FILE })),
+    );
+    assertEquals(off.error, -ERRNO.EIO);
+    assertEquals(bench.logged, ["READ: sector 8: broken", "full", "odd"], "what is told is told");
     assertEquals(bench.pool.taken, 1);
   });
 

@@ -44,6 +44,21 @@ for (const [name, seed] of SLICES) {
   }, 120_000);
 }
 
+test("a failed flush of one backing device concerns no other", async () => {
+  const sweep = await sweepFaults("neighbours", 1, {
+    oneIn: 1,
+    runsMax: 5,
+    longRunsMax: 5,
+    plans: ({ disk, operation, kind }) =>
+      disk === "backing" && operation === "flush" && kind === "error",
+  });
+  assertEquals(sweep.failures, []);
+  const { runs, injected, recoveries } = sweep.byKind.get("error")!;
+  assertGreater(runs, 10);
+  assertGreater(injected, runs);
+  assertGreater(recoveries, 4 * runs);
+}, 120_000);
+
 test("every plan can be asked for by what its failure says", () => {
   assertEquals(newFaultSweep().byKind.size, FAULT_KINDS.length);
   for (const plan of allPlans({ oneIn: 1 })) {

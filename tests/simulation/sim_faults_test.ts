@@ -136,6 +136,21 @@ test("a flush that lies makes nothing stable, and the next honest one everything
   assertEquals(stableBytes(disk, 2), [2, 3]);
 });
 
+test("a failed flush that loses: no later one makes that stable", async () => {
+  const { clock, disk } = newDisk();
+  await clock.run(disk.write(0, filled(3, 1), { fua: true }));
+  await clock.run(disk.write(0, filled(2, 2)));
+  disk.faults.add({ operation: "flush", loses: true });
+  await assertRejects(() => clock.run(disk.flush()), BcacheError, "flush failed");
+  await clock.run(disk.write(1, filled(2, 3)));
+  await clock.run(disk.flush());
+  assertEquals([disk.peek(0, 1)[0], disk.unflushed], [2, 1], "it is read back, and pending");
+  assertEquals(stableBytes(disk, 3), [1, 3, 3]);
+  const all = filled(3, 0);
+  imageAfterCut(disk.snapshot(), "all", new SimRandom(1)).read(0, all);
+  assertEquals([all[0], all[512], all[1024]], [2, 3, 3], "nothing old comes back over newer data");
+});
+
 test("an error fails the operation, of a write a part may have happened", async () => {
   const { clock, disk } = newDisk();
   await clock.run(disk.zero(0, 8));

@@ -404,12 +404,14 @@ export class CachedDevice implements Dependent {
         "DeviceIo",
         `${this.name}: I/O is disabled after a failed flush of ${this.path} ` +
           `(${this.#failedFlush}); when it works again, set io_disable to 0`,
+        { isLogged: true },
       );
     }
     return new BcacheError(
       "DeviceIo",
       `${this.name}: I/O is disabled after ${this.errors.count} errors of ${this.path}; when it ` +
         "works again, set io_disable to 0",
+      { isLogged: true },
     );
   }
 }
