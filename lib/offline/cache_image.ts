@@ -154,10 +154,8 @@ export async function openCacheImage(
     return undefined;
   }
   const several = severalCachesFault(superblock);
-  if (several !== undefined) {
-    report({ ...finding, ...several });
-    return undefined;
-  }
+  // What it has is looked at all the same, as that of the only one.
+  if (several !== undefined) report({ ...finding, ...several });
   if (superblock.bucketCount > BUCKETS_MAX) {
     report({
       ...finding,

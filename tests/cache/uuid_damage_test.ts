@@ -238,8 +238,19 @@ test("a cache that says it is one of several is refused as `check` refuses it", 
   const said = /a set of several cache devices, which nobody can run: found device 7 of 8, exp/;
   const error = await assertRejects(() => made.open(), BcacheError);
   assertMatch(error.message, said);
-  const { findings } = await checkCache({ cache: made.cache });
+  const { cache } = made;
+  const { findings } = await checkCache({ cache });
+  assertEquals(findings.length, 1);
   assertMatch(findingText(findings[0]!), said);
+  const extract = (rescue: boolean) => planExtract({ cache, of: { volume: 1 }, rescue });
+  await assertRejects(() => extract(false), BcacheError, "several cache devices");
+  const plan = await extract(true);
+  assertEquals(plan.findings.length, 1);
+  const output = new MemoryDevice(plan.sizeSectors);
+  await plan.copyTo(output);
+  const image = new Uint8Array(LENGTH);
+  await output.read(0, image);
+  assertEquals([...new Set(image)], [2]);
 });
 
 test("a write sequence that leaves no room is refused, of the cache and of a device", async () => {
