@@ -151,6 +151,11 @@ export class Allocator {
     return this.#waiters.length;
   }
 
+  /** Whether somebody waits for a bucket for data. */
+  get dataWaits(): boolean {
+    return this.#waiters.some(({ reserve }) => reserve === RESERVE.none);
+  }
+
   /** How many buckets lie in one list, for statistics. */
   freeCount(reserve: Reserve): number {
     return this.#free[reserve].length;

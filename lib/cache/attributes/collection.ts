@@ -83,7 +83,8 @@ export const COLLECTION_ATTRIBUTES: readonly Attribute<SetTarget>[] = [
   }),
   booleanAttribute({
     name: "copy_gc_enabled",
-    help: "whether a collection copies together what is left in sparsely used buckets",
+    help: "whether every collection copies together what is left in sparsely used buckets; one " +
+      "that somebody waits for, for want of room, does so in any case",
     initial: false,
     get: ({ engine }) => engine.moving.enabled,
     set: ({ engine }, value) => {

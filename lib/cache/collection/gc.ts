@@ -275,7 +275,8 @@ export class Collector {
     this.lastDurationMs = ended - began;
     this.times.record(began, ended);
     this.#allocator.gcFinished();
-    if (this.moving?.enabled) {
+    // Whoever waits for room for data would be refused while it lies about in sparse buckets.
+    if (this.moving !== undefined && (this.moving.enabled || this.#allocator.dataWaits)) {
       slices.begin();
       await this.moving.run(signal);
       slices.end();

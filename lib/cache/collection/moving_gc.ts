@@ -1,7 +1,8 @@
 /**
  * Moving collection: what is left in sparsely used buckets is copied together, so that these can
- * be used again without dropping it. Answers to movinggc.c. Off unless asked for
- * (`copy_gc_enabled`); runs after a collection, whose counts tell which buckets to choose.
+ * be used again without dropping it. Answers to movinggc.c. Runs after a collection, whose counts
+ * tell which buckets to choose, when asked for (`copy_gc_enabled`), or while somebody waits for a
+ * bucket for data, who would have to be refused. (Linux lets them wait for ever.)
  *
  * Order, per extent:
  *   1. it is read from where it is; its bucket is pinned
@@ -57,6 +58,7 @@ export interface MovingOptions {
 }
 
 export class MovingCollector {
+  /** After every collection, as the user wants it; else only in need. */
   enabled = false;
   /** Since start. */
   keysMoved = 0;
@@ -85,9 +87,8 @@ export class MovingCollector {
     });
   }
 
-  /** Copies what lies in the emptiest buckets, if that is wanted. Ends early when stopped. */
+  /** Copies what lies in the emptiest buckets. Ends early when stopped. */
   async run(signal: AbortSignal): Promise<void> {
-    if (!this.enabled) return;
     this.#givenUp = false;
     const candidates = await this.#choose();
     if (candidates.length === 0) return;
