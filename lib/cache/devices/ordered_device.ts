@@ -3,10 +3,10 @@
  * that took foreground writes since its last one.
  *
  * Why: a key that says "clean" or "nothing cached here" is a statement about the backing device.
- * If such a key became durable before the backing write it stands for, a power cut could bring
- * back a version older than one that was flushed: the old dirty data is given up, the new data is
- * lost. So whatever flushes before it writes keys (journal entries, leaves) flushes both. Linux
- * flushes the cache device alone.
+ * If such a key became durable before the backing write it stands for, a power cut could leave a
+ * cache that answers with what the backing device has lost, until it drops that and an older
+ * version comes back. So whatever flushes before it writes keys (journal entries, leaves) flushes
+ * both. Linux flushes the cache device alone.
  *
  * A backing device that cannot be flushed concerns itself alone: the flush goes on without it. It
  * has then told its engine not to trust it (DistrustedInodes), before this resolves, and whoever
