@@ -45,12 +45,12 @@ for (const [name, seed] of SLICES) {
 }
 
 test("a failed flush of one backing device concerns no other", async () => {
-  const sweep = await sweepFaults("neighbours", 1, {
+  // A seed with writes past the cache over dirty data that a flush, which loses them, meets.
+  const sweep = await sweepFaults("neighbours", 4, {
     oneIn: 1,
-    runsMax: 5,
-    longRunsMax: 5,
-    plans: ({ disk, operation, kind }) =>
-      disk === "backing" && operation === "flush" && kind === "error",
+    longRunsMax: 1,
+    plans: ({ disk, operation, kind, stage }) =>
+      disk === "backing" && operation === "flush" && kind === "error" && stage === "first",
   });
   assertEquals(sweep.failures, []);
   const { runs, injected, recoveries } = sweep.byKind.get("error")!;
