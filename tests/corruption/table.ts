@@ -95,8 +95,8 @@ export const CANNOT_BE_TOLD: Readonly<Partial<Record<Structure, string>>> = {
     "and `check` say so in a warning. Damage of any older entry is found.",
   "UUID table of a set with a volume":
     "The size of a volume stands in its entry alone. With a smaller one it ends earlier, and " +
-    "what is behind that end is given up as if it had been made smaller; without one it is not " +
-    "served, which the log says, and `extract --rescue --volume` saves what it has.",
+    "what is behind that end waits in the cache until the size is right again; without one it " +
+    "is not served, which the log says, and `extract --rescue --volume` saves what it has.",
   "priorities and generations":
     "A whole older copy looks like the newest. Generations are taken up from the pointers of " +
     "the index, so that what is in use stays right. But a pointer to data that was dropped, " +

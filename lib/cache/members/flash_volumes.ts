@@ -126,7 +126,9 @@ export class FlashVolumes {
 
   /**
    * Changes the size. What lies behind the new end of a smaller volume is given up; what a larger
-   * one gains reads as zeroes.
+   * one gains reads as zeroes. The data goes first: after a crash a volume that has its old size
+   * may read as zeroes behind the new end, but nothing is left that nobody can reach. (It could be
+   * dropped at the next start; then a damaged size, in a table without checksum, would cost data.)
    */
   async resize(member: FlashMember, sizeBytes: number): Promise<void> {
     const { engine } = this.#options;
@@ -137,10 +139,9 @@ export class FlashVolumes {
     try {
       const before = volume.sizeBytes / SECTOR;
       // Nothing from before an earlier end may show up again, whoever left it there.
-      if (sectors > before) await dropKeys(engine, inode, { from: before });
+      await dropKeys(engine, inode, { from: Math.min(sectors, before) });
       await this.#update(inode, entry);
       volume.resize(sectors);
-      if (sectors < before) await dropKeys(engine, inode, { from: sectors });
     } finally {
       locks.release(everything);
     }

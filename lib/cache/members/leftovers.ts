@@ -1,14 +1,12 @@
 /**
  * Giving up what a crash left of data that nobody can ask for any more: all that a device has whose
- * entry in the UUID table was invalidated, and what a volume has behind its end. It is dirty, so
- * it would hold its buckets for ever.
+ * entry in the UUID table was invalidated. It is dirty, so it would hold its buckets for ever.
  *
  * A piece at a time, each while no device comes, goes or changes its size. Between two pieces the
- * place may be used again, or the volume become larger: what is left is asked for anew each time.
+ * place may be used again: whether it is nobody's is asked anew each time.
  */
 import { OFFSET_MAX } from "../../ondisk/bkey.ts";
-import { isInvalidated, UUID_FLASH_ONLY } from "../../ondisk/uuid_entry.ts";
-import { isServable } from "../../ondisk/uuid_table.ts";
+import { isInvalidated } from "../../ondisk/uuid_entry.ts";
 import type { Engine } from "../engine.ts";
 import { dropSomeKeys } from "./drop_keys.ts";
 
@@ -26,7 +24,7 @@ export async function dropLeftovers(
 ): Promise<void> {
   await engine.world.clock.sleep(DELAY_MS, signal);
   for (let inode = 0; inode < engine.uuids.capacity; inode++) {
-    let at = leftFrom(engine, inode);
+    let at = isLeft(engine, inode) ? 0 : undefined;
     while (at !== undefined && !signal.aborted) {
       const from = at;
       at = await alone(() => dropSome(engine, inode, from));
@@ -36,17 +34,12 @@ export async function dropLeftovers(
 
 /** Drops a piece of what is left of a place; where to go on, undefined: that was all. */
 async function dropSome(engine: Engine, inode: number, at: number): Promise<number | undefined> {
-  const from = leftFrom(engine, inode);
-  if (from === undefined) return undefined;
-  const { next } = await dropSomeKeys(engine, inode, { from: Math.max(at, from) });
+  if (!isLeft(engine, inode)) return undefined;
+  const { next } = await dropSomeKeys(engine, inode, { from: at });
   return next < OFFSET_MAX ? next : undefined;
 }
 
-/** From which sector on the keys of a place are nobody's; undefined: there are none. */
-function leftFrom({ uuids, dirty }: Engine, inode: number): number | undefined {
-  if (dirty.of(inode) === 0) return undefined;
-  const entry = uuids.entry(inode);
-  if (isInvalidated(entry)) return 0;
-  const isVolume = (entry.flags & UUID_FLASH_ONLY) !== 0 && isServable(entry);
-  return isVolume && dirty.endOf(inode) > entry.sectors ? entry.sectors : undefined;
+/** Whether the keys of a place are nobody's, and there are some. */
+function isLeft({ uuids, dirty }: Engine, inode: number): boolean {
+  return dirty.of(inode) > 0 && isInvalidated(uuids.entry(inode));
 }
