@@ -92,7 +92,7 @@ export class SlowestTurn {
     setTimeout(look, LOOK_MS);
     await work();
     over = true;
-    await turn();
+    look(); // The last turn, or the only one.
     return { cpuMs, wallMs, tookMs: performance.now() - began };
   }
 }
