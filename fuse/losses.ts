@@ -1,9 +1,9 @@
 /**
- * What is lost, or would be, when a mount ends: its set has failed, or its files were deleted or
- * replaced under it. One line each, for the status and for the end.
+ * What is lost, or would be, when a mount ends: its set has failed, a device was disabled, or files
+ * were deleted or replaced under it. One line each, for the status and for the end.
  */
 import { BcacheError, messageOf } from "../lib/base/errors.ts";
-import type { SetStatus } from "../lib/cache/ports.ts";
+import type { DeviceStatus, SetStatus } from "../lib/cache/ports.ts";
 import type { FileFate } from "../lib/device/file.ts";
 
 /** What is on the cache alone: `bcache0: 4096 bytes`. */
@@ -41,6 +41,14 @@ export function warningsOf(
   });
 }
 
+/** Of a device that errors have disabled. */
+function disabledWarning({ name, disabled, dirtyBytes, backingPath }: DeviceStatus): string[] {
+  if (disabled === undefined) return [];
+  const dirty = dirtyBytes > 0 ? `; safe in the cache are ${dirtyBytes} bytes of it` : "";
+  const what = `what was written to ${backingPath} last may not be on it`;
+  return [`${name} is disabled, ${disabled}: ${what}${dirty}`];
+}
+
 export interface Loss {
   /** False: the set has failed, but the backing devices have everything. */
   readonly isLost: boolean;
@@ -53,7 +61,7 @@ export interface Loss {
  */
 export function describeLoss(status: SetStatus, failure: unknown): Loss | undefined {
   const reason = status.failed ?? (failure === undefined ? undefined : messageOf(failure));
-  const warnings = status.warnings ?? [];
+  const warnings = [...status.warnings ?? [], ...status.devices.flatMap(disabledWarning)];
   if (reason === undefined) {
     if (warnings.length === 0) return undefined;
     return { isLost: true, error: new BcacheError("DeviceIo", warnings.join("; ")) };

@@ -48,6 +48,7 @@ export const DeviceSchema = z.object({
   ioErrors: count,
   bypassReasons: z.record(z.string(), count).optional(),
   lastError: z.string().optional().openapi({ description: "of the backing device" }),
+  disabled: z.string().optional().openapi({ description: "why every request is refused" }),
   service: z.enum(["pass through", "clean ranges only", "refused"]).optional(),
   stats: CacheStatsSchema,
 }).openapi("Device");

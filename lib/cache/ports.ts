@@ -102,6 +102,8 @@ export interface DeviceStatus {
   bypassReasons?: Record<string, number>;
   /** The last error of the backing device since it was attached. */
   lastError?: string;
+  /** Why every request is refused: its errors came to the limit, or a flush of it failed. */
+  disabled?: string;
   /** What is still done for the device, once its set has failed. */
   service?: FailedManner;
   stats: CacheStats;

@@ -43,6 +43,7 @@ export function deviceStatus({ dev, writeback, failedService }: Member): DeviceS
     ioErrors: dev.errors.count,
     bypassReasons: reasonsOf(dev.bypass),
     ...(dev.lastError === undefined ? {} : { lastError: dev.lastError }),
+    ...(dev.disabledBy === undefined ? {} : { disabled: dev.disabledBy }),
     ...(dev.attached && failedService.needed ? { service: failedService.manner } : {}),
     stats: dev.stats.snapshot("total"),
   };

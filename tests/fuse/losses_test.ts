@@ -47,6 +47,16 @@ test("a deleted file is warned of while something ends with it", async () => {
   assertEquals([loss?.isLost, loss?.error.message], [true, "deleted"]);
 });
 
+test("a device that errors have disabled makes the end a failure", async () => {
+  const status = await statusWith(4096);
+  const disabled = "a flush of it failed (EIO)";
+  const devices = status.devices.map((each) => ({ ...each, disabled }));
+  const loss = describeLoss({ ...status, devices }, undefined);
+  assert(loss?.isLost);
+  assertStringIncludes(loss.error.message, "bcache0 is disabled, a flush of it failed (EIO): what");
+  assertStringIncludes(loss.error.message, "safe in the cache are 4096 bytes of it");
+});
+
 test("a replaced file is warned of, also a cache with nothing dirty", async () => {
   const clean = await statusWith(0);
   for (const path of [clean.cachePath, clean.devices[0]!.backingPath]) {

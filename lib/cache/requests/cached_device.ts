@@ -265,6 +265,14 @@ export class CachedDevice implements Dependent {
     return this.#failedFlush !== undefined;
   }
 
+  /** What errors of the device it is disabled for; not that somebody disabled it. */
+  get disabledBy(): string | undefined {
+    if (!this.ioDisabled) return undefined;
+    if (this.flushFailed) return `a flush of it failed (${this.#failedFlush})`;
+    const { count, limit } = this.errors;
+    return count >= Math.max(1, limit) ? `${count} I/O errors` : undefined;
+  }
+
   get wantsFlush(): boolean {
     return this.unflushed && !this.flushFailed;
   }
