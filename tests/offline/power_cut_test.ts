@@ -5,34 +5,12 @@
  */
 import { test } from "bun:test";
 import { assertGreater } from "@std/assert";
-import type { Device } from "../../lib/device/device.ts";
 import { checkCache } from "../../lib/offline/check.ts";
 import { findingText } from "../../lib/offline/findings.ts";
 import { explore } from "../simulation/explorer.ts";
 import { type RecipeName, scenarioOf } from "../simulation/scenarios.ts";
-import { SimDisk } from "../simulation/sim_disk.ts";
+import { still } from "../simulation/still_disk.ts";
 import type { EngineKind, EngineParts } from "../simulation/world.ts";
-
-/** What is on a simulated disk now, read without its clock. */
-function still(device: Device): Device {
-  if (!(device instanceof SimDisk)) throw new Error("not a simulated disk");
-  const refuse = () => Promise.reject(new Error("a check changes nothing"));
-  return {
-    name: device.name,
-    sizeSectors: device.sizeSectors,
-    logicalBlockSectors: device.logicalBlockSectors,
-    readOnly: true,
-    read: (atSector, into) => {
-      into.set(device.peek(atSector, into.length / 512));
-      return Promise.resolve();
-    },
-    write: refuse,
-    flush: refuse,
-    discard: refuse,
-    zero: refuse,
-    close: refuse,
-  };
-}
 
 async function mustBeClean(parts: EngineParts, when: string): Promise<void> {
   const report = await checkCache({

@@ -2,34 +2,13 @@
  * The offline check over simulated disks, as they are now: it shares no code with recovery, so
  * what it finds and what the engine then does are held against each other.
  */
-import type { Device } from "../../../lib/device/device.ts";
 import { checkCache } from "../../../lib/offline/check.ts";
 import { findingText } from "../../../lib/offline/findings.ts";
-import type { SimDisk } from "../sim_disk.ts";
+import { still } from "../still_disk.ts";
 import type { World } from "../world.ts";
 
 /** Dirty bytes by UUID, of cached devices and volumes that the cache knows. */
 export type DirtyBytes = ReadonlyMap<string, number>;
-
-/** Reads without the disk's clock; refuses everything else. */
-function still(disk: SimDisk): Device {
-  const refuse = () => Promise.reject(new Error("a check changes nothing"));
-  return {
-    name: disk.name,
-    sizeSectors: disk.sizeSectors,
-    logicalBlockSectors: disk.logicalBlockSectors,
-    readOnly: true,
-    read: (atSector, into) => {
-      into.set(disk.peek(atSector, into.length / 512));
-      return Promise.resolve();
-    },
-    write: refuse,
-    flush: refuse,
-    discard: refuse,
-    zero: refuse,
-    close: refuse,
-  };
-}
 
 /** @throws when it finds an error */
 export async function checkOffline(
