@@ -81,6 +81,23 @@ describe("keys of an invalidated slot", () => {
   });
 });
 
+test("of the UUID table a collection decodes the slots that have keys, each once", async () => {
+  const world = await filled();
+  const { uuids, collector } = world.engine;
+  // All of a table of thousands in one step would keep requests waiting for milliseconds.
+  const asked: number[] = [];
+  const slotState = uuids.slotState.bind(uuids);
+  uuids.slotState = (inode) => {
+    asked.push(inode);
+    return slotState(inode);
+  };
+  await invalidate(world, GONE);
+  collector.alwaysRewrite = true;
+  await world.collect();
+  assertEquals(asked.sort(), [GONE, AWAY].sort());
+  await world.stop();
+});
+
 test("a start leaves buckets of dead keys alone until their generation moved on", async () => {
   const world = await filled();
   await invalidate(world, GONE);
