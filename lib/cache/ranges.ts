@@ -3,9 +3,11 @@
  *
  * RangeLocks keeps overlapping changes of a backing device apart: two writes, or a write and a
  * writeback, would otherwise reach it in another order than their keys reach the index.
- * Fills are reads that want to put what they read into the cache; whoever changes a key in their
- * range cancels them, so a fill never brings back what a write replaced (the place of the kernel's
- * placeholder keys; a real corruption of 2021 came from this race).
+ * Fills are reads that want to put what they read into the cache. Whoever changes their range,
+ * on the backing device or in the index, cancels them, and none begins while somebody does: so a
+ * fill never brings back what a write replaced (the place of the kernel's placeholder keys; a real
+ * corruption of 2021 came from this race), nor keeps what a write brought that failed after all,
+ * or that a power cut takes away.
  */
 import { assert } from "../base/assert.ts";
 import { Signal } from "../base/sync.ts";
@@ -29,8 +31,11 @@ export class RangeLocks {
     return this.#held.length;
   }
 
-  /** Whether a foreground change is under way in [start, end). No allocation: the hit path. */
-  blocksCacheWrite(start: number, end: number): boolean {
+  /**
+   * Whether a foreground change is under way in [start, end): nothing else may change the cache
+   * there. No allocation: the hit path.
+   */
+  isChanging(start: number, end: number): boolean {
     for (let index = 0; index < this.#held.length; index++) {
       const held = this.#held[index]!;
       if (!held.writeback && held.start < end && held.end > start) return true;
@@ -105,7 +110,7 @@ export class Fills {
     if (index >= 0) this.#active.splice(index, 1);
   }
 
-  /** A key of [start, end) changes. Returns whether a fill was cancelled. */
+  /** The backing device or a key changes in [start, end). Returns whether a fill was cancelled. */
   cancel(inode: number, start: number, end: number): boolean {
     let cancelled = false;
     for (let index = 0; index < this.#active.length; index++) {

@@ -158,7 +158,8 @@ export class UuidTable {
     this.#entries.forEach((entry, index) => writeUuidEntry(bytes, index, entry));
     const sector = bucket * this.#buckets.bucketSectors;
     try {
-      await this.#device.write(sector, bytes, { fua: true });
+      // Stable with the flush before the journal entry that names it.
+      await this.#device.write(sector, bytes);
     } catch (error) {
       allocator.giveBack(bucket, RESERVE.btree);
       throw error;

@@ -36,11 +36,11 @@ describe("locks of ranges", () => {
   test("a write to the cache alone waits for changes under way, not for writeback", async () => {
     const locks = new RangeLocks();
     await locks.acquire(8, 16, true);
-    assert(!locks.blocksCacheWrite(8, 16));
+    assert(!locks.isChanging(8, 16));
     await locks.acquire(20, 24);
-    assert(locks.blocksCacheWrite(23, 30));
-    assert(!locks.blocksCacheWrite(24, 30));
-    assert(!locks.blocksCacheWrite(16, 20));
+    assert(locks.isChanging(23, 30));
+    assert(!locks.isChanging(24, 30));
+    assert(!locks.isChanging(16, 20));
   });
 
   test("letting go of what is not held is a bug that is noticed", () => {

@@ -16,7 +16,7 @@ import { SimClock } from "../simulation/sim_clock.ts";
 import { SimRandom } from "../simulation/sim_random.ts";
 
 export const BUCKET_SECTORS = 32;
-const DATA_OFFSET = 16;
+export const DATA_OFFSET = 16;
 
 export interface SetWorldOptions {
   readonly mode?: CacheMode;

@@ -39,7 +39,11 @@ export interface Recovered {
   readonly bytes: Uint8Array;
   /** Takes over the sectors checked: the oracle of the world after this recovery. */
   readonly after: Oracle;
-  /** What was read is from now on the only answer. Else all that was allowed stays allowed. */
+  /**
+   * What was read is from now on the only answer. Else what was written after it stays allowed,
+   * too: it may show by itself, but nothing goes back to what is older than what was read, unless
+   * the power is cut again.
+   */
   readonly steadfast: boolean;
 }
 
@@ -171,7 +175,8 @@ export class Oracle {
         return this.#mismatch("after recovery", sector, actual, allowed);
       }
       if (!this.#history.has(sector)) continue;
-      after.#adopt(sector, recovered.steadfast ? [found] : allowed);
+      if (recovered.steadfast) after.#adopt(sector, [found]);
+      else after.#adopt(sector, ...this.#dividedBy(actual, allowed, sector));
     }
   }
 
@@ -185,13 +190,16 @@ export class Oracle {
     return after;
   }
 
-  /** These versions of a sector, and no others, are there since before the beginning. */
-  #adopt(sector: number, versions: readonly Version[]): void {
-    const settled = versions.map(({ write, bytes }) => ({
-      write: settledWrite(write.id, write.zero),
+  /**
+   * These versions of a sector, and no others, are there since before the beginning.
+   * @param older only the next power cut brings them back
+   */
+  #adopt(sector: number, versions: readonly Version[], older: readonly Version[] = []): void {
+    const adopted = (replaced: boolean) => ({ write: { id, zero }, bytes }: Version) => ({
+      write: settledWrite(id, zero, replaced),
       bytes,
-    }));
-    this.#history.set(sector, settled);
+    });
+    this.#history.set(sector, [...older.map(adopted(true)), ...versions.map(adopted(false))]);
   }
 
   /** Forgets what no crash point from now on can bring back, and no read that is under way. */
@@ -276,6 +284,17 @@ export class Oracle {
     return undefined;
   }
 
+  /** First those that may follow what was read, then those that it replaced for certain. */
+  #dividedBy(actual: Uint8Array, allowed: Version[], sector: number): [Version[], Version[]] {
+    // Of several versions with these bytes (zeroes) any may be what was read.
+    const readIssuedAt = Math.min(
+      ...allowed.filter((version) => sameBytes(actual, this.#content(version, sector)))
+        .map(({ write }) => write.issuedAt),
+    );
+    const isOlder = ({ write }: Version) => write.settledAt < readIssuedAt;
+    return [allowed.filter((version) => !isOlder(version)), allowed.filter(isOlder)];
+  }
+
   /** Valid until the next call. */
   #content(version: Version, sector: number): Uint8Array {
     if (version.bytes !== undefined) return version.bytes;
@@ -293,10 +312,15 @@ export class Oracle {
   }
 }
 
-/** A write that is over and durable since before the oracle's time began. */
-function settledWrite(id: number, zero: boolean): Write {
-  const long = { issuedAt: -1, settledAt: -1, durableAt: -1, failed: false };
-  return { id, zero, fromBytes: 0, toBytes: 0, ...long };
+/**
+ * A write that was over before the oracle's time began.
+ * @param replaced by those that are not, although these need not be durable
+ */
+function settledWrite(id: number, zero: boolean, replaced = false): Write {
+  const times = replaced
+    ? { issuedAt: -4, settledAt: -3, durableAt: -3 }
+    : { issuedAt: -2, settledAt: -1, durableAt: Infinity };
+  return { id, zero, fromBytes: 0, toBytes: 0, failed: false, ...times };
 }
 
 function describeWrite(write: Write): string {

@@ -157,6 +157,54 @@ test("after a steadfast recovery what was read is the only answer", () => {
   }
 });
 
+test("after any recovery nothing older than what was read comes back, but by a cut", () => {
+  const oracle = new Oracle(SEED);
+  const writes = [write(oracle, 0), write(oracle, 0)];
+  const zero = oracle.beginZero(0, 512);
+  oracle.settle(zero);
+  const zeroes = new Uint8Array(512);
+  const contents = [content(0, 0), writes[0]!.bytes, writes[1]!.bytes, zeroes];
+  for (const [found, read] of contents.entries()) {
+    const after = new Oracle(SEED);
+    const { time: cutAt } = oracle;
+    oracle.checkRecovered({ cutAt, sector: 0, bytes: read, after, steadfast: false });
+    const allowed = contents.map((bytes) => reads(after, bytes));
+    assertEquals(allowed, contents.map((_, version) => version >= found));
+    after.endFlush(after.beginFlush());
+    const allowedAfterCut = contents.map((bytes) => recovers(after, bytes));
+    assertEquals(allowedAfterCut, contents.map(() => true));
+  }
+});
+
+test("of zeroes written twice any may be the ones that were read", () => {
+  const oracle = new Oracle(SEED);
+  oracle.settle(oracle.beginZero(0, 512));
+  const between = write(oracle, 0);
+  oracle.settle(oracle.beginZero(0, 512));
+  const after = new Oracle(SEED);
+  const bytes = new Uint8Array(512);
+  oracle.checkRecovered({ cutAt: oracle.time, sector: 0, bytes, after, steadfast: false });
+  assert(reads(after, between.bytes));
+  assert(!reads(after, content(0, 0)));
+});
+
+test("writes that were under way together have no order after a recovery either", () => {
+  const oracle = new Oracle(SEED);
+  const bytes = [new Uint8Array(512), new Uint8Array(512)];
+  const begun = bytes.map((each) => oracle.beginWrite(0, each));
+  for (const each of begun) oracle.settle(each);
+  const after = new Oracle(SEED);
+  oracle.checkRecovered({
+    cutAt: oracle.time,
+    sector: 0,
+    bytes: bytes[1]!,
+    after,
+    steadfast: false,
+  });
+  assert(reads(after, bytes[0]!));
+  assert(!reads(after, content(0, 0)));
+});
+
 test("a wrong sector is named for what it is", () => {
   const bytes = content(9, 4);
   assertEquals(describeSector(bytes), "version 4 of sector 9");

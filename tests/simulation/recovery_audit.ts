@@ -5,7 +5,7 @@
  * - the engine counts as dirty, to the byte, what the check counts over the keys;
  * - volumes soon hold no more than their sizes: what one that was made smaller had is given up;
  * - a second start, after a clean end, finds the same dirty bytes, and every sector the same (but
- *   where a write that was under way may be told or not, as cached data was let go of meanwhile);
+ *   where a later write that was not flushed shows, as cached data was let go of meanwhile);
  * - drained and detached, nothing is dirty, and each backing disk alone holds it all, stable, and
  *   says that it needs no cache.
  */
@@ -89,35 +89,35 @@ export async function auditRecovery(cut: AuditedCut): Promise<void> {
   const audited = engine.audited;
   if (audited === undefined) throw new Error(`${kind.name} has nothing to audit`);
   expectDirty("after the power cut", audited.dirtyBytesAtStart, before);
-  const after = await readAll(world, engine, oracles, cut.cutAt);
+  const found = await readAll(cut, engine, oracles, cut.cutAt);
   await expectNothingLeft(world, () => audited.leftBytes());
   const atEnd = await audited.dirtyBytes("everything");
   await world.run(engine.close());
   const closed = dirtyBytesIn(await checked(world, "after the set was closed"));
   // Writeback may have finished between the two; nothing became dirty.
   if (closed > atEnd) throw new Error(`${closed} bytes are dirty, ${atEnd} before the set closed`);
-  const second = { kind, world: worldAfterCut(world.snapshot(), "all", cut.options) };
-  // What was under way at the cut may be on the backing disk, with the older version cached.
-  const drained = oracles.map((oracle, number) => oracle.afterCut(cut.cutAt[number]!));
-  await startAgain(second, { found: cut.steadfast ? after : drained, drained }, closed);
+  const second = { ...cut, world: worldAfterCut(world.snapshot(), "all", cut.options) };
+  await startAgain(second, found, closed);
 }
 
+/** @param oracles say what the first start found */
 async function startAgain(
-  { kind, world }: Pick<AuditedCut, "kind" | "world">,
-  oracles: { readonly found: readonly Oracle[]; readonly drained: readonly Oracle[] },
+  second: Pick<AuditedCut, "kind" | "world" | "steadfast">,
+  oracles: readonly Oracle[],
   dirtyBytes: number,
 ): Promise<void> {
+  const { kind, world } = second;
   const engine = await world.run(kind.open(world.parts)) as Engine;
   const audited = engine.audited!;
   expectDirty("at the second start", audited.dirtyBytesAtStart, dirtyBytes);
-  await readAll(world, engine, oracles.found, oracles.found.map(({ time }) => time));
+  const found = await readAll(second, engine, oracles, oracles.map(({ time }) => time));
   await world.run(engine.drain());
   if (kind.backingHolds !== false) {
     expectDirty("after the drain", await audited.dirtyBytes("cached devices"), 0);
     await world.run(audited.detachAll());
   }
   await world.run(engine.close());
-  for (const [number, oracle] of oracles.drained.entries()) {
+  for (const [number, oracle] of found.entries()) {
     checkBackingAlone(world, oracle, number);
   }
   const report = await checked(world, "in the end");
@@ -128,16 +128,16 @@ async function startAgain(
   if (bound !== undefined) throw new Error(`${bound.name} was detached and is ${bound.state}`);
 }
 
-/** Every sector that was ever touched; what is found is from now on the only answer. */
+/** Every sector that was ever touched. @returns what may be found from now on */
 async function readAll(
-  world: World,
+  { world, steadfast }: Pick<AuditedCut, "world" | "steadfast">,
   engine: Engine,
   oracles: readonly Oracle[],
   cutAt: readonly number[],
 ): Promise<Oracle[]> {
   const after: Oracle[] = [];
   for (const [number, volume] of volumesOf(engine).entries()) {
-    const options = { cutAt: cutAt[number]!, steadfast: true };
+    const options = { cutAt: cutAt[number]!, steadfast };
     const reading = checkAllRecovered(volume, oracles[number]!, options);
     after.push(await world.run(reading) as Oracle);
   }

@@ -11,6 +11,10 @@
  * A backing device that cannot be flushed concerns itself alone: the flush goes on without it. It
  * has then told its engine not to trust it (DistrustedInodes), before this resolves, and whoever
  * writes keys leaves out what only its flush would have made true.
+ *
+ * When the cache device itself fails a flush, or a write with FUA, which may be one to it, no later
+ * one succeeds: what was to become stable may be lost, and the operating system tells of that once.
+ * A node whose write goes on while the journal meets the error would else get keys to lost data.
  */
 import type { WriteOptions } from "../../device/device.ts";
 import { ForwardingDevice } from "../../device/forwarding.ts";
@@ -30,6 +34,7 @@ export interface Dependent {
 export class OrderedDevice extends ForwardingDevice {
   #dependents = new Set<Dependent>();
   #flush: Shared = new Shared(() => this.#flushAll());
+  #firstFailure: { readonly error: unknown } | undefined;
 
   add(dependent: Dependent): void {
     this.#dependents.add(dependent);
@@ -45,7 +50,8 @@ export class OrderedDevice extends ForwardingDevice {
     options: WriteOptions = {},
   ): Promise<void> {
     if (options.preflush) await this.flush();
-    await this.inner.write(atSector, from, { fua: options.fua ?? false });
+    if (options.fua) await this.#settle(() => this.inner.write(atSector, from, { fua: true }));
+    else await this.inner.write(atSector, from);
   }
 
   override flush(): Promise<void> {
@@ -53,10 +59,26 @@ export class OrderedDevice extends ForwardingDevice {
   }
 
   async #flushAll(): Promise<void> {
-    const flushes = [this.inner.flush()];
+    const flushes = [this.#settle(() => this.inner.flush())];
     for (const dependent of this.#dependents) {
       if (dependent.wantsFlush) flushes.push(dependent.settleWrites());
     }
     await allEnded(flushes);
+  }
+
+  /** Makes something stable, unless that has failed before or fails for somebody meanwhile. */
+  async #settle(work: () => Promise<void>): Promise<void> {
+    this.#refuseAfterFailure();
+    try {
+      await work();
+    } catch (error) {
+      this.#firstFailure ??= { error };
+      throw error;
+    }
+    this.#refuseAfterFailure();
+  }
+
+  #refuseAfterFailure(): void {
+    if (this.#firstFailure !== undefined) throw this.#firstFailure.error;
   }
 }

@@ -116,7 +116,7 @@ export class FlashStore implements SectorStore {
     const { open, cache, committer, buckets } = this.#parts;
     const sectors = from.length / SECTOR;
     const end = start + sectors;
-    if (cache.sync === undefined || this.#locks.blocksCacheWrite(start, end)) return false;
+    if (cache.sync === undefined || this.#locks.isChanging(start, end)) return false;
     const builder = this.#builder;
     builder.clear();
     let at = start;

@@ -182,9 +182,10 @@ export class ReadPath {
     const { fills, blockSectors } = this.#parts;
     const { inode, dataOffset } = this.#dev;
     const aligned = (at - dataOffset) % blockSectors === 0 && (end - at) % blockSectors === 0;
-    const fill = bypass || !aligned || !this.#parts.mayFill
-      ? undefined
-      : fills.begin(inode, at, end);
+    // What a write has under way may still fail, or not become stable.
+    const mayFill = !bypass && aligned && this.#parts.mayFill &&
+      !this.#dev.locks.isChanging(at, end);
+    const fill = mayFill ? fills.begin(inode, at, end) : undefined;
     if (fill === undefined) return await this.#dev.readBacking(at, into);
     try {
       await this.#dev.readBacking(at, into);

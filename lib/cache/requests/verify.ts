@@ -24,7 +24,7 @@ export async function verifyCleanHit(
   const first = firstDifference(bytes, backing);
   if (first < 0) return;
   // await: somebody writes there now, or has, and then both copies may be right.
-  if (dev.locks.blocksCacheWrite(at, end) || !isStill(dev, parts, hit, end)) return;
+  if (dev.locks.isChanging(at, end) || !isStill(dev, parts, hit, end)) return;
   const error = new BcacheError(
     "BadFormat",
     `${dev.name}: sector ${at + Math.floor(first / 512)}: verify failed: the clean data in the ` +

@@ -85,7 +85,7 @@ export class WritePath {
     const sectors = from.length / 512;
     const end = start + sectors;
     if (this.#parts.cache.sync === undefined || !dev.hasDirty || !this.#mayBeDirty()) return false;
-    if (dev.locks.blocksCacheWrite(start, end)) return false;
+    if (dev.locks.isChanging(start, end)) return false;
     const reason = this.#reason(start, sectors);
     if (reason !== "none") return false;
     const builder = this.#builder;
@@ -170,9 +170,42 @@ export class WritePath {
   }
 
   async #bypass(start: number, from: Uint8Array): Promise<void> {
-    await this.#dev.writeBacking(start, from);
+    await this.#writeBacking(start, from);
     await this.#mayHide(start, start + from.length / 512);
     await this.commitHoles(start, start + from.length / 512);
+  }
+
+  #writeBacking(start: number, from: Uint8Array): Promise<void> {
+    const end = start + from.length / 512;
+    return this.#changeBacking(start, end, () => this.#dev.writeBacking(start, from));
+  }
+
+  /**
+   * Changes the backing device, with the range held. Should that fail, what is there is old or
+   * new, block by block, so what is cached of it as clean is dropped: what is dirty is not, it is
+   * still the best there is.
+   */
+  async #changeBacking(start: number, end: number, change: () => Promise<void>): Promise<void> {
+    this.#parts.fills.cancel(this.#dev.inode, start, end);
+    try {
+      await change();
+    } catch (error) {
+      await this.#dropClean(start, end);
+      throw error;
+    }
+  }
+
+  async #dropClean(start: number, end: number): Promise<void> {
+    const segment = new Segment();
+    try {
+      for (let at = start; at < end; at = segment.end) {
+        await this.#lookup(at, end, segment);
+        if (segment.cached && !segment.dirty) await this.commitHoles(at, segment.end);
+      }
+    } catch (error) {
+      // The set has failed, and nothing clean is read from it any more.
+      if (this.#parts.faults.failed === undefined) throw error;
+    }
   }
 
   /**
@@ -180,19 +213,24 @@ export class WritePath {
    * is stable. The caller holds the range, so nothing becomes dirty in it.
    */
   async #mayHide(start: number, end: number): Promise<void> {
-    const { btree } = this.#parts;
-    const { inode } = this.#dev;
     const segment = new Segment();
     for (let at = start; at < end && this.#dev.dirtySectors > 0; at = segment.end) {
-      let leaf = btree.findLeaf(inode, at);
-      // await: the tree may change while a node is read, so it is walked anew.
-      while (leaf === undefined) {
-        await btree.loadLeaf(inode, at);
-        leaf = btree.findLeaf(inode, at);
-      }
-      btree.lookup(leaf, inode, at, end, segment);
+      await this.#lookup(at, end, segment);
       if (segment.cached && segment.dirty) return await this.#dev.flushWrites();
     }
+  }
+
+  /** What the index says of `at`, and how far, at most to `end`. */
+  async #lookup(at: number, end: number, segment: Segment): Promise<void> {
+    const { btree } = this.#parts;
+    const { inode } = this.#dev;
+    let leaf = btree.findLeaf(inode, at);
+    // await: the tree may change while a node is read, so it is walked anew.
+    while (leaf === undefined) {
+      await btree.loadLeaf(inode, at);
+      leaf = btree.findLeaf(inode, at);
+    }
+    btree.lookup(leaf, inode, at, end, segment);
   }
 
   async #writeback(start: number, from: Uint8Array): Promise<void> {
@@ -213,7 +251,7 @@ export class WritePath {
 
   async #writethrough(start: number, from: Uint8Array): Promise<void> {
     const end = start + from.length / 512;
-    const writing = this.#dev.writeBacking(start, from);
+    const writing = this.#writeBacking(start, from);
     // Whatever happens below, this rejection is looked at.
     writing.catch(() => undefined);
     const batches: Placed[] = [];
@@ -229,7 +267,6 @@ export class WritePath {
         batches.push(placed);
         placedEnd = placed.end;
       }
-      // When the backing write fails, no key changes: dirty data there is still the best there is.
       await writing;
       await this.#mayHide(start, end);
       let at = start;
@@ -336,8 +373,9 @@ export class WritePath {
   async zeroLocked(start: number, sectors: number): Promise<void> {
     this.#dev.bypass.count(this.#dev.detaching ? "detaching" : "discard");
     this.#dev.stats.bypassed(sectors);
-    await this.#dev.zeroBacking(start, sectors);
-    await this.#mayHide(start, start + sectors);
-    await this.commitHoles(start, start + sectors);
+    const end = start + sectors;
+    await this.#changeBacking(start, end, () => this.#dev.zeroBacking(start, sectors));
+    await this.#mayHide(start, end);
+    await this.commitHoles(start, end);
   }
 }

@@ -70,6 +70,36 @@ describe("the cache device with its backing devices", () => {
     await assertRejects(() => flush, BcacheError, "cannot flush");
   });
 
+  for (const failing of ["flush", "write with FUA"] as const) {
+    test(`after a ${failing} that failed none succeeds any more`, async () => {
+      const inner = new MemoryDevice(64);
+      const device = new OrderedDevice(inner);
+      const sector = new Uint8Array(512);
+      const fail = () => Promise.reject(new BcacheError("DeviceIo", "cache: planted"));
+      const [name, first] = failing === "flush"
+        ? ["flush" as const, () => device.flush()]
+        : ["write" as const, () => device.write(0, sector, { fua: true })];
+      Object.assign(inner, { [name]: fail });
+      await assertRejects(first, BcacheError, "planted");
+      Reflect.deleteProperty(inner, name);
+      await assertRejects(() => device.flush(), BcacheError, "planted");
+      await assertRejects(() => device.write(0, sector, { fua: true }), BcacheError, "planted");
+      await device.write(0, sector);
+    });
+  }
+
+  test("a flush that ends while a write with FUA has failed fails, too", async () => {
+    const inner = new MemoryDevice(64);
+    const device = new OrderedDevice(inner);
+    const gate = Promise.withResolvers<void>();
+    inner.flush = () => gate.promise;
+    inner.write = () => Promise.reject(new BcacheError("DeviceIo", "cache: planted"));
+    const flush = device.flush();
+    await assertRejects(() => device.write(0, new Uint8Array(512), { fua: true }), BcacheError);
+    gate.resolve();
+    await assertRejects(() => flush, BcacheError, "planted");
+  });
+
   test("what the cache device cannot flush fails the flush, and no write is begun", async () => {
     const done: string[] = [];
     const inner = new MemoryDevice(64);

@@ -6,7 +6,7 @@
 import { describe, test } from "bun:test";
 import { assert, assertEquals } from "@std/assert";
 import { BcacheError } from "../../../lib/base/errors.ts";
-import { filled, SetWorld } from "../set_world.ts";
+import { DATA_OFFSET, filled, SetWorld } from "../set_world.ts";
 
 const QUIET: [string, string][] = [["writeback_running", "0"], ["sequential_cutoff", "0"]];
 
@@ -108,6 +108,70 @@ describe("a fill that is under way", () => {
     gate.open();
     await world.run(writing);
     assertEquals(await world.read(4096, 4096), filled(4096, 2));
+    await world.close();
+  });
+});
+
+describe("a write to the backing device that fails", () => {
+  /** Changes sectors 8 to 15 on the medium, waits at the gate, and is refused all the same. */
+  async function failingWrite(world: SetWorld, gate: Gate, way: "written" | "zeroed") {
+    world.backing.gate = (kind) => kind === "write" ? gate.wait() : undefined;
+    world.backing.failing = ({ kind }) => kind === "write" || kind === "zero";
+    await world.backing.memory.write(DATA_OFFSET + 8, filled(4096, 2));
+    const change = way === "written"
+      ? world.volume.write(4096, filled(4096, 2))
+      : world.volume.zero(4096, 4096);
+    return change.then(() => assert(false, "it was refused"), () => undefined);
+  }
+
+  test("leaves nothing in the cache of what a read saw meanwhile", async () => {
+    const world = await SetWorld.make({ mode: "writearound", settings: QUIET });
+    await world.write(0, 16384, 1);
+    const gate = new Gate();
+    const writing = failingWrite(world, gate, "written");
+    await settle(world);
+    assertEquals(gate.came, 1);
+    assertEquals(await world.read(4096, 4096), filled(4096, 2));
+    await world.backing.memory.write(DATA_OFFSET + 8, filled(4096, 1));
+    gate.open();
+    await world.run(writing);
+    assertEquals(await world.read(4096, 4096), filled(4096, 1), "what is there, and stays");
+    world.backing.failing = undefined;
+    await world.close();
+  });
+
+  for (const way of ["written", "zeroed"] as const) {
+    test(`does not leave in the cache what it may have replaced (${way})`, async () => {
+      const world = await SetWorld.make({ mode: "writearound", settings: QUIET });
+      await world.write(0, 16384, 1);
+      assertEquals(await world.read(0, 16384), filled(16384, 1));
+      const gate = new Gate();
+      gate.open();
+      await world.run(failingWrite(world, gate, way));
+      assertEquals(await world.read(4096, 4096), filled(4096, 2));
+      world.backing.trace.length = 0;
+      assertEquals(await world.read(0, 4096), filled(4096, 1));
+      assertEquals(world.backing.trace, [], "beside it everything is cached still");
+      world.backing.failing = undefined;
+      await world.close();
+    });
+  }
+
+  test("does not let a read cache what it may have replaced meanwhile", async () => {
+    const world = await SetWorld.make({ mode: "writearound", settings: QUIET });
+    await world.write(0, 16384, 1);
+    const gate = new Gate();
+    world.backing.gate = (kind) => kind === "read" ? gate.wait() : undefined;
+    const reading = world.volume.read(0, new Uint8Array(16384)); // Has the old bytes.
+    await settle(world);
+    assertEquals(gate.came, 1);
+    const open = new Gate();
+    open.open();
+    await world.run(failingWrite(world, open, "written"));
+    gate.open();
+    await world.run(reading);
+    assertEquals(await world.read(4096, 4096), filled(4096, 2));
+    world.backing.failing = undefined;
     await world.close();
   });
 });

@@ -106,15 +106,21 @@ describe("clean data that cannot be written to the cache", () => {
 
 describe("a write through the cache", () => {
   for (const sync of [true, false]) {
-    test(`that the backing device refuses changes no key (sync: ${sync})`, async () => {
-      const one = await oneDevice({ mode: "writethrough", sync });
-      await one.write(0, 16, 1);
+    test(`refused by the backing device leaves what is dirty (sync: ${sync})`, async () => {
+      const held = [["writeback_running", "0"]] as const;
+      const one = await oneDevice({ mode: "writeback", sync, settings: held });
+      await one.write(4, 8, 1);
+      await one.run(one.set.setAttribute("bcache0", "cache_mode", "writethrough"));
+      await one.write(0, 4, 1);
+      await one.write(12, 4, 1);
       one.backingDisk.faults.add({ operation: "write" });
       const failed = await one.write(0, 16, 2).then(() => false, () => true);
       assertEquals(failed, true);
       one.trace.length = 0;
-      assertEquals((await one.read(0, 16))[0], 1);
-      assertEquals(one.backingReads(), [], "what is cached is the last that was acknowledged");
+      assertEquals(await one.read(4, 8), new Uint8Array(8 * 512).fill(1));
+      assertEquals(one.backingReads(), []);
+      await one.read(0, 16);
+      assertEquals(one.backingReads().length, 2, "what was clean is read anew, on either side");
       await one.close();
     });
   }

@@ -106,7 +106,7 @@ const RACES: readonly Mutation[] = [
     file: "lib/cache/requests/read.ts",
     text: "insertVolatile(batch, () => fill.valid)",
     becomes: "insertVolatile(batch, () => true)",
-    hunts: [hunt("fill-holes", 120, 20000)],
+    hunts: [hunt("fill-holes", 500, 20000)],
   },
   {
     name: "an extent that is cut keeps pointing to where it began",

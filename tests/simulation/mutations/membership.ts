@@ -6,7 +6,7 @@ export const MEMBERSHIP: readonly Mutation[] = [
   {
     name: "the journal names a UUID table that is not written yet",
     file: "lib/cache/uuids.ts",
-    text: "      await this.#device.write(sector, bytes, { fua: true });",
+    text: "      await this.#device.write(sector, bytes);",
     becomes: "      void this.#device.write(sector, bytes).catch(() => undefined);",
     hunts: [hunt("flash-volume", 3, 2), hunt("come-and-go", 3, 2)],
     quick: true,

@@ -84,7 +84,7 @@ const isBun = process.versions["bun"] !== undefined;
 const DENO = ["-A", "--no-check"];
 
 /** What the simulator says of a seed it went through, and of one that failed. */
-const CUTS_TOLD = /, (\d+) cuts?, (\d+) in|, after (\d+) recover(?:y|ies):/g;
+const CUTS_TOLD = /, (\d+) cuts?, (\d+) in|, (?:after )?(\d+) recover(?:y|ies)[:,]/g;
 
 async function runIn(folder: string, args: readonly string[]) {
   const child = spawn(process.execPath, args, { cwd: folder, stdio: ["ignore", "pipe", "pipe"] });
@@ -119,6 +119,7 @@ async function tryDamage(copy: string, structure: string): Promise<string> {
 async function run(copy: string, hunt: Hunt) {
   const args = ["tests/simulation/run.ts", "--first", "--scenario", hunt.scenario];
   args.push("--count", `${hunt.seeds}`, "--every", `${hunt.every}`);
+  if (hunt.fault !== undefined) args.push("--fault", hunt.fault);
   const { code, out, message } = await runIn(copy, isBun ? args : ["run", ...DENO, ...args]);
   if (code !== 0 && !message.includes("replay: ")) {
     throw new Error(`the simulator itself failed (${code}): ${message}`);

@@ -5,15 +5,14 @@
  *
  * Not here are breakages that cannot show, as something else holds the order too: the old root,
  * say, may be let go early, as its bucket is used again only after a journal entry that names the
- * new one. Nor is the flush of the backing devices before keys, alone: what hides dirty data waits
- * for one of its own (tests/cache/devices has tests of both).
+ * new one.
  *
- * `hunts` says where it is looked for: a scenario, how many seeds, one cut in how many.
+ * `hunts` says where it is looked for: a scenario, how many seeds, one cut or fault in how many.
  */
 import { CHECKSUMS } from "./checksums.ts";
 import { COLLECTION } from "./collection.ts";
 import { MEMBERSHIP } from "./membership.ts";
-import { hunt } from "./mutation.ts";
+import { faultHunt, hunt } from "./mutation.ts";
 import type { Mutation } from "./mutation.ts";
 
 /** What goes wrong when something is not durable before something else. */
@@ -48,6 +47,13 @@ const ORDER: readonly Mutation[] = [
     text: "    await this.#flushDevice();\n    // Another one failed",
     becomes: "    await Promise.resolve();\n    // Another one failed",
     hunts: [hunt("writeback", 5, 2), hunt("change-settings", 5, 20)],
+  },
+  {
+    name: "keys become durable before the backing writes that they speak of",
+    file: "lib/cache/devices/ordered_device.ts",
+    text: "if (dependent.wantsFlush) flushes.push(dependent.settleWrites());",
+    becomes: "void dependent;",
+    hunts: [hunt("writethrough", 10, 2)],
   },
   {
     name: "extents are marked clean before the backing device is flushed",
@@ -141,8 +147,30 @@ const FORGOTTEN: readonly Mutation[] = [
     file: "lib/cache/ranges.ts",
     text: "        fill.valid = false;\n        cancelled = true;",
     becomes: "        cancelled = true;",
-    hunts: [hunt("writethrough", 10, 10), hunt("fill-and-reuse", 3, 500)],
+    hunts: [hunt("small-blocks", 10, 20), hunt("fill-holes", 10, 50)],
     quick: true,
+  },
+  {
+    name: "a read caches what it saw of a write that is under way",
+    file: "lib/cache/requests/read.ts",
+    text: "      !this.#dev.locks.isChanging(at, end);",
+    becomes: "      true;",
+    hunts: [faultHunt("writearound", 10, "backing:write")],
+  },
+  {
+    name: "clean keys of a device whose flush failed become durable",
+    file: "lib/bset/distrusted.ts",
+    text: "    if (this.#inodes.size === 0 || after === this.additions) return false;",
+    becomes: "    if (this.additions >= after) return false;",
+    hunts: [faultHunt("writethrough", 10, "backing:flush")],
+    quick: true,
+  },
+  {
+    name: "a flush of the cache device is trusted after one that failed",
+    file: "lib/cache/devices/ordered_device.ts",
+    text: "      this.#firstFailure ??= { error };\n",
+    becomes: "",
+    hunts: [faultHunt("reuse-buckets", 1, "cache:flush"), faultHunt("writeback", 5, "cache:flush")],
   },
   {
     name: "a bypassed write leaves its old key in the index",
