@@ -3,12 +3,15 @@
  * the machine, so that it says the same whenever it is made of the same.
  */
 import type { AssuranceRecord } from "./record.ts";
+import { counted } from "../support/lines.ts";
 
 /** What one job of the run left. */
 export interface JobResult {
   readonly part: string;
   readonly runtime: string;
   readonly args: readonly string[];
+  /** Of the tests that ran. */
+  readonly commit: string;
   readonly record: AssuranceRecord;
 }
 
@@ -178,6 +181,11 @@ export function assuranceReport(
     ["wall time", `${duration(facts.wallSeconds)}; the parts by themselves ${duration(inParts)}`],
     ["failures open", failures.length],
   ];
+  const commits = [...Map.groupBy(results, ({ commit }) => commit)];
+  if (commits.some(([commit]) => commit !== facts.commit)) {
+    const jobs = commits.map(([commit, { length }]) => `${counted(length, "job")} of ${commit}`);
+    about.push(["tests", `${jobs.join(", ")}; api, fuse and lib are the same`]);
+  }
   if (facts.scale !== 1) about.push(["scale", `${facts.scale}: a try-out, not what a release is`]);
   const lines = [
     "# Assurance",

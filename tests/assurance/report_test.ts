@@ -29,7 +29,7 @@ const TITLES = new Map([["cuts", "Power cuts"], ["kernel", "The kernel"], ["fuzz
 function result(part: string, seed: number, more: Partial<AssuranceRecord>): JobResult {
   const args = [`tests/${part}/run.ts`, "--fast", "--seed", `${seed}`, "--count", "10"];
   const record = { part, what: "Does it.", command: "", counts: {}, failures: [], wallSeconds: 60 };
-  return { part, runtime: "bun", args, record: { ...record, ...more } };
+  return { part, runtime: "bun", args, commit: "abcdef", record: { ...record, ...more } };
 }
 
 const table = (...rows: ReadonlyArray<readonly [string, number, number]>) => ({
@@ -82,6 +82,14 @@ describe("the report of an assurance run", () => {
     assert(!text.includes("## Fuzzing"), "a part that was not run has no section");
     assert(lines.includes("None."));
     assert(!text.includes("try-out"));
+    assert(!text.includes("| tests |"));
+  });
+
+  test("says whose tests they were when they are not those of its commit alone", () => {
+    const results = [1, 2, 3].map((seed) => result("cuts", seed, {}));
+    const text = assuranceReport(FACTS, TITLES, [...results, { ...results[0]!, commit: "012345" }]);
+    const said = "| tests | 3 jobs of abcdef, 1 job of 012345; api, fuse and lib are the same |";
+    assert(text.split("\n").includes(said));
   });
 
   test("says which goals are not reached, and by how much", () => {

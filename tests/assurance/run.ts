@@ -7,12 +7,14 @@
  *
  * Two jobs run at a time: one lane has all that mounts, boots or kills, one after the other, the
  * other what only computes. Each job leaves a record, so a run that was interrupted goes on with
- * `--continue`, as long as the commit is the same. `--report-only` makes the report of the records
- * that are there. With a scale other than 1 or with `--only` the report goes to FILE or is printed,
- * never to docs. The exit status is 1 when anything failed or a report for docs lacks a goal.
+ * `--continue`, as long as the product is the same: a test may be mended meanwhile, and what failed
+ * is done again. `--report-only` makes the report of the records that are there. With a scale
+ * other than 1 or with `--only` the report goes to FILE or is printed, never to docs. The exit
+ * status is 1 when anything failed or a report for docs lacks a goal.
  */
 // deno-lint-ignore-file no-console
 import { type ChildProcess, execFileSync, spawn } from "node:child_process";
+import { createHash } from "node:crypto";
 import {
   existsSync,
   mkdirSync,
@@ -34,6 +36,8 @@ import { counted } from "../support/lines.ts";
 const TOP = join(import.meta.dirname!, "../..");
 const RECORDS = join(TOP, "node_modules/.cache/assurance");
 const DOCUMENT = join(TOP, "docs/assurance.md");
+/** What the product is made of. */
+const PRODUCT = ["api", "fuse", "lib", "mod.ts", "package-lock.json"];
 /** A job that takes longer hangs. */
 const JOB_LIMIT_MS = 60 * 60_000;
 const LANES = 2;
@@ -54,7 +58,7 @@ const DECLARED = {
       if (unknown.length === 0) return parts.split(",");
       throw new Refusal(`expected parts among ${NAMES.join(", ")}`);
     }),
-    continue: flag("goes on with what an interrupted run of this commit left"),
+    continue: flag("goes on with what a run left or failed, of the same api, fuse and lib"),
     report: fileToWrite("the report goes to FILE"),
     "report-only": flag("runs nothing: a report of the records that are there"),
     list: flag("prints what would be run"),
@@ -80,11 +84,21 @@ function git(...args: string[]): string {
     .trim();
 }
 
-/** The commit, and whether files differ from it (the report itself does not count). */
-function commitName(): string {
-  const changed = git("status", "--porcelain").split("\n")
+/** Whether files differ from the commit (the report itself does not count). */
+function withChanges(...paths: string[]): string {
+  const changed = git("status", "--porcelain", "--", ...paths).split("\n")
     .filter((line) => line !== "" && !line.endsWith("docs/assurance.md"));
-  return git("rev-parse", "--short=12", "HEAD") + (changed.length > 0 ? " with changes" : "");
+  return changed.length > 0 ? " with changes" : "";
+}
+
+function commitName(): string {
+  return git("rev-parse", "--short=12", "HEAD") + withChanges();
+}
+
+/** Equal for equal sources of the product, whatever the commit. */
+function productName(): string {
+  const hash = createHash("sha256").update(git("ls-tree", "HEAD", ...PRODUCT)).digest("hex");
+  return hash.slice(0, 12) + withChanges(...PRODUCT);
 }
 
 function runtimeVersions(): string[] {
@@ -100,6 +114,7 @@ let stopping = false;
 /** Runs one job to its end; its record, or one that says how it ended instead. */
 async function run({ part, job }: Planned, folder: string): Promise<void> {
   const started = performance.now();
+  const commit = commitName();
   const file = join(folder, `${job.name}.record`);
   const head = job.runtime === "deno" ? ["deno", "run", "-A", "--no-check"] : ["bun"];
   const [program, ...args] = [...head, ...job.args, "--record", file];
@@ -119,7 +134,8 @@ async function run({ part, job }: Planned, folder: string): Promise<void> {
   if (stopping) return;
   const wallSeconds = (performance.now() - started) / 1000;
   const record = recordOrEnding(file, { job, ending, output, wallSeconds });
-  const result: JobResult = { part: part.name, runtime: job.runtime, args: job.args, record };
+  const { runtime, args: own } = job;
+  const result: JobResult = { part: part.name, runtime, args: own, commit, record };
   // Whoever continues takes what has this name for finished.
   writeFileSync(`${file}.new`, `${JSON.stringify(result, null, 2)}\n`);
   renameSync(`${file}.new`, join(folder, `${job.name}.json`));
@@ -176,6 +192,12 @@ function resultsIn(folder: string): JobResult[] {
     .map((name) => JSON.parse(readFileSync(join(folder, name), "utf8")) as JobResult);
 }
 
+function isDone(file: string): boolean {
+  if (!existsSync(file)) return false;
+  const { record } = JSON.parse(readFileSync(file, "utf8")) as JobResult;
+  return record.failures.length === 0;
+}
+
 /** Wall time of this run and of those it continues. */
 function addWallSeconds(folder: string, seconds: number): number {
   const file = join(folder, "run.json");
@@ -184,11 +206,11 @@ function addWallSeconds(folder: string, seconds: number): number {
   return before + seconds;
 }
 
-function report(folder: string, commit: string, wallSeconds: number): JobResult[] {
+function report(folder: string, wallSeconds: number): JobResult[] {
   const results = resultsIn(folder);
   const facts = {
     version: String(JSON.parse(readFileSync(join(TOP, "package.json"), "utf8")).version),
-    commit,
+    commit: commitName(),
     runtimes: runtimeVersions(),
     cores: availableParallelism(),
     memoryGib: Math.round(totalmem() / 2 ** 30),
@@ -208,12 +230,12 @@ if (values.list) {
   for (const { job } of jobs) console.log(`${job.name.padEnd(28)} ${job.args.join(" ")}`);
   process.exit(0);
 }
-const commit = commitName();
-const folder = join(RECORDS, `${commit.replaceAll(" ", "-")}-scale-${scale}`);
+const folder = join(RECORDS, `${productName().replaceAll(" ", "-")}-scale-${scale}`);
 if (values["report-only"] && !(existsSync(folder) && resultsIn(folder).length > 0)) {
   refuse(
     DECLARED,
-    `--report-only: found no record of commit ${commit} at scale ${scale}: run it without first`,
+    `--report-only: found no record of this api, fuse and lib at scale ${scale}: run it without ` +
+      "first",
   );
 }
 if (!values["report-only"]) installFor(["assurance"], "test", "kernel");
@@ -233,14 +255,14 @@ for (const signal of ["SIGHUP", "SIGINT", "SIGTERM"] as const) {
     for (const child of children) child.kill("SIGTERM");
   });
 }
-const left = jobs.filter(({ job }) => !existsSync(join(folder, `${job.name}.json`)));
+const left = jobs.filter(({ job }) => !isDone(join(folder, `${job.name}.json`)));
 if (!values["report-only"]) await runAll(left, folder);
 if (stopping) {
   elapsed();
   console.error("interrupted; npm run assurance -- --continue goes on with what is left");
   process.exit(130);
 }
-const results = report(folder, commit, elapsed());
+const results = report(folder, elapsed());
 const failures = results.reduce((sum, { record }) => sum + record.failures.length, 0);
 console.log(`${counted(results.length, "job")}, ${counted(failures, "failure")}`);
 if (failures > 0) process.exitCode = 1;

@@ -303,13 +303,13 @@ export class FaultRun {
     this.#now = world;
     this.#outcomes.recoveries++;
     const found = await this.#findings(world, worldSeed);
-    const engine = await this.#start(world, cut.kind);
-    if (engine === undefined) {
-      this.#outcomes.refused++;
-      if (found === 0 && this.#kind === "rot") throw new Error("refused, but the check is clean");
-      return;
-    }
     try {
+      const engine = await this.#start(world, cut.kind);
+      if (engine === undefined) {
+        this.#outcomes.refused++;
+        if (found === 0 && this.#kind === "rot") throw new Error("refused, but the check is clean");
+        return;
+      }
       const after: Oracle[] = [];
       for (const [number, volume] of volumesOf(engine).entries()) {
         const options = { cutAt: cut.at[number]!, steadfast: false };

@@ -348,9 +348,16 @@ export class SimDisk implements Device {
       case "misdirected": {
         const anywhere = () => this.#random.below(this.sizeSectors - sectors + 1);
         const lands = fault.fault.landsAt?.(atSector, sectors) ?? anywhere();
+        const replaced = this.peek(lands, sectors);
+        this.#apply(lands, bytes, fua);
         this.faults.noteDamage(atSector, bytes, this.peek(atSector, sectors));
-        this.faults.noteDamage(lands, this.peek(lands, sectors), bytes);
-        return this.#apply(lands, bytes, fua);
+        const astray = { sequence: 0, atSector: lands, bytes };
+        for (const hit of without(astray, atSector, atSector + sectors)) {
+          const from = (hit.atSector - lands) * SECTOR_BYTES;
+          const wanted = replaced.subarray(from, from + hit.bytes.length);
+          this.faults.noteDamage(hit.atSector, wanted, hit.bytes);
+        }
+        return;
       }
       default:
         return this.#apply(atSector, bytes, fua);

@@ -80,6 +80,16 @@ test("a misdirected write is acknowledged, lands elsewhere; both places are know
   assertEquals(told, [[2, 9, 1], [3, 9, 1], [10, 1, 9], [11, 1, 9]]);
 });
 
+test("where a misdirected write lands on its own place, it is what was to be there", async () => {
+  const { clock, disk } = newDisk();
+  await clock.run(disk.write(0, filled(8, 1), { fua: true }));
+  disk.faults.add({ operation: "write", kind: "misdirected", landsAt: (at) => at + 1 });
+  const bytes = new Uint8Array([...filled(1, 7), ...filled(1, 8)]);
+  await clock.run(disk.write(2, bytes, { fua: true }));
+  const told = disk.faults.damage.map(({ sector, wanted, found }) => [sector, wanted[0], found[0]]);
+  assertEquals(told, [[2, 7, 1], [3, 8, 7], [4, 1, 8]]);
+});
+
 for (const sync of [false, true]) {
   test(`rot turns over one bit that is read or written${sync ? ", at once" : ""}`, async () => {
     const { clock, disk } = newDisk({ sync });
