@@ -49,8 +49,8 @@ export function slices(name: string, scale: number, what: Slices): Job[] {
 }
 
 const SIMULATE = "tests/simulation/run.ts";
-/** Seeds of each scenario: together some 210,000 cut points. */
-const CUT_SEEDS = 5;
+/** Seeds of each scenario: together some 230,000 cut points. */
+const CUT_SEEDS = 6;
 const SOAK_MINUTES = 60;
 /** As many as there are batches of cases that share a boot. */
 const KERNEL_SLICES = 13;

@@ -192,10 +192,11 @@ function resultsIn(folder: string): JobResult[] {
     .map((name) => JSON.parse(readFileSync(join(folder, name), "utf8")) as JobResult);
 }
 
-function isDone(file: string): boolean {
+/** Whether it went well, with the seeds that it has now. */
+function isDone(job: Job, file: string): boolean {
   if (!existsSync(file)) return false;
-  const { record } = JSON.parse(readFileSync(file, "utf8")) as JobResult;
-  return record.failures.length === 0;
+  const { args, record } = JSON.parse(readFileSync(file, "utf8")) as JobResult;
+  return record.failures.length === 0 && args.join(" ") === job.args.join(" ");
 }
 
 /** Wall time of this run and of those it continues. */
@@ -255,7 +256,7 @@ for (const signal of ["SIGHUP", "SIGINT", "SIGTERM"] as const) {
     for (const child of children) child.kill("SIGTERM");
   });
 }
-const left = jobs.filter(({ job }) => !isDone(join(folder, `${job.name}.json`)));
+const left = jobs.filter(({ job }) => !isDone(job, join(folder, `${job.name}.json`)));
 if (!values["report-only"]) await runAll(left, folder);
 if (stopping) {
   elapsed();
