@@ -7,17 +7,24 @@ import { emptyUuidEntry } from "../../lib/ondisk/uuid_entry.ts";
 import { BUCKET_SECTORS, EngineWorld } from "./engine_world.ts";
 
 async function traced() {
-  const writes: Array<{ bucket: number; fua: boolean }> = [];
+  const done: Array<{ what: "wrote" | "flush begun" | "flushed" | "writes"; bucket: number }> = [];
   const device = new TracedDevice(new MemoryDevice(600 * BUCKET_SECTORS), {
-    end: ({ kind, atSector, fua }) => {
-      if (kind === "write") writes.push({ bucket: Math.floor(atSector / BUCKET_SECTORS), fua });
+    begin: ({ kind, atSector }) => {
+      const bucket = Math.floor(atSector / BUCKET_SECTORS);
+      if (kind === "flush") done.push({ what: "flush begun", bucket });
+      if (kind === "write") done.push({ what: "writes", bucket });
+    },
+    end: ({ kind, atSector }) => {
+      const bucket = Math.floor(atSector / BUCKET_SECTORS);
+      if (kind === "flush") done.push({ what: "flushed", bucket });
+      if (kind === "write") done.push({ what: "wrote", bucket });
     },
   });
   const world = new EngineWorld({ device });
   await world.format();
   await world.start();
-  writes.length = 0;
-  return { world, writes };
+  done.length = 0;
+  return { world, done };
 }
 
 function entryOf(byte: number) {
@@ -26,23 +33,30 @@ function entryOf(byte: number) {
 
 describe("the UUID table", () => {
   test("goes to a fresh bucket, stable before the journal entry that names it", async () => {
-    const { world, writes } = await traced();
+    const { world, done } = await traced();
     const { allocator, uuids, superblock } = world.engine;
     for (let round = 1; round <= 5; round++) {
       const old = uuids.bucket;
       uuids.set(round, entryOf(round));
+      done.length = 0;
       let journaled = false;
       await world.run(uuids.write(allocator, async () => {
         assertNotEquals(uuids.bucket, old);
-        const table = writes.find(({ bucket }) => bucket === uuids.bucket);
-        assert(table?.fua, "the table is on the device, and stable");
         assert(world.engine.buckets.pins[old]! > 0, "the old one is in force still");
         await world.engine.commitMetadata();
         journaled = true;
       }));
       assert(journaled, "it is valid only when an entry names it");
       assertEquals(world.engine.buckets.pins[old], 0);
-      const last = writes.at(-1)!.bucket;
+      const inOrder = [
+        done.findIndex(({ what, bucket }) => what === "wrote" && bucket === uuids.bucket),
+        done.findIndex(({ what }) => what === "flush begun"),
+        done.findIndex(({ what }) => what === "flushed"),
+        done.findLastIndex(({ what }) => what === "writes"),
+      ];
+      assert(inOrder[0]! >= 0);
+      assertEquals(inOrder, inOrder.toSorted((a, b) => a - b));
+      const last = done.at(-1)!.bucket;
       assert(last < superblock.firstBucket + superblock.journalBucketCount, "the entry came last");
     }
     await world.abandon();
