@@ -14,7 +14,9 @@ import { createServer } from "node:net";
 import { join, relative, resolve } from "node:path";
 import process from "node:process";
 import { promisify } from "node:util";
+import { isDeadMount } from "../api/control/mount_table.ts";
 import { argumentsOf, flag, text } from "./support/arguments.ts";
+import { clearDeadMount } from "./support/dead_mounts.ts";
 import { installFor } from "./support/install.ts";
 
 const TOP = join(import.meta.dirname!, "..");
@@ -55,44 +57,9 @@ function run(program: string, ...args: string[]): string {
   return execFileSync(program, args, { encoding: "utf8", env, stdio: ["ignore", "pipe", "pipe"] });
 }
 
-/** Where something is mounted. */
-function mountedPaths(): string[] {
-  return readFileSync("/proc/self/mounts", "utf8").split("\n").map((line) =>
-    (line.split(" ")[1] ?? "")
-      .replaceAll(/\\(\d{3})/g, (_, octal) => String.fromCharCode(Number.parseInt(octal, 8)))
-  );
-}
-
-/** Whether a mount is there whose process is gone: then nothing there can be looked at. */
-function isDead(mountpoint: string): boolean {
-  if (!mountedPaths().includes(mountpoint)) return false;
-  try {
-    statSync(mountpoint);
-    return false;
-  } catch {
-    return true;
-  }
-}
-
-/**
- * Takes away what a mount that was killed has left: itself, and as root the file system and the
- * loop device on top of it.
- */
-function clearDead(folder: string): void {
-  const [mountpoint, files] = [join(folder, "mnt"), join(folder, "files")];
-  if (!isDead(mountpoint)) return;
-  if (process.getuid?.() !== 0) {
-    run("fusermount3", "-u", "-z", mountpoint);
-  } else {
-    if (mountedPaths().includes(files)) run("umount", files);
-    const loops = run("losetup", "--list", "--noheadings", "--raw", "--output", "NAME,BACK-FILE");
-    for (const line of loops.split("\n")) {
-      const [loop = "", ...backing] = line.split(" ");
-      if (!backing.join(" ").startsWith(join(mountpoint, "bcache0"))) continue;
-      run("losetup", "--detach", loop);
-    }
-    run("umount", "-l", mountpoint);
-  }
+/** Takes away what a mount that was killed has left, and says so. */
+function clearDead(mountpoint: string): void {
+  if (!clearDeadMount(mountpoint)) return;
   show("cleared", `${short(mountpoint)}, whose mount was killed`);
 }
 
@@ -237,7 +204,7 @@ async function demonstrate(folder: string): Promise<boolean> {
   const mountpoint = join(folder, "mnt");
   const file = join(mountpoint, "bcache0");
   const mark = join(folder, ".filled");
-  clearDead(folder);
+  clearDead(mountpoint);
   mkdirSync(mountpoint, { recursive: true });
 
   const isFresh = !existsSync(mark);
@@ -259,8 +226,10 @@ async function demonstrate(folder: string): Promise<boolean> {
   let stop = () => {};
   const stopped = new Promise<void>((done) => stop = done);
   for (const signal of ["SIGHUP", "SIGINT", "SIGTERM"] as const) process.on(signal, stop);
-  // Written around the cache first, so that the first reading finds nothing there.
+  // Written around the cache first, so that the first reading finds nothing there. It is to leave
+  // everything there: no run is too long, and a busy machine is no reason to go past the cache.
   const settings = ["--cache-mode", "writearound", "--set", "sequential_cutoff=0"];
+  settings.push("--set", "congested_read_threshold_us=0");
   const devices = ["--cache", cache, "--backing", backing, mountpoint];
   const http = ["--http", await httpAddress()];
   let alive = true;
@@ -270,7 +239,7 @@ async function demonstrate(folder: string): Promise<boolean> {
   });
   // Not waited for by blocking: `unmount` waits for the process to be gone, and it is our child.
   undo.push(async () => {
-    if (!alive || isDead(mountpoint)) return clearDead(folder);
+    if (!alive || isDeadMount(mountpoint)) return clearDead(mountpoint);
     await promisify(execFile)(PROGRAM[0]!, [...PROGRAM.slice(1), "unmount", mountpoint]);
   });
   show("mount", short(file));

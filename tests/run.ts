@@ -16,6 +16,7 @@ import { availableParallelism, tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { argumentsOf, oneOf, refuse } from "./support/arguments.ts";
+import { clearDeadMounts } from "./support/dead_mounts.ts";
 import { installFor } from "./support/install.ts";
 import { notWhileEnding, whenInterrupted } from "./support/interrupted.ts";
 
@@ -202,6 +203,10 @@ async function runAll(jobs: readonly Job[], width: number, total: Counts): Promi
 }
 
 async function main(): Promise<number> {
+  // A developer's machine is not ours to tidy.
+  if (process.env["CI"]) {
+    for (const mountPoint of clearDeadMounts()) console.log(`cleared the dead mount ${mountPoint}`);
+  }
   const wanted = asked.values.runtime;
   const runtimes: readonly Runtime[] = wanted === undefined ? ["bun", "deno"] : [wanted];
   const jobs = files.flatMap((file) => runtimes.map((runtime): Job => ({ runtime, file })));
