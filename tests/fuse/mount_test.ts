@@ -179,7 +179,10 @@ assert os.lseek(fd, 0, os.SEEK_HOLE) == size`,
       async () => {
         const { file } = await mounts.mount({ size: String(8 * MIB) });
         const loop = await ok("losetup", "--find", "--show", `--direct-io=${direct}`, file);
-        mounts.later(() => run("losetup", "-d", loop));
+        let attached = true;
+        mounts.later(async () => {
+          if (attached) await run("losetup", "-d", loop);
+        });
         const { path, bytes } = source(4 * MIB);
         await ok("dd", `if=${path}`, `of=${loop}`, "bs=64k", "conv=fsync");
         assertEquals(await hashOfFirst(file, 4 * MIB), sha256(bytes));
@@ -187,6 +190,7 @@ assert os.lseek(fd, 0, os.SEEK_HOLE) == size`,
         bytes.fill(0, 4096, 4096 + 8192);
         assertEquals(await hashOfFirst(file, 4 * MIB), sha256(bytes));
         await ok("losetup", "-d", loop);
+        attached = false;
       },
       30_000,
     );

@@ -102,6 +102,8 @@ export function bcacheFuse(...args: string[]): Promise<string> {
 export class Workshop {
   readonly folder: string;
   #undo: Array<() => Promise<void>> = [];
+  /** Loop devices that are ours now. */
+  #loops = new Set<string>();
   #closing: Promise<void> | undefined;
 
   constructor() {
@@ -193,18 +195,23 @@ export class Workshop {
     const direct = `--direct-io=${options.direct ? "on" : "off"}`;
     const loop = (await run("losetup", "--find", "--show", direct, file)).trim();
     const shown = (await run("losetup", "--noheadings", "--output", "DIO", loop)).trim();
+    this.#loops.add(loop);
     this.#undo.push(async () => {
-      await attempt(["losetup", "--detach", loop]);
+      if (this.#loops.has(loop)) await attempt(["losetup", "--detach", loop]);
     });
     assert(shown === (options.direct ? "1" : "0"), `${loop} has direct I/O ${shown}`);
     return loop;
   }
 
+  /** Once: by the next time the loop device may be somebody else's. */
   async detachLoop(loop: string): Promise<void> {
+    const behind = () => attempt(["losetup", "--noheadings", "--output", "BACK-FILE", loop]);
+    const { stdout: file } = await behind();
     await run("losetup", "--detach", loop);
+    this.#loops.delete(loop);
     // The kernel lets go when the last user does: udev may still be looking at it.
     const deadlineMs = Date.now() + 10_000;
-    while ((await attempt(["losetup", loop])).status === 0) {
+    while ((await behind()).stdout === file) {
       assert(Date.now() < deadlineMs, `${loop} is free 10 s after it was detached`);
       await sleep(20);
     }

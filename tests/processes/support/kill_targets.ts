@@ -155,7 +155,7 @@ export class Files implements KillTarget {
     await run(...check, this.#loop);
   }
 
-  async writeAndKill(_place: Workshop, served: Served, cycle: Cycle): Promise<number> {
+  async writeAndKill(place: Workshop, served: Served, cycle: Cycle): Promise<number> {
     await run("mount", this.#loop, this.#folder);
     const script = join(import.meta.dirname!, "files_in_versions.ts");
     const [program, ...before] = scriptUnder(THIS_RUNTIME, script);
@@ -176,7 +176,7 @@ export class Files implements KillTarget {
       const [slot, version] = line.split(" ").map(Number);
       this.#versions[slot!] = version!;
     }
-    await this.#clear();
+    await this.#clear(place);
     return lines.length;
   }
 
@@ -185,12 +185,11 @@ export class Files implements KillTarget {
   }
 
   /** From the top down: the file system, which cannot write any more, then the loop device. */
-  async #clear(): Promise<void> {
+  async #clear(place: Workshop): Promise<void> {
     const { status } = await attempt(["umount", this.#folder], { limitMs: CLEAR_LIMIT_MS });
     if (status !== 0 && isMounted(this.#folder)) {
       await attempt(["umount", "-l", this.#folder], { limitMs: CLEAR_LIMIT_MS });
     }
-    const gone = await attempt(["losetup", "--detach", this.#loop], { limitMs: CLEAR_LIMIT_MS });
-    assertEquals(gone.status, 0, gone.stderr);
+    await place.detachLoop(this.#loop);
   }
 }
