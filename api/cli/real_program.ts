@@ -24,15 +24,13 @@ const REAL_PARTS: Parts = {
 
 /** Runs the command line of this process to its end, and the process with it. */
 export async function runProgram(programUrl: string, parts: Parts = REAL_PARTS): Promise<never> {
-  // A reader that went away (`| head`) ends nothing that matters: the command does its work.
-  process.stdout.on("error", () => {});
-  process.stderr.on("error", () => {});
-  const status = await main(process.argv.slice(2), realProgram(programUrl, parts));
-  await Promise.all([drained(process.stdout), drained(process.stderr)]);
+  const [out, err] = [new Output(process.stdout), new Output(process.stderr)];
+  const status = await main(process.argv.slice(2), realProgram(programUrl, parts, out, err));
+  await Promise.all([out.drained(), err.drained()]);
   process.exit(status);
 }
 
-function realProgram(programUrl: string, parts: Parts): Program {
+function realProgram(programUrl: string, parts: Parts, out: Output, err: Output): Program {
   return {
     version: versionOfPackage(),
     path: fileURLToPath(programUrl),
@@ -40,9 +38,9 @@ function realProgram(programUrl: string, parts: Parts): Program {
     environment: runEnvironment(),
     isTerminal: process.stderr.isTTY === true,
     isDaemon: process.env[DAEMON_VARIABLE] === "1",
-    out: isStream(1) ? (text) => void process.stdout.write(text) : writeToFile,
-    err: (text) => void process.stderr.write(text),
-    flushed: () => drained(process.stdout),
+    out: isStream(1) ? (text) => out.write(text) : writeToFile,
+    err: (text) => err.write(text),
+    flushed: () => out.drained(),
   };
 }
 
@@ -75,10 +73,47 @@ function versionOfPackage(): string {
   return (JSON.parse(readFileSync(path, "utf8")) as { version: string }).version;
 }
 
-/** Resolves when all that was written is out; exiting earlier would cut off a pipe. */
-function drained(stream: NodeJS.WriteStream): Promise<void> {
-  return new Promise((resolve) => {
-    if (stream.destroyed) resolve();
-    else stream.write("", () => resolve());
-  });
+/**
+ * A standard stream that can be waited for. Exiting earlier would cut off what a slow reader of a
+ * pipe has not taken yet. Only the call-back of a write itself tells: Bun calls that of an empty
+ * write after it at once.
+ */
+class Output {
+  readonly #stream: NodeJS.WriteStream;
+  #underWay = 0;
+  #gone = false;
+  #waiting: Array<() => void> = [];
+
+  constructor(stream: NodeJS.WriteStream) {
+    this.#stream = stream;
+    // A reader that went away (`| head`) ends nothing that matters: the command does its work.
+    const end = (): void => {
+      this.#gone = true;
+      this.#tell();
+    };
+    stream.on("error", end);
+    stream.on("close", end);
+  }
+
+  write(text: string): void {
+    if (text === "" || this.#gone) return;
+    this.#underWay++;
+    this.#stream.write(text, () => {
+      this.#underWay--;
+      this.#tell();
+    });
+  }
+
+  /** Resolves when all that was written is out, or nobody takes it any more. */
+  drained(): Promise<void> {
+    return new Promise((resolve) => {
+      this.#waiting.push(resolve);
+      this.#tell();
+    });
+  }
+
+  #tell(): void {
+    if (this.#underWay > 0 && !this.#gone) return;
+    for (const resolve of this.#waiting.splice(0)) resolve();
+  }
 }

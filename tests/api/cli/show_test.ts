@@ -1,6 +1,6 @@
 /** `show` beside Debian's bcache-super-show, and the launcher that npm installs. */
 import { afterAll, beforeAll, describe, test } from "bun:test";
-import { assertEquals, assertMatch } from "@std/assert";
+import { assertEquals, assertGreater, assertMatch } from "@std/assert";
 import { spawnSync } from "node:child_process";
 import { mkdtempSync, renameSync, rmSync, symlinkSync, truncateSync, writeFileSync } from "node:fs";
 import { closeSync, copyFileSync, mkdirSync, openSync, writeSync } from "node:fs";
@@ -10,6 +10,7 @@ import process from "node:process";
 import { runShow } from "../../../api/cli/show.ts";
 import type { Program } from "../../../api/cli/program.ts";
 import { BcacheError } from "../../../lib/base/errors.ts";
+import { unpackFixture } from "../../support/fixtures.ts";
 
 const HAS_TOOLS = spawnSync("bcache-super-show", ["--help"]).error === undefined;
 const LAUNCHER = join(import.meta.dirname!, "../../../api/cli/launch.sh");
@@ -110,6 +111,26 @@ describe("the installed command", () => {
       assertMatch(result.stderr, /^bcache-fuse: standard output cannot be written, .*\n$/);
     }
     closeSync(full);
+  });
+  test("gives a slow reader all of it, and one that goes away no trouble", () => {
+    const { pathOf, remove } = unpackFixture("three-level");
+    const dump = `'${LAUNCHER}' dump '${pathOf("cache.img")}' extents`;
+    const size = (script: string, env: NodeJS.ProcessEnv) => {
+      const result = spawnSync("sh", ["-c", script], { encoding: "utf8", env });
+      assertEquals([result.status, result.stderr], [0, ""]);
+      return Number(result.stdout);
+    };
+    try {
+      for (const runtime of ["bun", "deno"]) {
+        const env = { ...process.env, BCACHE_FUSE_RUNTIME: runtime };
+        const whole = size(`${dump} > '${directory}/all' && wc -c < '${directory}/all'`, env);
+        assertGreater(whole, 256 << 10, "more than a pipe holds");
+        assertEquals(size(`${dump} | (sleep 0.5; wc -c)`, env), whole);
+        assertEquals(size(`${dump} | head -c 10 | wc -c`, env), 10);
+      }
+    } finally {
+      remove();
+    }
   });
   test("refuses a runtime that is none", () => {
     const env = { ...process.env, BCACHE_FUSE_RUNTIME: "foo" };
