@@ -1,8 +1,10 @@
 /** `check`: looks a cache set over without mounting it, and says what is wrong. */
+import { mixtureAdvice } from "../../lib/cache/members/sidecar.ts";
 import { checkCache, type CheckedDevice, type CheckReport } from "../../lib/offline/check.ts";
 import { type Finding, findingText } from "../../lib/offline/findings.ts";
 import type { BcacheError } from "../../lib/base/errors.ts";
 import type { Device } from "../../lib/device/device.ts";
+import { formatUuid } from "../../lib/ondisk/uuid.ts";
 import { counted, formatBytes, oneLine, printable } from "./format.ts";
 import { isDamage, OfflineDevices, refuseBackingDevice } from "./offline_devices.ts";
 import { withProgress } from "./offline_progress.ts";
@@ -76,16 +78,11 @@ async function refusalOf(
   const advice = rest.join("; ") || "restore it from a copy";
   const uuid = await devices.uuidOfChanged(path);
   return (cached) => {
-    const dirtyBytes = cached.find((each) => each.uuid === uuid)?.dirtyBytes ?? 0;
-    if (uuid === undefined || dirtyBytes === 0) return { ...common, advice };
-    return {
-      ...common,
-      advice:
-        `the cache has ${formatBytes(dirtyBytes)} of it that are dirty: to keep both, mount ` +
-        "it with --changed-image trust and flush; to give the dirty data up, make its sidecar " +
-        `anew with bcache-fuse make -B ${path} --sidecar --force, mount, and then bcache-fuse ` +
-        `forget MOUNTPOINT ${uuid} --force`,
-    };
+    if (uuid === undefined) return { ...common, advice };
+    const found = cached.find((each) => each.uuid === formatUuid(uuid));
+    if (found === undefined || found.dirtyBytes === 0) return { ...common, advice };
+    const dirty = `the cache has ${formatBytes(found.dirtyBytes)} of it that are dirty`;
+    return { ...common, advice: `${dirty}: ${mixtureAdvice(path, uuid)}` };
   };
 }
 

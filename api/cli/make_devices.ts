@@ -13,7 +13,7 @@ import {
   prepareSidecar,
   writePrepared,
 } from "../../lib/cache/make.ts";
-import { sidecarPath } from "../../lib/cache/members/open_backing.ts";
+import { sidecarPath, strayedSidecar } from "../../lib/cache/members/open_backing.ts";
 import { createSparseFile, nameExists, removeCreatedFile } from "../../lib/device/create.ts";
 import { SECTOR_BYTES } from "../../lib/device/device.ts";
 import { type FileDevice, openFileDevice } from "../../lib/device/file.ts";
@@ -126,6 +126,7 @@ function refuseLooped(path: string): void {
 async function prepareAll(files: OpenFiles, request: MakeRequest): Promise<PreparedDevice[]> {
   const { cachePath, sizeBytes, force } = request;
   const cache = cachePath === undefined ? undefined : await files.open(cachePath, sizeBytes);
+  if (cache) refuseCachedImage(cache);
   const backings: FileDevice[] = [];
   for (const path of request.backingPaths) backings.push(await files.open(path, sizeBytes));
   const random = new SystemRandom();
@@ -164,29 +165,35 @@ async function prepareAll(files: OpenFiles, request: MakeRequest): Promise<Prepa
       ...(request.label !== undefined && { label: request.label }),
     };
     if (!request.sidecar) {
-      refuseCachedImage(device.name);
+      refuseCachedImage(device);
       const { dataOffsetSectors } = request;
       const more = dataOffsetSectors === undefined ? {} : { dataOffsetSectors };
       prepared.push(await prepareBacking(device, { ...options, ...more }));
       continue;
     }
     const sidecarBytes = DATA_OFFSET_SECTORS_DEFAULT * SECTOR_BYTES;
-    const sidecar = await files.open(sidecarPath(device.name), sidecarBytes);
+    refuseStrayed(device);
+    const sidecar = await files.open(sidecarPath(device.filePath), sidecarBytes);
     prepared.push(await prepareSidecar(sidecar, device, options));
   }
   return prepared;
 }
 
 /** A plain image would get a superblock inside it, while the one beside it still counts. */
-function refuseCachedImage(path: string): void {
-  const beside = sidecarPath(path);
+function refuseCachedImage(device: FileDevice): void {
+  refuseStrayed(device);
+  const beside = sidecarPath(device.filePath);
   if (!nameExists(beside)) return;
   throw new BcacheError(
     "Exists",
-    `${path}: is a plain image whose superblock is in ${beside}; make that one anew with ` +
+    `${device.name}: is a plain image whose superblock is in ${beside}; make that one anew with ` +
       "--sidecar --force, which leaves the image as it is, or remove it first if the image " +
       "itself is to be formatted",
   );
+}
+
+function refuseStrayed({ name, filePath }: FileDevice): void {
+  if (filePath !== name && nameExists(sidecarPath(name))) throw strayedSidecar(name, filePath);
 }
 
 function lineAbout({ device, superblock }: PreparedDevice): string {

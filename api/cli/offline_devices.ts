@@ -4,9 +4,9 @@ import { readSuperblock } from "../../lib/cache/members/attach.ts";
 import { openBacking, sidecarPath } from "../../lib/cache/members/open_backing.ts";
 import type { WhenChanged } from "../../lib/cache/members/sidecar.ts";
 import { nameExists } from "../../lib/device/create.ts";
+import { followLink } from "../../lib/device/host.ts";
 import type { Device } from "../../lib/device/device.ts";
 import { type FileDevice, openFileDevice } from "../../lib/device/file.ts";
-import { formatUuid } from "../../lib/ondisk/uuid.ts";
 import { openLibc } from "../../lib/runtime/libc.ts";
 import { UsageError } from "./program.ts";
 
@@ -30,16 +30,16 @@ export class OfflineDevices {
    * opened as it is: that it has none is for the caller to find.
    */
   async backing(path: string): Promise<Device> {
-    if (!nameExists(sidecarPath(path))) return await this.file(path, { alone: true });
+    if (!await hasSidecar(path)) return await this.file(path, { alone: true });
     return await this.#joined(path, "refuse");
   }
 
   /** The UUID of an image that is refused for no other reason than that it was changed. */
-  async uuidOfChanged(path: string): Promise<string | undefined> {
-    if (!nameExists(sidecarPath(path))) return undefined;
+  async uuidOfChanged(path: string): Promise<Uint8Array | undefined> {
+    if (!await hasSidecar(path)) return undefined;
     try {
       const { uuid } = await readSuperblock(await this.#joined(path, "trust"));
-      return formatUuid(uuid);
+      return uuid;
     } catch (error) {
       if (isDamage(error)) return undefined;
       throw error;
@@ -60,6 +60,11 @@ export class OfflineDevices {
   async close(): Promise<void> {
     await Promise.all(this.#open.splice(0).map((device) => device.close()));
   }
+}
+
+/** Also when it lies beside a link to the image, where it should not: opening tells of that. */
+async function hasSidecar(path: string): Promise<boolean> {
+  return nameExists(sidecarPath(await followLink(path))) || nameExists(sidecarPath(path));
 }
 
 /** Refuses a backing device where a cache device is wanted; damage is not looked for here. */

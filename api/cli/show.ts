@@ -2,7 +2,7 @@
  * `show`: the superblock of a device or image, also while it is mounted: nothing is locked, and
  * nothing but the page is read.
  */
-import { closeSync, fstatSync, openSync, readSync } from "node:fs";
+import { closeSync, fstatSync, lstatSync, openSync, readSync, realpathSync } from "node:fs";
 import { constants } from "node:fs";
 import { BcacheError, messageOf } from "../../lib/base/errors.ts";
 import { sidecarPath } from "../../lib/cache/members/open_backing.ts";
@@ -31,7 +31,7 @@ export function runShow(program: Program, options: { path: string; json: boolean
 /** The page that counts: a sidecar goes before what the image itself holds, as in mount. */
 function pageOf(path: string): { path: string; page: Uint8Array } {
   const page = readPage(path);
-  const beside = sidecarPath(path);
+  const beside = sidecarPath(lstatSync(path).isSymbolicLink() ? realpathSync(path) : path);
   return nameExists(beside) ? { path: beside, page: readPage(beside) } : { path, page };
 }
 

@@ -22,6 +22,7 @@ import {
   ERRNO_OF,
   type FileCalls,
   type FileState,
+  followLink,
   type HostCalls,
   nodeFileCalls,
   refuseDanglingLink,
@@ -79,7 +80,8 @@ export async function openFileDevice(
     const measured = stat.isBlockDevice()
       ? measureBlockDevice(path, fd, stat, host)
       : { sizeBytes: stat.size, sectorBytes: SECTOR_BYTES, topology: NO_TOPOLOGY };
-    return new FileDevice(path, { fd, claim, behind }, measured, options);
+    const filePath = await followLink(path);
+    return new FileDevice(path, { fd, claim, behind, filePath }, measured, options);
   } catch (error) {
     if (claim !== undefined) host?.close(claim);
     for (const each of behind) fs.closeSync(each);
@@ -108,6 +110,7 @@ interface Opened {
   readonly claim: number | undefined;
   /** Files behind a loop device, locked. */
   readonly behind: readonly number[];
+  readonly filePath: string;
 }
 
 interface Measured {
@@ -157,6 +160,8 @@ export class FileDevice implements Device {
   readonly sync: NonNullable<Device["sync"]>;
   /** Bytes of the file behind its last whole sector: not part of the device. */
   readonly tailBytes: number;
+  /** Its path: `name`, or where that leads when it is a link. */
+  readonly filePath: string;
   #fd: number;
   #claim: number | undefined;
   #behind: readonly number[];
@@ -177,11 +182,12 @@ export class FileDevice implements Device {
   /** Use `openFileDevice`. */
   constructor(
     path: string,
-    { fd, claim, behind }: Opened,
+    { fd, claim, behind, filePath }: Opened,
     measured: Measured,
     options: FileDeviceOptions,
   ) {
     this.name = path;
+    this.filePath = filePath;
     this.sizeSectors = Math.floor(measured.sizeBytes / SECTOR_BYTES);
     this.tailBytes = measured.sizeBytes % SECTOR_BYTES;
     this.#sizeBytes = measured.sizeBytes;

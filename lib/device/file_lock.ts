@@ -33,9 +33,7 @@ export function lockFile(
   host: HostCalls,
 ): number | undefined {
   const locked = host.flock(fd, LOCK_EXCLUSIVE_NOW);
-  if (locked === -ERRNO_OF.EAGAIN) {
-    throw new BcacheError("Busy", `${path} is in use by ${lockHolder(stat)}${STOP_ADVICE}`);
-  }
+  if (locked === -ERRNO_OF.EAGAIN) throw inUse(path, stat);
   if (locked < 0) {
     const why = `errno ${-locked}; the file system may not support locks`;
     throw new BcacheError("NotSupported", `${path} cannot be locked (${why})`, { errno: -locked });
@@ -110,8 +108,7 @@ async function lockShared(
     fs.fstat(fd, (error, stat) => error ? reject(error) : resolve(stat));
   });
   if (host.flock(fd, LOCK_SHARED_NOW) === -ERRNO_OF.EAGAIN) {
-    const what = `${path}: ${file} behind it`;
-    throw new BcacheError("Busy", `${what} is in use by ${lockHolder(stat)}${STOP_ADVICE}`);
+    throw inUse(`${path}: ${file} behind it`, stat);
   }
   return stat;
 }
@@ -142,33 +139,43 @@ export function withAdvice(error: BcacheError, advice: string): BcacheError {
   return new BcacheError("Busy", message, { cause: error });
 }
 
-/** `process 123 (name)` as /proc tells it; vague when the holder cannot be seen from here. */
-function lockHolder(stat: fs.Stats): string {
-  const unknown = "another process";
+/** The refusal of a locked file. What this process has itself was named before, by another name. */
+function inUse(what: string, stat: fs.Stats): BcacheError {
+  const holder = lockHolder(stat);
+  const known = holder === undefined ? "another process" : processName(holder);
+  if (holder !== process.pid) {
+    return new BcacheError("Busy", `${what} is in use by ${known}${STOP_ADVICE}`);
+  }
+  const found = `${what} is open in this process (${holder}) already, by this name or another`;
+  return new BcacheError("Busy", `${found}; name each device once`);
+}
+
+/** The process that has the lock, as /proc tells it; undefined when it cannot be seen from here. */
+function lockHolder(stat: fs.Stats): number | undefined {
   let locks: string;
   try {
     locks = fs.readFileSync("/proc/locks", "latin1");
   } catch {
-    return unknown; // Only the name is missing: that it is locked is known.
+    return undefined; // Only the name is missing: that it is locked is known.
   }
   // 1: FLOCK  ADVISORY  WRITE 1234 fe:01:5678 0 EOF
   const pattern = /^\d+: FLOCK\s+\S+\s+\S+\s+(\d+)\s+([0-9a-f]+):([0-9a-f]+):(\d+)\s/;
-  let byInode: string | undefined;
+  let byInode: number | undefined;
   for (const line of locks.split("\n")) {
     const match = pattern.exec(line);
     if (!match || match[4] !== String(stat.ino) || match[1] === "0") continue;
-    byInode ??= match[1];
+    const pid = Number(match[1]);
+    byInode ??= pid;
     const device = linuxDevice(stat.dev);
     const [major, minor] = [match[2]!, match[3]!].map((part) => Number.parseInt(part, 16));
-    if (major === device.major && minor === device.minor) return processName(match[1]!);
+    if (major === device.major && minor === device.minor) return pid;
   }
   // Some file systems show another device number in stat than in /proc/locks.
-  return byInode === undefined ? unknown : processName(byInode);
+  return byInode;
 }
 
 /** With its arguments: of a mount, they say where it is. */
-function processName(pid: string): string {
-  if (pid === String(process.pid)) return `this process (${pid})`;
+function processName(pid: number): string {
   try {
     const name = fs.readFileSync(`/proc/${pid}/comm`, "utf8").trim();
     const words = fs.readFileSync(`/proc/${pid}/cmdline`, "utf8").split("\0").slice(1);

@@ -115,6 +115,20 @@ export function refuseDanglingLink(path: string): void {
   );
 }
 
+/**
+ * The file that `path` leads to: a link at its end is followed, to wherever it leads. A path that
+ * ends in no link, or leads nowhere, is returned as it is.
+ */
+export async function followLink(path: string): Promise<string> {
+  try {
+    // Not in this thread: a file system that hangs must not hang who serves others.
+    if (!(await fs.promises.lstat(path)).isSymbolicLink()) return path;
+    return await fs.promises.realpath(path);
+  } catch {
+    return path;
+  }
+}
+
 /** The few errnos told apart here. */
 export const ERRNO_OF = {
   EINTR: 4,

@@ -288,7 +288,11 @@ test("a file open in this process is refused a second time and free again when c
   inFolder(async (folder) => {
     const path = sized(join(folder, "d.img"), 4096);
     const first = await openFileDevice(path, { host });
-    await assertRejects(() => openFileDevice(path, { host }), BcacheError, "this process");
+    fs.symlinkSync(path, join(folder, "link"));
+    for (const name of [path, join(folder, "link")]) {
+      const expected = `open in this process (${process.pid}) already`;
+      await assertRejects(() => openFileDevice(name, { host }), BcacheError, expected);
+    }
     await first.close();
     await (await openFileDevice(path, { host })).close();
   }));

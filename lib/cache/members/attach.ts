@@ -23,6 +23,7 @@ import { Bypass } from "../requests/bypass.ts";
 import { CachedDevice } from "../requests/cached_device.ts";
 import type { Engine } from "../engine.ts";
 import { freeSlot, invalidated } from "./slots.ts";
+import { mixtureAdvice } from "./sidecar.ts";
 import { dropClean } from "./trust.ts";
 import type { BackingDevice } from "./open_backing.ts";
 import type { RequestStats } from "../stats.ts";
@@ -152,7 +153,7 @@ export async function refuseSlot(
   const known = uuids.find(superblock.uuid);
   const uuid = formatUuid(superblock.uuid);
   if (known >= 0) refuseVolume(engine, path, known);
-  if (known >= 0 && source.dropCached) return refuseMixture(dirty.of(known), { path, uuid });
+  if (known >= 0 && source.dropCached) return refuseMixture(dirty.of(known), path, superblock.uuid);
   if (known >= 0 && state !== "stale" && state !== "none") {
     return await refuseMisplaced(engine, known, { ...source, superblock });
   }
@@ -268,14 +269,12 @@ function refuseOrphan(
 }
 
 /** Dirty data may not be dropped unasked, nor be written over what came to the image since. */
-function refuseMixture(dirtySectors: number, { path, uuid }: { path: string; uuid: string }): void {
+function refuseMixture(dirtySectors: number, path: string, uuid: Uint8Array): void {
   if (dirtySectors === 0) return;
   throw new BcacheError(
     "InvalidArgument",
     `${path}: was changed without its cache, which has ${dirtySectors * 512} dirty bytes of it; ` +
-      "to keep both, mount it with --changed-image trust and flush; to give the dirty data up, " +
-      `make its sidecar anew with bcache-fuse make -B ${path} --sidecar --force, mount, and then ` +
-      `bcache-fuse forget MOUNTPOINT ${uuid} --force`,
+      mixtureAdvice(path, uuid),
   );
 }
 

@@ -1,6 +1,7 @@
 /**
  * Opening a backing device by its path: either the file carries its superblock itself, or it is a
- * plain image whose superblock lies in `PATH.bcache` beside it. The two joined (the sidecar's
+ * plain image whose superblock lies in `PATH.bcache` beside it (beside the image itself, not beside
+ * a link to it: one image has one superblock, by whatever name it is asked for). The two joined (the sidecar's
  * sectors up to the data offset, then the image) are a backing device, for Linux too.
  *
  * A sidecar goes before a superblock found inside the image: `make` refuses one for an image that
@@ -24,7 +25,7 @@ export interface BackingDevice extends Device {
   admit?(): Promise<void>;
 }
 
-/** Where the superblock of a plain image is kept. */
+/** Where the superblock of a plain image is kept. `imagePath` is no link. */
 export function sidecarPath(imagePath: string): string {
   return `${imagePath}.bcache`;
 }
@@ -42,19 +43,40 @@ export async function openBacking(
   const image = await open(path);
   let sidecar: Device | undefined;
   try {
-    sidecar = await openIfThere(sidecarPath(path), open);
+    const filePath = image.filePath ?? path;
+    const beside = sidecarPath(filePath);
+    sidecar = await openIfThere(beside, open);
     if (sidecar) return await join(sidecar, image, whenChanged);
     if (await readsAsBcache(image)) return image;
-    const found = `${path} has no bcache superblock, and there is no ${sidecarPath(path)}`;
+    if (filePath !== path) await refuseStrayed(path, filePath, open);
+    const found = `${path} has no bcache superblock, and there is no ${beside}`;
     const advice =
       "if it had one, bring that back: a cache may hold newer data of this image than " +
-      `it has itself; else make one with: bcache-fuse make -B ${path} --sidecar`;
+      `it has itself; else make one with: bcache-fuse make -B ${filePath} --sidecar`;
     throw new BcacheError("BadFormat", `${found}; ${advice}`);
   } catch (error) {
     await sidecar?.close();
     await image.close();
     throw error;
   }
+}
+
+/** A superblock beside a link, where nobody looks for it, is not to be made anew. */
+async function refuseStrayed(path: string, filePath: string, open: OpenDevice): Promise<void> {
+  const strayed = await openIfThere(sidecarPath(path), open);
+  if (strayed === undefined) return;
+  await strayed.close();
+  throw strayedSidecar(path, filePath);
+}
+
+/** The refusal of a superblock that lies beside the link `path` to the image at `filePath`. */
+export function strayedSidecar(path: string, filePath: string): BcacheError {
+  const [here, there] = [sidecarPath(path), sidecarPath(filePath)];
+  return new BcacheError(
+    "WrongState",
+    `${path} is a link to ${filePath}, but ${here} lies beside the link, expected beside the ` +
+      `image; move it there: mv ${here} ${there}`,
+  );
 }
 
 async function openIfThere(path: string, open: OpenDevice): Promise<Device | undefined> {

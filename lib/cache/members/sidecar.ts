@@ -17,11 +17,14 @@ import { JoinedDevice } from "../../device/joined.ts";
 import { decodeStamp, encodeStamp, STAMP_BYTES, STAMP_SECTOR } from "../../ondisk/image_stamp.ts";
 import { backingState, SUPERBLOCK_BYTES, SUPERBLOCK_SECTOR } from "../../ondisk/superblock.ts";
 import type { Superblock } from "../../ondisk/superblock.ts";
+import { formatUuid } from "../../ondisk/uuid.ts";
 
 /** A file, as far as `openFileDevice` tells more of it than of a device. */
 export interface FileLike extends Device {
   /** Bytes behind the last whole sector. */
   readonly tailBytes?: number;
+  /** Where a link leads that the file was named by; undefined: its name. */
+  readonly filePath?: string;
   /**
    * Its size and time of modification; undefined: it is a block device, or cannot be told.
    * `settled` makes both durable first, with all that was written.
@@ -87,12 +90,13 @@ export async function openSidecar(
   const hasCache = state === "clean" || state === "dirty";
   const change = hasCache ? await changeOf(sidecar, image, superblock.page) : undefined;
   if (change !== undefined && whenChanged === "refuse") {
-    throw new BcacheError(
-      "BadFormat",
-      `${image.name}: was changed without its cache: ${change}; what is cached of it may be ` +
-        "older: mount it with --changed-image drop, which forgets that, or with --changed-image " +
-        "trust if it was written through this very cache (by Linux, say)",
-    );
+    const found = `${image.name}: was changed without its cache: ${change}`;
+    const advice = state === "dirty"
+      ? `the cache has newer data of it, too: ${mixtureAdvice(image.name, superblock.uuid)}`
+      : "what is cached of it may be older: mount it with --changed-image drop, which forgets " +
+        "that, or with --changed-image trust if it was written through this very cache (by " +
+        "Linux, say)";
+    throw new BcacheError("BadFormat", `${found}; ${advice}`);
   }
   return new SidecarDevice({
     sidecar,
@@ -100,6 +104,13 @@ export async function openSidecar(
     splitSectors: superblock.dataOffsetSectors,
     drop: change !== undefined && whenChanged === "drop",
   });
+}
+
+/** What to do about an image that was changed while its cache has dirty data of it. */
+export function mixtureAdvice(path: string, uuid: Uint8Array): string {
+  return "to keep both, mount it with --changed-image trust and flush; to give the dirty data up, " +
+    `make its sidecar anew with bcache-fuse make -B ${path} --sidecar --force, mount, and then ` +
+    `bcache-fuse forget MOUNTPOINT ${formatUuid(uuid)} --force`;
 }
 
 /** How the image differs from its stamp, in words; undefined: it does not, or nobody can tell. */

@@ -3,7 +3,7 @@ import { afterEach, beforeEach, test } from "bun:test";
 import { assertEquals, assertMatch, assertRejects, assertStringIncludes } from "@std/assert";
 import { spawnSync } from "node:child_process";
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
-import { linkSync, truncateSync, writeFileSync } from "node:fs";
+import { linkSync, renameSync, symlinkSync, truncateSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { makeRequest } from "../../../api/cli/make.ts";
@@ -146,7 +146,7 @@ for (const levels of [1, 2]) {
     await withLoops(at("b"), levels, async (devices) => {
       const server = await openFileDevice(at("b"), { host });
       const bdev = [devices.at(-1)!];
-      await refused({ bdev, force: true }, `${at("b")} behind it is in use by`);
+      await refused({ bdev, force: true }, `${at("b")} behind it is open in this process`);
       await server.close();
       assertEquals(readFileSync(at("b")).every((byte) => byte === 0), true);
       await make({ bdev, force: true });
@@ -161,7 +161,11 @@ test("make refuses a loop device whose file another loop device serves", async (
     withLoops(at("b"), 1, async ([other]) => {
       const server = await openFileDevice(one!, { host });
       await refused({ bdev: [other!], force: true }, `${one}, which has the same file`);
-      await assertRejects(() => openFileDevice(at("b"), { host }), BcacheError, "is in use by");
+      await assertRejects(
+        () => openFileDevice(at("b"), { host }),
+        BcacheError,
+        "is open in this process",
+      );
       await server.close();
       await make({ bdev: [other!] });
     }));
@@ -206,10 +210,27 @@ test("make refuses to format an image that has a sidecar, also with --force", as
   writeFileSync(at("i"), image);
   await make({ bdev: [at("i")], sidecar: true });
   const words = `superblock is in ${at("i.bcache")}; make that one anew with --sidecar --force`;
-  await refused({ bdev: [at("i")], force: true }, words);
+  symlinkSync(at("i"), at("link"));
+  for (const name of ["i", "link"]) {
+    await refused({ bdev: [at(name)], force: true }, words);
+    await refused({ cache: [at(name)], force: true }, words);
+    await refused({ bdev: [at(name)], sidecar: true }, "--force");
+  }
   assertEquals(readFileSync(at("i")).equals(image), true);
   await make({ bdev: [at("i")], sidecar: true, force: true });
   assertEquals(readFileSync(at("i")).equals(image), true);
+});
+
+test("an image has one sidecar, beside itself, whatever link it is named by", async () => {
+  writeFileSync(at("i"), new Uint8Array(8 * MIB));
+  symlinkSync(at("i"), at("link"));
+  await make({ bdev: [at("link")], sidecar: true });
+  assertEquals([existsSync(at("i.bcache")), existsSync(at("link.bcache"))], [true, false]);
+  assertEquals(show(at("link")), show(at("i")));
+  renameSync(at("i.bcache"), at("link.bcache"));
+  const words = `lies beside the link, expected beside the image; move it there: mv`;
+  await refused({ bdev: [at("link")], sidecar: true }, words);
+  await refused({ bdev: [at("link")] }, words);
 });
 
 test("make refuses one device under two names", async () => {

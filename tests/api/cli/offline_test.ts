@@ -149,7 +149,7 @@ describe("check", () => {
     await refused(1, /this is a backing device.*--backing/, "check", "-C", backing);
     const advice = /this is a backing device.*no extents: name the cache device.*show \S+\.img$/m;
     await refused(1, advice, "dump", backing, "extents");
-    await whileInUse(cache, () => refused(1, /in use by/, "check", "-C", cache));
+    await whileInUse(cache, () => refused(1, /open in this process/, "check", "-C", cache));
   });
 });
 
@@ -233,7 +233,7 @@ describe("writeback", () => {
     await refused(1, /give it with --cache/, ...words, fixture("smallest").pathOf("cache.img"));
     await whileInUse(
       pathOf("backing1.img"),
-      () => refused(1, /backing1\.img is in use by/, ...words, pathOf("backing1.img")),
+      () => refused(1, /backing1\.img is open in this process/, ...words, pathOf("backing1.img")),
     );
     await refused(2, /no backing device was given/, "writeback", "-C", pathOf("cache.img"));
     assertEquals(hashOfFile(pathOf("backing2.img")), before);

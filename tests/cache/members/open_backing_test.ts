@@ -5,6 +5,7 @@ import {
   appendFileSync,
   mkdtempSync,
   readFileSync,
+  renameSync,
   rmSync,
   statSync,
   symlinkSync,
@@ -76,6 +77,21 @@ async function sectorsOf(device: Device, atSector: number, sectors: number): Pro
   await device.read(atSector, into);
   return into;
 }
+
+test("a link to an image leads to the sidecar of the image", () =>
+  inWorld(async ({ image, open }) => {
+    await withSidecar(image);
+    const link = `${image}.link`;
+    symlinkSync(image, link);
+    const device = await openBacking(link, open);
+    assertEquals([device.hasSidecar, device.sizeSectors], [true, 16 + 2048]);
+    await device.close();
+    // Beside the link it does not count, and is not to be made anew.
+    renameSync(sidecarPath(image), sidecarPath(link));
+    const message = `move it there: mv ${sidecarPath(link)} ${sidecarPath(image)}`;
+    const error = await assertRejects(() => openBacking(link, open), BcacheError, message);
+    assertEquals(error.code, "WrongState");
+  }));
 
 test("a file with a superblock of its own is the backing device", () =>
   inWorld(async ({ image, open }) => {
