@@ -1,7 +1,8 @@
 /**
  * A long life of one cache set, in simulated time: a cache a tenth of what goes through it, reads,
- * writes, zeroing and flushes, settings and modes that change meanwhile, collections, writeback,
- * and every few minutes an end, by a clean stop or a power cut, and a new beginning.
+ * writes, zeroing and flushes, settings that change meanwhile (mode and policy, too, for the rest
+ * of one round of five), collections, writeback, and every few minutes an end, by a clean stop or a
+ * power cut, and a new beginning.
  *
  * At every end the offline check, which shares no code with recovery, looks at the devices: it must
  * find no error, and the engine that then starts must count the very dirty bytes that it counted.
@@ -51,6 +52,8 @@ const VOLUME_SECTORS = BUCKET_SECTORS * BUCKETS * 10;
 /** Between two ends of the set. */
 const LIFE_MINUTES = 3;
 const STEPS_PER_ROUND = 150;
+/** One round of so many may also turn what the life is named after. */
+const ROUNDS_PER_TURN = 5;
 
 const WORKLOAD: WorkloadOptions = {
   ...USUAL_WORKLOAD,
@@ -86,6 +89,7 @@ class Soak {
   #random: SimRandom;
   #oracle: Oracle;
   #world: World;
+  #rounds = 0;
   /** Of the worlds that ended. */
   #earlierMs = 0;
   #report: SoakReport = {
@@ -175,8 +179,10 @@ class Soak {
     const { minutes } = this.#options;
     const end = Math.min(LIFE_MINUTES * 60_000, minutes * 60_000 - this.#earlierMs);
     while (clock.nowMs() < end) {
-      await this.#run(this.#round(engine));
-      await this.#run(engine.set.setAttribute("bcache0", "cache_mode", this.#options.mode));
+      await this.#asNamed(engine.set);
+      const isTurned = this.#rounds++ % ROUNDS_PER_TURN === 0;
+      await this.#run(this.#round(engine, isTurned ? [...SETTINGS, ...TURNED] : SETTINGS));
+      if (!isTurned) await this.#expectNamed(engine.set);
       this.#oracle.prune();
       this.#report.requests += STEPS_PER_ROUND;
     }
@@ -184,7 +190,25 @@ class Soak {
     this.#report.collections += Number(gcs!.value);
   }
 
-  #round(engine: BcacheEngine): Promise<void> {
+  /** A life is of one mode and policy: where a round has turned them, they are turned back. */
+  async #asNamed(set: CacheSet): Promise<void> {
+    const { mode, replacement } = this.#options;
+    await this.#run(set.setAttribute("bcache0", "cache_mode", mode));
+    await this.#run(set.setAttribute(undefined, "cache_replacement_policy", replacement));
+  }
+
+  async #expectNamed(set: CacheSet): Promise<void> {
+    const [mode] = await set.attributes("bcache0", "cache_mode");
+    const [policy] = await set.attributes(undefined, "cache_replacement_policy");
+    const { mode: named, replacement } = this.#options;
+    if (mode!.value === named && policy!.value === replacement) return;
+    throw new Error(
+      `a round was to run in ${named}, ${replacement}, but had ${mode!.value}, ` +
+        `${policy!.value}`,
+    );
+  }
+
+  #round(engine: BcacheEngine, settings = SETTINGS): Promise<void> {
     // Now over all of it, now within what the cache can hold.
     const span = VOLUME_SECTORS * 512 / this.#random.pick([1, 1, 4, 16]);
     const target = {
@@ -192,7 +216,7 @@ class Soak {
       oracle: this.#oracle,
       clock: this.#world.clock,
       random: this.#random,
-      disturb: (random: SimRandom) => disturb(engine.set, random),
+      disturb: (random: SimRandom) => turnOne(engine.set, settings, random),
     };
     return runWorkload(target, { ...WORKLOAD, spanBytes: Math.floor(span) });
   }
@@ -255,20 +279,30 @@ class Soak {
   }
 }
 
-/** Turns what a person may turn while the device is in use. */
-async function disturb(set: CacheSet, random: SimRandom): Promise<void> {
-  const choices: ReadonlyArray<readonly [string | undefined, string, readonly string[]]> = [
-    ["bcache0", "cache_mode", CACHE_MODES],
-    ["bcache0", "sequential_cutoff", ["0", "64k", "4M"]],
-    ["bcache0", "writeback_running", ["0", "1", "1"]],
-    ["bcache0", "writeback_percent", ["0", "10", "40"]],
-    ["bcache0", "writeback_delay", ["0", "1", "30"]],
-    [undefined, "cache_replacement_policy", ["lru", "fifo", "random"]],
-    [undefined, "trigger_gc", ["1"]],
-    [undefined, "journal_delay_ms", ["1", "100", "1000"]],
-    [undefined, "gc_always_rewrite", ["0", "0", "1"]],
-    [undefined, "prune_cache", ["1000"]],
-  ];
-  const [device, name, values] = random.pick(choices);
+type Setting = readonly [device: string | undefined, name: string, values: readonly string[]];
+
+/** What a person may turn while the device is in use. */
+const SETTINGS: readonly Setting[] = [
+  ["bcache0", "sequential_cutoff", ["0", "64k", "4M"]],
+  ["bcache0", "writeback_running", ["0", "1", "1"]],
+  ["bcache0", "writeback_percent", ["0", "10", "40"]],
+  ["bcache0", "writeback_delay", ["0", "1", "30"]],
+  [undefined, "trigger_gc", ["1"]],
+  [undefined, "journal_delay_ms", ["1", "100", "1000"]],
+  [undefined, "gc_always_rewrite", ["0", "0", "1"]],
+  [undefined, "prune_cache", ["1000"]],
+];
+
+const TURNED: readonly Setting[] = [
+  ["bcache0", "cache_mode", CACHE_MODES],
+  [undefined, "cache_replacement_policy", ["lru", "fifo", "random"]],
+];
+
+async function turnOne(
+  set: CacheSet,
+  settings: readonly Setting[],
+  random: SimRandom,
+): Promise<void> {
+  const [device, name, values] = random.pick(settings);
   await set.setAttribute(device, name, random.pick(values));
 }

@@ -1,8 +1,8 @@
 /**
  * Opening a backing device by its path: either the file carries its superblock itself, or it is a
- * plain image whose superblock lies in `PATH.bcache` beside it (beside the image itself, not beside
- * a link to it: one image has one superblock, by whatever name it is asked for). The two joined (the sidecar's
- * sectors up to the data offset, then the image) are a backing device, for Linux too.
+ * plain image whose superblock lies in `PATH.bcache` beside it (not beside a link to it: an image
+ * has one superblock, by whatever name it is asked for). The two joined (the sidecar's sectors up
+ * to the data offset, then the image) are a backing device, for Linux too.
  *
  * A sidecar goes before a superblock found inside the image: `make` refuses one for an image that
  * is a bcache device already, so that one is data, say of a guest that uses bcache itself.

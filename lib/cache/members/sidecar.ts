@@ -108,9 +108,9 @@ export async function openSidecar(
 
 /** What to do about an image that was changed while its cache has dirty data of it. */
 export function mixtureAdvice(path: string, uuid: Uint8Array): string {
-  return "to keep both, mount it with --changed-image trust and flush; to give the dirty data up, " +
-    `make its sidecar anew with bcache-fuse make -B ${path} --sidecar --force, mount, and then ` +
-    `bcache-fuse forget MOUNTPOINT ${formatUuid(uuid)} --force`;
+  return "to keep both, mount it with --changed-image trust and flush; to give the dirty data " +
+    `up, make its sidecar anew with bcache-fuse make -B ${path} --sidecar --force, mount, and ` +
+    `then bcache-fuse forget MOUNTPOINT ${formatUuid(uuid)} --force`;
 }
 
 /** How the image differs from its stamp, in words; undefined: it does not, or nobody can tell. */
