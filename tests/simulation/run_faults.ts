@@ -80,7 +80,11 @@ if (values.record !== undefined) {
     what: "Workloads of the engine on simulated disks that fail: every operation of each disk " +
       "meets each kind of fault in a run of its own, and power cuts after it. No answer may be " +
       "wrong, and what was acknowledged must be there; data blocks, which have no checksums, " +
-      "are served as the disk returns them.",
+      "are served as the disk returns them. A disk that lies (a flush succeeds and keeps " +
+      "nothing) or puts a write of metadata elsewhere loses what was acknowledged; where an " +
+      "older state is left that is whole in itself, or data alone was lost, nothing on the " +
+      "disks tells of it: those are the losses without a trace. Of a lie no more is asked than " +
+      "that nothing hangs, crashes or fails without a typed error.",
     command: `npx bun tests/simulation/run_faults.ts ${process.argv.slice(2).join(" ")}`,
     counts: {
       "runs with a fault": sum(1),
