@@ -46,6 +46,10 @@ const EXTENT_SECTORS = 8;
 /** How long writes are given to come to an end before others are measured. */
 const SETTLE_MS = 300;
 
+/** What is measured for comparison with collections: about as long, and as much at a time. */
+const PLAIN_LOOPS = 8;
+const PLAIN_TURN_MS = 1;
+
 function extent(slot: Uint32Array, index: number, sector: number): void {
   setKey(slot, 0, {
     inode: 0,
@@ -208,6 +212,22 @@ async function collections(engine: Engine, which: string, runs = 1): Promise<Mic
   };
 }
 
+/** How long others wait for nothing but arithmetic: what of the above is the machine's own. */
+async function plainWork(sizes: MicroSizes): Promise<MicroResult> {
+  const slowest = new SlowestTurn(await openLibc());
+  const times = await slowest.during(async () => {
+    const until = performance.now() + PLAIN_LOOPS * sizes.loopMs;
+    while (performance.now() < until) {
+      const turnEnds = performance.now() + PLAIN_TURN_MS;
+      while (performance.now() < turnEnds) { /* Nobody has a turn. */ }
+      await new Promise((resolve) => setTimeout(resolve, 0));
+    }
+  });
+  const what = `no collection, but arithmetic of ${PLAIN_TURN_MS} ms a turn`;
+  const value = `${stall(undefined, times)} of ${times.tookMs.toFixed(0)} ms`;
+  return { what, value, wanted: "for comparison" };
+}
+
 /** What is behind seven of eight buckets is gone: most nodes have next to nothing to keep. */
 function makeStale({ buckets }: Engine): void {
   for (let bucket = buckets.firstBucket; bucket < buckets.bucketCount; bucket++) {
@@ -231,6 +251,7 @@ async function million(sizes: MicroSizes): Promise<MicroResult[]> {
   const of = `of ${count(sizes.extents)} extents`;
   results.push(await collections(engine, `first collection ${of}`));
   results.push(await collections(engine, `five more collections ${of}`, 5));
+  results.push(await plainWork(sizes));
   engine.collector.alwaysRewrite = true;
   results.push(await collections(engine, `collection that writes all nodes anew ${of}`));
   device.late = false;

@@ -160,7 +160,8 @@ async function parts(): Promise<void> {
     "`npm run bench -- --micro --write` makes this section, `deno run -A tests/bench/run.ts " +
     "--micro --write` the one of Deno. A slice is what a collection does before others " +
     "have their turn, in time of its thread on a processor; a turn of the event loop has in it " +
-    "whatever else was ready, the runtime's garbage collector and the measuring.\n";
+    "whatever else was ready, the runtime's garbage collector and the measuring. What a turn of " +
+    "nothing but arithmetic takes by the clock is the machine's own part.\n";
   const others = (old ?? "").split(RUNTIME_HEADING).slice(1)
     .filter((section) => !section.startsWith(runtime));
   const sections = [intro, ...[...others, `${runtime}\n${lines.join("\n")}\n`].sort()];
