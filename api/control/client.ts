@@ -90,9 +90,13 @@ export class ControlClient implements CacheControl {
     return this.#work<VolumeStatus>("POST", "/v1/volumes", options);
   }
 
-  resizeVolume(name: string, sizeBytes: number): Promise<VolumeStatus> {
+  resizeVolume(
+    name: string,
+    sizeBytes: number,
+    options: { force?: boolean } = {},
+  ): Promise<VolumeStatus> {
     const path = `/v1/volumes/${encodeURIComponent(name)}/size`;
-    return this.#work<VolumeStatus>("PUT", path, { sizeBytes });
+    return this.#work<VolumeStatus>("PUT", path, { sizeBytes, ...options });
   }
 
   async destroyVolume(name: string, options: { force?: boolean } = {}): Promise<void> {

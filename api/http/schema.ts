@@ -62,7 +62,12 @@ export const VolumeSchema = z.object({
   usedBytes: bytes,
 }).openapi("Volume");
 
-export const VolumeSizeSchema = z.strictObject({ sizeBytes }).openapi("VolumeSize");
+export const VolumeSizeSchema = z.strictObject({
+  sizeBytes,
+  force: z.boolean().optional().openapi({
+    description: "also when that gives up data behind the new end, or the file is open",
+  }),
+}).openapi("VolumeSize");
 
 export const VolumeCreateSchema = z.strictObject({
   sizeBytes,

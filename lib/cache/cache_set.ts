@@ -293,8 +293,13 @@ export class CacheSet implements CacheControl {
     return volumeStatus(this.#engine, await this.#members.createVolume({ sizeBytes, label }));
   }
 
-  async resizeVolume(name: string, sizeBytes: number): Promise<VolumeStatus> {
-    return volumeStatus(this.#engine, await this.#members.resizeVolume(name, sizeBytes));
+  async resizeVolume(
+    name: string,
+    sizeBytes: number,
+    { force = false }: { force?: boolean } = {},
+  ): Promise<VolumeStatus> {
+    const member = await this.#members.resizeVolume(name, sizeBytes, { force });
+    return volumeStatus(this.#engine, member);
   }
 
   async destroyVolume(name: string, options: { force?: boolean } = {}): Promise<void> {
@@ -327,7 +332,7 @@ export class CacheSet implements CacheControl {
     return {
       status: () => volumeStatus(this.#engine, member),
       setLabel: (text) => this.#members.labelVolume(name, text),
-      resize: async (sizeBytes) => void await this.#members.resizeVolume(name, sizeBytes),
+      resize: async (sizeBytes) => void await this.resizeVolume(name, sizeBytes),
       destroy: () => this.#members.destroyVolume(name, { force: true }),
     };
   }

@@ -219,8 +219,15 @@ export interface CacheControl {
   stop(device: string, options?: { force?: boolean }): Promise<void>;
   /** Makes a volume that lives on the cache alone. Space is taken as it is written. */
   createVolume(options: { sizeBytes: number; label?: string }): Promise<VolumeStatus>;
-  /** What lies behind the end of a smaller one is given up; a larger one gains zeroes. */
-  resizeVolume(name: string, sizeBytes: number): Promise<VolumeStatus>;
+  /**
+   * A larger volume gains zeroes. Of a smaller one what lies behind the end is given up: rejects
+   * when there is data, or the file is open, unless `force`.
+   */
+  resizeVolume(
+    name: string,
+    sizeBytes: number,
+    options?: { force?: boolean },
+  ): Promise<VolumeStatus>;
   /** Gives up a volume and its data. Rejects when it has data or is open, unless `force`. */
   destroyVolume(name: string, options?: { force?: boolean }): Promise<void>;
   /** Whose data the cache has. Looks at the whole index. */

@@ -78,7 +78,7 @@ export const VOLUME_ATTRIBUTES: readonly Attribute<VolumeTarget>[] = [
   },
   {
     name: "size",
-    help: "size of the volume; what lies behind the end of a smaller one is given up",
+    help: "size of the volume; one that would cut data off is refused",
     unit: "bytes",
     range: "whole blocks up to the size of the cache",
     kept: "UUID table",

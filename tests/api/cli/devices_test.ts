@@ -183,6 +183,9 @@ describe("volume", () => {
     assertEquals((await bench.run("get", mountPoint)).status, 0);
     const resized = await bench.run("volume", "resize", mountPoint, "bcache2", "1G");
     assertEquals(resized.out, "bcache2: 1.0 GiB\n");
+    assertEquals(control.calls.at(-1), `resize bcache2 to ${1024 ** 3}`);
+    await bench.run("volume", "resize", mountPoint, "bcache2", "1M", "--force");
+    assertEquals(control.calls.at(-1), `resize bcache2 to ${1024 ** 2} by force`);
     control.volumes[0]!.usedBytes = 4096;
     const kept = await bench.run("volume", "destroy", mountPoint, "bcache2");
     assertEquals([kept.status, control.volumes.length], [1, 1]);
