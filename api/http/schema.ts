@@ -8,6 +8,7 @@ import { CACHE_MODES } from "../../lib/cache/ports.ts";
 
 const bytes = z.number().int().nonnegative();
 const count = z.number().int().nonnegative();
+const rate = z.number().nonnegative().openapi({ description: "0 while not running" });
 
 /** A size that is asked for. Numbers of JavaScript are exact below 8 PiB. */
 const error = expected("a whole number of bytes from 0 to less than 8 PiB");
@@ -43,7 +44,7 @@ export const DeviceSchema = z.object({
   writeback: z.object({
     running: z.boolean(),
     percent: z.number(),
-    rateBytesPerSecond: z.number(),
+    rateBytesPerSecond: rate,
   }),
   ioErrors: count,
   bypassReasons: z.record(z.string(), count).optional(),
@@ -114,7 +115,7 @@ export const SetSchema = z.object({
 export const WritebackSchema = z.object({
   running: z.boolean(),
   percent: z.number(),
-  rateBytesPerSecond: z.number(),
+  rateBytesPerSecond: rate,
   state: z.string(),
   dirtyBytes: bytes,
 }).openapi("Writeback");

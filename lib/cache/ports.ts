@@ -95,6 +95,7 @@ export interface DeviceStatus {
   writeback: {
     running: boolean;
     percent: number;
+    /** 0 while not running. */
     rateBytesPerSecond: number;
   };
   ioErrors: number;

@@ -38,7 +38,7 @@ export function deviceStatus({ dev, writeback, failedService }: Member): DeviceS
     writeback: {
       running: writeback.running,
       percent: writeback.rate.tunables.percent,
-      rateBytesPerSecond: writeback.rate.rate * SECTOR,
+      rateBytesPerSecond: writeback.rateNow * SECTOR,
     },
     ioErrors: dev.errors.count,
     bypassReasons: reasonsOf(dev.bypass),

@@ -142,7 +142,7 @@ export const WRITEBACK_ATTRIBUTES: readonly Attribute<DeviceTarget>[] = [
     min: 1,
     max: U31,
     initial: 1024,
-    get: (target) => target.writeback.running ? target.writeback.rate.rate : 0,
+    get: (target) => target.writeback.rateNow,
     set: (target, value) => {
       target.writeback.rate.rate = value;
     },

@@ -83,6 +83,11 @@ export class Writeback {
     dev.onDirty = () => this.wake();
   }
 
+  /** Sectors per second that it goes at now, for those who look; 0 while not running. */
+  get rateNow(): number {
+    return this.running ? this.rate.rate : 0;
+  }
+
   /** Runs read from the cache and written to the backing device at a time. */
   get inFlightMax(): number {
     return this.#output.inFlightMax;
