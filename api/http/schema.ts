@@ -34,6 +34,7 @@ export const DeviceSchema = z.object({
   name: z.string(),
   backingPath: z.string(),
   attached: z.boolean().openapi({ description: "false once it was detached" }),
+  detaching: z.boolean().optional().openapi({ description: "while it is being detached" }),
   uuid: z.string(),
   label: z.string(),
   sizeBytes: bytes,
@@ -160,6 +161,11 @@ export const UnmountSchema = z.strictObject({
   force: z.boolean().optional(),
 }).openapi("Unmount");
 
+export const UnmountedSchema = MountSchema.extend({
+  remains: z.object({ dirtyBytes: bytes, detachesBrokenOff: z.array(z.string()) }).optional()
+    .openapi({ description: "what the cache set left" }),
+}).openapi("Unmounted");
+
 export const AttachSchema = z.strictObject({
   backingPath: z.string().max(4096).startsWith("/", "expected an absolute path")
     .refine((path) => !path.includes("\0"), "expected a path without NUL"),
@@ -188,6 +194,7 @@ export const ProblemSchema = z.object({
 export type Health = z.infer<typeof HealthSchema>;
 export type Writeback = z.infer<typeof WritebackSchema>;
 export type MountInfo = z.infer<typeof MountSchema>;
+export type Unmounted = z.infer<typeof UnmountedSchema>;
 
 /** Whether all that is wrong with a value is its size: it is a number, but not one of the range. */
 export function isOutOfRange(issue: { code: string; origin?: unknown }): boolean {

@@ -85,6 +85,8 @@ export interface DeviceStatus {
   backingPath: string;
   /** False once it was detached: it is served without the cache. */
   attached: boolean;
+  /** It is being detached: nothing becomes dirty any more, and what is, is written back. */
+  detaching?: boolean;
   uuid: string;
   label: string;
   sizeBytes: number;
@@ -139,6 +141,14 @@ export interface SetStatus {
   devices: DeviceStatus[];
   /** The volumes that live on the cache alone. */
   volumes: VolumeStatus[];
+}
+
+/** What a cache set leaves when it is closed. */
+export interface SetRemains {
+  /** Of all devices: they have it when they are mounted with their cache again. */
+  dirtyBytes: number;
+  /** Devices whose detach was under way: they are attached as before. */
+  detachesBrokenOff: string[];
 }
 
 /** A volume that lives on the cache alone: a flash-only volume, as the kernel calls it. */

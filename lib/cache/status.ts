@@ -28,6 +28,7 @@ export function deviceStatus({ dev, writeback, failedService }: Member): DeviceS
     name: dev.name,
     backingPath: dev.path,
     attached: dev.attached,
+    ...(dev.attached && dev.detaching ? { detaching: true } : {}),
     uuid: formatUuid(dev.superblock.uuid),
     label: decodeLabel(dev.superblock.label),
     sizeBytes: dev.sizeSectors * SECTOR,

@@ -222,6 +222,21 @@ describe("uuids and forget", () => {
   });
 });
 
+test("unmount says what is left, and which detach it broke off", async () => {
+  // Not what is dirty before: until the end it goes on being written back.
+  bench.control.devices[0]!.dirtyBytes = 40 * 1024 ** 2;
+  bench.control.devices[0]!.detaching = true;
+  assertMatch((await bench.run("status", bench.mountPoint)).out, /bcache0 .* dirty, detaching /);
+  bench.unmount = () => Promise.resolve({ dirtyBytes: 4096, detachesBrokenOff: ["bcache0"] });
+  const { status, out } = await bench.run("unmount", bench.mountPoint);
+  const left = "4.0 KiB stay dirty in the cache; the detach of bcache0 was broken off: mount it " +
+    "again with this cache, then detach it once more";
+  assertEquals([status, out], [0, `unmounted ${bench.mountPoint}; ${left}\n`]);
+  bench.unmount = () => Promise.resolve({ dirtyBytes: 0, detachesBrokenOff: [] });
+  const clean = await bench.run("unmount", bench.mountPoint);
+  assertEquals(clean.out, `unmounted ${bench.mountPoint}\n`);
+});
+
 test("unmount that fails says whether the mount is gone", async () => {
   bench.unmount = () => Promise.reject(new BcacheError("DeviceIo", "/ssd: cannot flush"));
   const result = await bench.run("unmount", bench.mountPoint);
