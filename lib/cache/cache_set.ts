@@ -343,6 +343,9 @@ export class CacheSet implements CacheControl {
       stats: this.#stats,
       tunables: this.#tunables,
       writebacks: this.#writebacks,
+      percents: () =>
+        this.#members.cached.filter(({ dev }) => dev.attached)
+          .map(({ dev, writeback }) => ({ name: dev.name, ...writeback.rate.tunables })),
       failure: this.#failure,
       createVolume: async (sizeBytes) =>
         void await this.#members.createVolume({ sizeBytes, label: "" }),

@@ -127,7 +127,7 @@ export const WRITEBACK_ATTRIBUTES: readonly Attribute<DeviceTarget>[] = [
     unit: "percent of the cache",
     help: "share of dirty data that the rate is steered to; 0: no limit to the rate",
     min: 0,
-    max: (target) => target.tunables.cutoffWriteback,
+    max: { attribute: "cutoff_writeback", of: ({ tunables }) => tunables.cutoffWriteback },
     initial: 10,
     get: (target) => target.writeback.rate.tunables.percent,
     set: (target, value) => {

@@ -77,6 +77,8 @@ export class Writeback {
     this.#group = options.group;
     this.#guard = options.guard;
     this.backingSectors = dev.device.sizeSectors;
+    const { tunables } = this.rate;
+    tunables.percent = Math.min(tunables.percent, parts.tunables.cutoffWriteback);
     this.starvation = new StarvationWatch(parts.clock.nowMs());
     this.#scan = new DirtyScan(this.#keys, parts.btree, dev.inode);
     this.#output = new WritebackOutput(dev, parts, this.#keys, options.group);
