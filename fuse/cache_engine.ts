@@ -10,11 +10,12 @@ import type { WhenChanged } from "../lib/cache/members/sidecar.ts";
 import type { Device } from "../lib/device/device.ts";
 import { type FileDevice, openFileDevice } from "../lib/device/file.ts";
 import { CountingDevice } from "../lib/device/counting.ts";
-import type { SetStatus } from "../lib/cache/ports.ts";
+import type { SetRemains, SetStatus } from "../lib/cache/ports.ts";
 import { collectGarbage } from "../lib/runtime/garbage.ts";
 import type { Engine, EngineWorld } from "./engine.ts";
 import { describeLoss, warningsOf } from "./losses.ts";
 import { refuseOwnFile } from "./own_file.ts";
+import { remainsOf } from "./remains.ts";
 
 export async function openEngine(world: EngineWorld): Promise<Engine> {
   const { config } = world;
@@ -91,25 +92,28 @@ function owning(set: CacheSet, { devices, files, world }: Owned): Engine {
     const warnings = warningsOf(known, fates);
     return warnings.length === 0 ? known : { ...known, warnings };
   };
-  const close = async (): Promise<void> => {
+  const close = async (): Promise<SetRemains> => {
     let failure: unknown;
+    const before = await set.status();
     try {
       await set.close();
     } catch (error) {
       failure = error;
     }
-    const loss = world.config.readOnly ? undefined : describeLoss(await status(), failure);
+    const after = await status();
+    const loss = world.config.readOnly ? undefined : describeLoss(after, failure);
     await closeAll(devices);
     if (loss?.isLost === true) throw loss.error;
     if (loss !== undefined) world.log("warning", loss.error.message);
     if (failure !== undefined) throw failure;
+    return remainsOf(before, after);
   };
-  return new Proxy<Engine>(set, {
+  return new Proxy<Omit<Engine, "close">>(set, {
     get: (target, name) => {
       if (name === "close") return close;
       if (name === "status") return status;
       const value: unknown = Reflect.get(target, name, target);
       return typeof value === "function" ? value.bind(target) : value;
     },
-  });
+  }) as Engine;
 }

@@ -3,7 +3,7 @@
  * cache_engine.ts; tests and benchmarks name a module of their own in the mount's configuration.
  */
 import type { Clock, Log, Random } from "../lib/base/runtime.ts";
-import type { BlockVolume, CacheControl, CacheMode } from "../lib/cache/ports.ts";
+import type { BlockVolume, CacheControl, CacheMode, SetRemains } from "../lib/cache/ports.ts";
 import type { WhenChanged } from "../lib/cache/members/sidecar.ts";
 import type { Libc } from "../lib/runtime/libc.ts";
 import type { OperationCounter } from "../lib/device/counting.ts";
@@ -44,8 +44,8 @@ export interface Engine extends CacheControl {
   readonly volumes: readonly BlockVolume[];
   /** Requests that wait for what may take long are refused from now on; `close` follows. */
   stopWaiting?(): void;
-  /** Makes everything durable and lets go of the devices. */
-  close(): Promise<void>;
+  /** Makes everything durable and lets go of the devices; resolves with what is left, if known. */
+  close(): Promise<SetRemains | undefined>;
 }
 
 export interface EngineModule {

@@ -1,7 +1,7 @@
 /** What the main thread and the data plane's worker tell each other. Plain data only. */
 import { BcacheError, errnoOf, type ErrorCode, messageOf } from "../lib/base/errors.ts";
 import type { LogLevel } from "../lib/base/runtime.ts";
-import type { CacheControl } from "../lib/cache/ports.ts";
+import type { CacheControl, SetRemains } from "../lib/cache/ports.ts";
 import type { MountConfig } from "./engine.ts";
 import type { FilesystemChange } from "./filesystem.ts";
 
@@ -33,6 +33,13 @@ export interface PlainError {
   readonly code: ErrorCode | undefined;
   readonly errno: number;
   readonly message: string;
+}
+
+/** How serving came to its end. */
+export interface ServedEnd {
+  readonly error: PlainError | undefined;
+  /** Undefined: nobody knows. */
+  readonly remains: SetRemains | undefined;
 }
 
 export interface VolumeInfo {
@@ -78,7 +85,7 @@ export type FromWorker =
   /** An error that nothing foresaw: the worker serves no more, and holds whatever it held. */
   | { readonly type: "crashed"; readonly error: PlainError }
   /** The last message: the worker holds nothing any more. */
-  | { readonly type: "ended"; readonly error: PlainError | undefined };
+  | ({ readonly type: "ended" } & ServedEnd);
 
 export function toPlain(error: unknown): PlainError {
   return {

@@ -7,7 +7,7 @@ import { resolve as resolvePath } from "node:path";
 import { Worker } from "node:worker_threads";
 import { BcacheError, messageOf } from "../lib/base/errors.ts";
 import type { Log } from "../lib/base/runtime.ts";
-import type { CacheControl } from "../lib/cache/ports.ts";
+import type { CacheControl, SetRemains } from "../lib/cache/ports.ts";
 import { type Libc, openLibc } from "../lib/runtime/libc.ts";
 import type { MountConfig } from "./engine.ts";
 import type { FilesystemChange } from "./filesystem.ts";
@@ -32,6 +32,8 @@ export type { MountConfig } from "./engine.ts";
 export interface MountEnd {
   readonly reason: "unmounted" | "failed" | "crashed";
   readonly error?: Error;
+  /** What the cache set left, where that is known. */
+  readonly remains?: SetRemains;
 }
 
 export interface MountHandle {
@@ -212,7 +214,10 @@ class MountedCacheSet implements MountHandle {
       case "ended": {
         this.#fuseFd = -1;
         const error = message.error && fromPlain(message.error);
-        this.#end(error === undefined ? { reason: "unmounted" } : { reason: "failed", error });
+        const left = message.remains === undefined ? {} : { remains: message.remains };
+        this.#end(
+          error === undefined ? { reason: "unmounted", ...left } : { reason: "failed", error },
+        );
         break;
       }
     }

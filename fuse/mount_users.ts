@@ -1,5 +1,6 @@
 /** Who keeps a mount busy: processes with files open under it, and loop devices over them. */
 import { readdirSync, readFileSync, readlinkSync } from "node:fs";
+import { loopDevices } from "../lib/device/loop.ts";
 
 const USERS_MOST = 3;
 
@@ -8,7 +9,7 @@ const SYSTEM = { block: "/sys/block", mounts: "/proc/self/mountinfo" };
 
 /** A few of them, in words, with what ends their use; for an error message. */
 export function describeUsers(mountPoint: string, system: typeof SYSTEM = SYSTEM): string {
-  const users = [...loopDevices(mountPoint, system), ...processes(mountPoint)];
+  const users = [...loopUsers(mountPoint, system), ...processes(mountPoint)];
   if (users.length === 0) return "somebody (a mount inside it, or a process of another user)";
   const more = users.length > USERS_MOST ? ` and ${users.length - USERS_MOST} more` : "";
   return users.slice(0, USERS_MOST).join(", ") + more;
@@ -18,16 +19,16 @@ function inside(path: string, mountPoint: string): boolean {
   return path === mountPoint || path.startsWith(`${mountPoint}/`);
 }
 
-function loopDevices(mountPoint: string, { block, mounts }: typeof SYSTEM): string[] {
-  const names = list(block).filter((name) =>
-    name.startsWith("loop") && inside(text(`${block}/${name}/loop/backing_file`), mountPoint)
-  );
-  return names.map((name) => {
+function loopUsers(mountPoint: string, { block, mounts }: typeof SYSTEM): string[] {
+  const mountInfo = text(mounts);
+  const ofFile = loopDevices(block).filter(({ file }) => inside(file, mountPoint));
+  return ofFile.map(({ name, autoclear }) => {
     const device = `/dev/${name}`;
-    const points = mountPointsOf(device, text(mounts));
+    const points = mountPointsOf(device, mountInfo);
     if (points.length === 0) return `${device} ("losetup -d ${device}")`;
-    const first = `"umount ${points.join(" ")}"`;
-    return `${device}, mounted at ${points.join(" and ")} (${first}, then "losetup -d ${device}")`;
+    // One that is detached with its last mount may be somebody else's right after.
+    const then = autoclear ? "" : `, then "losetup -d ${device}"`;
+    return `${device}, mounted at ${points.join(" and ")} ("umount ${points.join(" ")}"${then})`;
   });
 }
 

@@ -1,10 +1,11 @@
 /**
  * The volumes of the engine as the mounted directory shows them, kept alike while they come and
- * go; and the refusal to take a file away from who has it open.
+ * go; and the refusal to take a file, or a part of it, away from who has it open.
  */
 import { BcacheError } from "../lib/base/errors.ts";
 import type { Clock } from "../lib/base/runtime.ts";
 import { Signal } from "../lib/base/sync.ts";
+import { parseSizeBytes } from "../lib/base/units.ts";
 import type { BlockVolume } from "../lib/cache/ports.ts";
 import type { Engine } from "./engine.ts";
 import { accessOf, type FileAccess } from "./file_access.ts";
@@ -20,14 +21,35 @@ const TAKES_FILE_AWAY: readonly ControlMethod[] = ["stop", "destroyVolume"];
 /** Attributes that do the same when they are written; of the set: to all files. */
 const ATTRIBUTES_THAT_DO: readonly unknown[] = ["stop", "unregister"];
 
+type Call = Pick<ControlCall, "method" | "args">;
+
 /** The name of the file that a call takes away, "" for all of them; undefined: it takes none. */
-function fileTaken({ method, args }: Pick<ControlCall, "method" | "args">): string | undefined {
+function fileTaken({ method, args }: Call): string | undefined {
   const [name, option] = args;
   if (method === "setAttribute" && ATTRIBUTES_THAT_DO.includes(option)) {
     return typeof name === "string" ? name : "";
   }
   if (!TAKES_FILE_AWAY.includes(method) || typeof name !== "string") return undefined;
-  return (option as { force?: boolean } | undefined)?.force === true ? undefined : name;
+  return isForced(option) ? undefined : name;
+}
+
+function isForced(option: unknown): boolean {
+  return (option as { force?: boolean } | undefined)?.force === true;
+}
+
+/** The name of the file that a call gives another size; undefined: none, or by force. */
+function fileResized({ method, args }: Call): { name: string; sizeBytes: number } | undefined {
+  const [name, second, third] = args;
+  if (typeof name !== "string") return undefined;
+  if (method === "resizeVolume") {
+    return isForced(third) ? undefined : { name, sizeBytes: Number(second) };
+  }
+  if (method !== "setAttribute" || second !== "size") return undefined;
+  try {
+    return { name, sizeBytes: parseSizeBytes(String(third), "size") };
+  } catch {
+    return undefined; // The engine says what is wrong with it.
+  }
 }
 
 const IS_OPEN = ": is open";
@@ -131,9 +153,12 @@ export class ServedVolumes {
     while (this.#untold > 0) await this.#toldSignal.wait();
   }
 
-  /** Rejects with Busy when `call` takes a file away that somebody has open, unless by force. */
+  /**
+   * Rejects with Busy when `call` takes a file away that somebody has open, or makes it smaller,
+   * unless by force.
+   */
   async refuseBusy(call: ControlCall): Promise<void> {
-    const taken = fileTaken(call);
+    const taken = fileTaken(call) ?? this.#fileCut(call);
     if (taken === undefined) return;
     let open: string | undefined;
     for (let waitedMs = 0; waitedMs < RELEASE_PATIENCE_MS; waitedMs += RELEASE_STEP_MS) {
@@ -142,6 +167,14 @@ export class ServedVolumes {
       await this.#clock.sleep(RELEASE_STEP_MS);
     }
     throw new BcacheError("Busy", `${open}${IS_OPEN}`);
+  }
+
+  /** The file that a call makes smaller. */
+  #fileCut(call: ControlCall): string | undefined {
+    const resized = fileResized(call);
+    if (resized === undefined) return undefined;
+    const volume = this.#engine?.volumes.find(({ name }) => name === resized.name);
+    return volume !== undefined && resized.sizeBytes < volume.sizeBytes ? volume.name : undefined;
   }
 
   /** The file of that name, any for "", if it is open. */

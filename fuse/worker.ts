@@ -9,6 +9,7 @@ import { parentPort, workerData } from "node:worker_threads";
 import { assert } from "../lib/base/assert.ts";
 import { BcacheError } from "../lib/base/errors.ts";
 import type { Log } from "../lib/base/runtime.ts";
+import type { SetRemains } from "../lib/cache/ports.ts";
 import { type Libc, openLibc } from "../lib/runtime/libc.ts";
 import { SystemRandom } from "../lib/runtime/random.ts";
 import { alignToPage, DevFuseChannel } from "./channel_dev_fuse.ts";
@@ -22,6 +23,7 @@ import {
   type ControlCall,
   type FromWorker,
   type PlainError,
+  type ServedEnd,
   toPlain,
   type ToWorker,
   type WorkerStart,
@@ -128,12 +130,16 @@ function tryDetach(world: World): void {
   }
 }
 
-async function closeEngine(world: World, engine: Engine, connection?: Connection): Promise<void> {
+async function closeEngine(
+  world: World,
+  engine: Engine,
+  connection?: Connection,
+): Promise<SetRemains | undefined> {
   engine.stopWaiting?.();
   while (connection !== undefined && connection.session.pending > 0) {
     await world.plane.clock.sleep(DRAIN_STEP_MS);
   }
-  await engine.close();
+  return await engine.close();
 }
 
 /** One call of the control plane. */
@@ -150,12 +156,13 @@ async function answer(world: World, engine: Engine, call: ControlCall): Promise<
   }
 }
 
-/** From opening to closing. Returns the error that ended it, if one did. */
-async function serve(world: World): Promise<PlainError | undefined> {
+/** From opening to closing. Returns the error that ended it, if one did, and what is left. */
+async function serve(world: World): Promise<ServedEnd> {
   const { plane } = world;
   let engine: Engine | undefined;
   let connection: Connection | undefined;
   let failure: PlainError | undefined;
+  let remains: SetRemains | undefined;
   try {
     const opened = engine = await plane.track(openEngine(world));
     listen((message) => {
@@ -172,7 +179,9 @@ async function serve(world: World): Promise<PlainError | undefined> {
   }
   const isBroken = failure !== undefined && connection !== undefined;
   try {
-    if (engine !== undefined) await plane.track(closeEngine(world, engine, connection));
+    if (engine !== undefined) {
+      remains = await plane.track(closeEngine(world, engine, connection));
+    }
   } catch (error) {
     const closing = toPlain(error);
     const { message } = closing;
@@ -186,7 +195,7 @@ async function serve(world: World): Promise<PlainError | undefined> {
   connection?.channel.close();
   // A connection that broke is still mounted, and answers nobody any more.
   if (isBroken) tryDetach(world);
-  return failure;
+  return { error: failure, remains };
 }
 
 async function main(start: WorkerStart): Promise<void> {
@@ -206,8 +215,8 @@ async function main(start: WorkerStart): Promise<void> {
     allowOther: start.config.allowOther,
     track: (work) => plane.track(work),
   });
-  const failure = await serve({ config: start.config, libc, plane, served });
-  post({ type: "ended", error: failure });
+  const end = await serve({ config: start.config, libc, plane, served });
+  post({ type: "ended", ...end });
 }
 
 await main(workerData as WorkerStart);

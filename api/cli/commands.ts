@@ -244,12 +244,13 @@ function addVolumes(parser: Command, program: Program): void {
       runVolumeCreate(program, { mountPoint, size, label })
     );
   volume.command("resize")
-    .description("change its size; what lies behind the end of a smaller one is given up")
+    .description("change its size; data behind the end of a smaller one is given up by force only")
     .argument("<mountpoint>")
     .argument("<volume>", "bcache1, ...")
     .argument("<size>", "k, M, G and T are powers of 1024")
-    .action((mountPoint: string, name: string, size: string) =>
-      runVolumeResize(program, { mountPoint, volume: name, size })
+    .option("--force", "also when that gives up data behind the new end, or its file is open")
+    .action((mountPoint: string, name: string, size: string, flags: { force?: boolean }) =>
+      runVolumeResize(program, { mountPoint, volume: name, size, force: flags.force ?? false })
     );
   volume.command("destroy")
     .description("give up a volume and all that is in it")

@@ -11,7 +11,7 @@ import { hostname } from "node:os";
 import { BcacheError, messageOf } from "../../lib/base/errors.ts";
 import type { Log } from "../../lib/base/runtime.ts";
 import { checkSetting } from "../../lib/cache/attributes/tables.ts";
-import type { CacheMode, SetStatus } from "../../lib/cache/ports.ts";
+import type { CacheMode, SetRemains, SetStatus } from "../../lib/cache/ports.ts";
 import { isDeadMount, mountAt, realMountPoint } from "../control/mount_table.ts";
 import { controlSocketPath, ensureRunDirectory, logPath } from "../control/run_directory.ts";
 import { createApp } from "../http/app.ts";
@@ -190,9 +190,12 @@ class Served {
     };
   }
 
-  async #unmount(options: { force: boolean }): Promise<void> {
-    if (this.handle) return await this.handle.unmount(options);
-    throw new BcacheError("Shutdown", "the mount is still starting; try again in a moment");
+  async #unmount(options: { force: boolean }): Promise<SetRemains | undefined> {
+    if (this.handle === undefined) {
+      throw new BcacheError("Shutdown", "the mount is still starting; try again in a moment");
+    }
+    await this.handle.unmount(options);
+    return (await this.handle.ended).remains;
   }
 }
 

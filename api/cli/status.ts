@@ -118,7 +118,8 @@ function deviceRow(device: DeviceStatus): string[] {
   const { cacheHits, cacheMisses, cacheHitRatio } = device.stats;
   // All is written back, and the superblock is about to say so.
   const isDone = device.state === "dirty" && device.dirtyBytes === 0;
-  const state = isDone ? "not marked clean yet" : device.state;
+  const shown = isDone ? "not marked clean yet" : device.state;
+  const state = device.detaching ? `${shown}, detaching` : shown;
   return [
     `  ${device.name}`,
     formatBytes(device.sizeBytes),

@@ -3,6 +3,7 @@ import { readFileSync } from "node:fs";
 import { spawnSync } from "node:child_process";
 import process from "node:process";
 import { BcacheError, messageOf } from "../../lib/base/errors.ts";
+import type { SetRemains } from "../../lib/cache/ports.ts";
 import type { ControlClient } from "../control/client.ts";
 import { isDeadMount, mountAt, realMountPoint } from "../control/mount_table.ts";
 import { findMount } from "./find_mount.ts";
@@ -30,21 +31,20 @@ export async function runUnmount(
   const { pid } = await client.mountInfo();
   if (options.flush) await flushWithProgress(program, client);
   if (!options.force) await refuseLoss(client);
-  const left = await dirtyLeft(client);
-  await unmountBy(client, real, options.force);
+  const left = leftText(await unmountBy(client, real, options.force));
   const late = await hasEnded(pid) ? "" : `; the process ${pid} has not ended yet`;
   program.out(`unmounted ${options.mountPoint}${left}${late}\n`);
 }
 
-/** What only the cache has when the mount ends, in words; "" when that is nothing, or not known. */
-async function dirtyLeft(client: ControlClient): Promise<string> {
-  try {
-    const { devices } = await client.status();
-    const bytes = devices.reduce((sum, device) => sum + device.dirtyBytes, 0);
-    return bytes === 0 ? "" : `; about ${formatBytes(bytes)} stay dirty in the cache`;
-  } catch {
-    return ""; // It starts or ends, or has no status.
-  }
+/** What the mount has left, in words; "" when that is nothing, or not known. */
+function leftText(remains: SetRemains | undefined): string {
+  if (remains === undefined) return "";
+  const { dirtyBytes, detachesBrokenOff } = remains;
+  const dirty = dirtyBytes === 0 ? "" : `; ${formatBytes(dirtyBytes)} stay dirty in the cache`;
+  if (detachesBrokenOff.length === 0) return dirty;
+  const names = detachesBrokenOff.join(", ");
+  return `${dirty}; the detach of ${names} was broken off: mount it again with this cache, then ` +
+    "detach it once more";
 }
 
 /** What would end with the mount must be saved first, or given up by force. */
@@ -59,15 +59,19 @@ async function refuseLoss(client: ControlClient): Promise<void> {
   throw new BcacheError("Busy", `${warnings.join("; ")}; or give it up with --force`);
 }
 
-async function unmountBy(client: ControlClient, real: string, force: boolean): Promise<void> {
+async function unmountBy(
+  client: ControlClient,
+  real: string,
+  force: boolean,
+): Promise<SetRemains | undefined> {
   try {
-    await client.unmount({ force });
+    return await client.unmount({ force });
   } catch (error) {
     if (!(error instanceof BcacheError)) throw error;
     if (error.code === "Busy") throw busyError(real, error);
     // The process may be gone before its answer was out. What counts is whether the mount is.
     const isMounted = mountAt(real)?.type.startsWith("fuse") ?? false;
-    if (error.code === "Shutdown" && !isMounted) return;
+    if (error.code === "Shutdown" && !isMounted) return undefined;
     const now = isMounted ? `${real} is still mounted` : `${real} is unmounted all the same`;
     throw new BcacheError(error.code, `${error.message}; ${now}`, { cause: error });
   }

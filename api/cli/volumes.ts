@@ -16,14 +16,15 @@ export async function runVolumeCreate(
   program.out(`${volume.name}: ${formatBytes(volume.sizeBytes)} on the cache alone\n`);
 }
 
-/** `volume resize MOUNTPOINT VOLUME SIZE`. */
+/** `volume resize MOUNTPOINT VOLUME SIZE [--force]`. */
 export async function runVolumeResize(
   program: Program,
-  options: { mountPoint: string; volume: string; size: string },
+  options: { mountPoint: string; volume: string; size: string; force: boolean },
 ): Promise<void> {
   const sizeBytes = asUsage(() => parseSizeBytes(options.size, "size"));
   const client = await findMount(program, options.mountPoint);
-  const volume = await client.resizeVolume(options.volume, sizeBytes);
+  const { force } = options;
+  const volume = await client.resizeVolume(options.volume, sizeBytes, { force });
   program.out(`${volume.name}: ${formatBytes(volume.sizeBytes)}\n`);
 }
 

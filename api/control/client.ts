@@ -8,12 +8,13 @@ import type {
   AttributeInfo,
   CacheControl,
   DeviceStatus,
+  SetRemains,
   SetStatus,
   UuidStatus,
   VolumeStatus,
 } from "../../lib/cache/ports.ts";
 import { errorOfProblem } from "../http/problem.ts";
-import type { MountInfo } from "../http/schema.ts";
+import type { MountInfo, Unmounted } from "../http/schema.ts";
 import { holderOfName } from "../http/socket_lock.ts";
 
 /** A process that does not answer a question by now is stopped, or hangs. */
@@ -90,9 +91,13 @@ export class ControlClient implements CacheControl {
     return this.#work<VolumeStatus>("POST", "/v1/volumes", options);
   }
 
-  resizeVolume(name: string, sizeBytes: number): Promise<VolumeStatus> {
+  resizeVolume(
+    name: string,
+    sizeBytes: number,
+    options: { force?: boolean } = {},
+  ): Promise<VolumeStatus> {
     const path = `/v1/volumes/${encodeURIComponent(name)}/size`;
-    return this.#work<VolumeStatus>("PUT", path, { sizeBytes });
+    return this.#work<VolumeStatus>("PUT", path, { sizeBytes, ...options });
   }
 
   async destroyVolume(name: string, options: { force?: boolean } = {}): Promise<void> {
@@ -114,9 +119,13 @@ export class ControlClient implements CacheControl {
     return this.#call<MountInfo>("GET", "/v1/mount");
   }
 
-  /** Asks the process to unmount. Rejects with Busy while the mount is in use. */
-  async unmount(options: { force: boolean }): Promise<void> {
-    await this.#work<MountInfo>("POST", "/v1/mount/unmount", { force: options.force });
+  /**
+   * Asks the process to unmount; resolves with what is left, if that is known. Rejects with Busy
+   * while the mount is in use.
+   */
+  async unmount(options: { force: boolean }): Promise<SetRemains | undefined> {
+    const { force } = options;
+    return (await this.#work<Unmounted>("POST", "/v1/mount/unmount", { force })).remains;
   }
 
   /** Something that may take as long as it takes, once the process has shown that it answers. */

@@ -6,7 +6,7 @@ import { spawnSync } from "node:child_process";
 import { readdirSync, readFileSync, readlinkSync, realpathSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
 import process from "node:process";
-import { isSameFile, loopDevices } from "../../lib/device/loop.ts";
+import { isSameFile, type LoopDevice, loopDevices } from "../../lib/device/loop.ts";
 
 /** A server that has not answered a look at its root by then is stopped, or hangs. */
 const LOOK_PATIENCE_MS = 3000;
@@ -114,8 +114,8 @@ export function holdersOf(realPath: string, system: SystemView = systemView()): 
       });
     }
   }
-  for (const { name, file } of loopDevices(block)) {
-    if (isInside(file)) holders.push(loopHolder(name, entries));
+  for (const loop of loopDevices(block)) {
+    if (isInside(loop.file)) holders.push(loopHolder(loop, entries));
   }
   for (const pid of namesIn("/proc")) {
     if (!/^\d+$/.test(pid) || !usesPath(pid, isInside)) continue;
@@ -134,14 +134,14 @@ export function loopDeviceOf(
   realPath: string,
   system: SystemView = systemView(),
 ): Holder | undefined {
-  for (const { name, file } of loopDevices(system.block)) {
-    if (isSameFile(realPath, file)) return loopHolder(name, system.entries);
+  for (const loop of loopDevices(system.block)) {
+    if (isSameFile(realPath, loop.file)) return loopHolder(loop, system.entries);
   }
   return undefined;
 }
 
 /** A loop device with where it, or a partition of it, is mounted. */
-function loopHolder(name: string, entries: readonly MountEntry[]): Holder {
+function loopHolder({ name, autoclear }: LoopDevice, entries: readonly MountEntry[]): Holder {
   const device = `/dev/${name}`;
   const isOfIt = ({ source }: MountEntry) =>
     source === device ||
@@ -151,7 +151,8 @@ function loopHolder(name: string, entries: readonly MountEntry[]): Holder {
   if (points.length === 0) return { description: `the loop device ${device}`, remedy: detach };
   return {
     description: `the loop device ${device}, mounted at ${points.join(" and ")}`,
-    remedy: `umount ${points.join(" ")}, then ${detach}`,
+    // One that is detached with its last mount may be somebody else's right after.
+    remedy: `umount ${points.join(" ")}${autoclear ? "" : `, then ${detach}`}`,
   };
 }
 

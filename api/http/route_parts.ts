@@ -2,7 +2,12 @@
 import { type OpenAPIHono, z } from "@hono/zod-openapi";
 import { BcacheError } from "../../lib/base/errors.ts";
 import type { Log } from "../../lib/base/runtime.ts";
-import type { CacheControl, DeviceStatus, VolumeStatus } from "../../lib/cache/ports.ts";
+import type {
+  CacheControl,
+  DeviceStatus,
+  SetRemains,
+  VolumeStatus,
+} from "../../lib/cache/ports.ts";
 import { type MountInfo, ProblemSchema } from "./schema.ts";
 
 export const NameParameter = z.object({
@@ -12,8 +17,11 @@ export const NameParameter = z.object({
 /** The mount that is served, for those who may end it. */
 export interface ServedMount {
   info(): MountInfo;
-  /** Unmounts. Rejects with Busy while somebody has a file open, unless `force`. */
-  unmount(options: { force: boolean }): Promise<void>;
+  /**
+   * Unmounts; resolves with what is left, if that is known. Rejects with Busy while somebody has a
+   * file open, unless `force`.
+   */
+  unmount(options: { force: boolean }): Promise<SetRemains | undefined>;
 }
 
 /** What the routes need: a control that is there, or Shutdown. */

@@ -3,7 +3,7 @@ import { createRoute } from "@hono/zod-openapi";
 import type { CacheControl } from "../../lib/cache/ports.ts";
 import type { App, RouteContext, ServedMount } from "./route_parts.ts";
 import { answer, jsonBody, PROBLEM } from "./route_parts.ts";
-import { MountSchema, UnmountSchema } from "./schema.ts";
+import { MountSchema, UnmountedSchema, UnmountSchema } from "./schema.ts";
 
 const mountInfo = createRoute({
   method: "get",
@@ -17,7 +17,7 @@ const unmount = createRoute({
   path: "/v1/mount/unmount",
   summary: "Unmounts; the process then writes out what it must and ends",
   request: { body: jsonBody(UnmountSchema) },
-  responses: { 200: answer(MountSchema, "Unmounted"), default: PROBLEM },
+  responses: { 200: answer(UnmountedSchema, "Unmounted"), default: PROBLEM },
 });
 
 /** What the devices are is not waited for longer: an engine that hangs must not hide the mount. */
@@ -30,8 +30,8 @@ export function addMountRoutes(app: App, mount: ServedMount, context: RouteConte
     return c.json(backingPaths === undefined ? info : { ...info, backingPaths }, 200);
   });
   app.openapi(unmount, async (c) => {
-    await mount.unmount({ force: c.req.valid("json").force ?? false });
-    return c.json(mount.info(), 200);
+    const remains = await mount.unmount({ force: c.req.valid("json").force ?? false });
+    return c.json({ ...mount.info(), ...(remains === undefined ? {} : { remains }) }, 200);
   });
 }
 

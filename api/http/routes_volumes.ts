@@ -39,7 +39,7 @@ const one = createRoute({
 const resize = createRoute({
   method: "put",
   path: "/v1/volumes/{name}/size",
-  summary: "Sets its size; what lies behind the end of a smaller one is given up",
+  summary: "Sets its size; data behind the end of a smaller one is given up by force only",
   request: { params: NameParameter, body: jsonBody(VolumeSizeSchema) },
   responses: { 200: answer(VolumeSchema, "The volume afterwards"), default: PROBLEM },
 });
@@ -79,7 +79,8 @@ export function addVolumeRoutes(app: App, context: RouteContext): void {
   app.openapi(resize, async (c) => {
     const control = context.control();
     const { name } = await volumeNamed(control, c.req.valid("param").name);
-    return c.json(await control.resizeVolume(name, c.req.valid("json").sizeBytes), 200);
+    const { sizeBytes, force = false } = c.req.valid("json");
+    return c.json(await control.resizeVolume(name, sizeBytes, { force }), 200);
   });
   app.openapi(destroy, async (c) => {
     const control = context.control();

@@ -8,6 +8,7 @@ import { CACHE_MODES } from "../../lib/cache/ports.ts";
 
 const bytes = z.number().int().nonnegative();
 const count = z.number().int().nonnegative();
+const rate = z.number().nonnegative().openapi({ description: "0 while not running" });
 
 /** A size that is asked for. Numbers of JavaScript are exact below 8 PiB. */
 const error = expected("a whole number of bytes from 0 to less than 8 PiB");
@@ -33,6 +34,7 @@ export const DeviceSchema = z.object({
   name: z.string(),
   backingPath: z.string(),
   attached: z.boolean().openapi({ description: "false once it was detached" }),
+  detaching: z.boolean().optional().openapi({ description: "while it is being detached" }),
   uuid: z.string(),
   label: z.string(),
   sizeBytes: bytes,
@@ -43,7 +45,7 @@ export const DeviceSchema = z.object({
   writeback: z.object({
     running: z.boolean(),
     percent: z.number(),
-    rateBytesPerSecond: z.number(),
+    rateBytesPerSecond: rate,
   }),
   ioErrors: count,
   bypassReasons: z.record(z.string(), count).optional(),
@@ -62,7 +64,12 @@ export const VolumeSchema = z.object({
   usedBytes: bytes,
 }).openapi("Volume");
 
-export const VolumeSizeSchema = z.strictObject({ sizeBytes }).openapi("VolumeSize");
+export const VolumeSizeSchema = z.strictObject({
+  sizeBytes,
+  force: z.boolean().optional().openapi({
+    description: "also when that gives up data behind the new end, or the file is open",
+  }),
+}).openapi("VolumeSize");
 
 export const VolumeCreateSchema = z.strictObject({
   sizeBytes,
@@ -109,7 +116,7 @@ export const SetSchema = z.object({
 export const WritebackSchema = z.object({
   running: z.boolean(),
   percent: z.number(),
-  rateBytesPerSecond: z.number(),
+  rateBytesPerSecond: rate,
   state: z.string(),
   dirtyBytes: bytes,
 }).openapi("Writeback");
@@ -154,6 +161,11 @@ export const UnmountSchema = z.strictObject({
   force: z.boolean().optional(),
 }).openapi("Unmount");
 
+export const UnmountedSchema = MountSchema.extend({
+  remains: z.object({ dirtyBytes: bytes, detachesBrokenOff: z.array(z.string()) }).optional()
+    .openapi({ description: "what the cache set left" }),
+}).openapi("Unmounted");
+
 export const AttachSchema = z.strictObject({
   backingPath: z.string().max(4096).startsWith("/", "expected an absolute path")
     .refine((path) => !path.includes("\0"), "expected a path without NUL"),
@@ -182,6 +194,7 @@ export const ProblemSchema = z.object({
 export type Health = z.infer<typeof HealthSchema>;
 export type Writeback = z.infer<typeof WritebackSchema>;
 export type MountInfo = z.infer<typeof MountSchema>;
+export type Unmounted = z.infer<typeof UnmountedSchema>;
 
 /** Whether all that is wrong with a value is its size: it is a number, but not one of the range. */
 export function isOutOfRange(issue: { code: string; origin?: unknown }): boolean {

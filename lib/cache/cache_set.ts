@@ -293,8 +293,13 @@ export class CacheSet implements CacheControl {
     return volumeStatus(this.#engine, await this.#members.createVolume({ sizeBytes, label }));
   }
 
-  async resizeVolume(name: string, sizeBytes: number): Promise<VolumeStatus> {
-    return volumeStatus(this.#engine, await this.#members.resizeVolume(name, sizeBytes));
+  async resizeVolume(
+    name: string,
+    sizeBytes: number,
+    { force = false }: { force?: boolean } = {},
+  ): Promise<VolumeStatus> {
+    const member = await this.#members.resizeVolume(name, sizeBytes, { force });
+    return volumeStatus(this.#engine, member);
   }
 
   async destroyVolume(name: string, options: { force?: boolean } = {}): Promise<void> {
@@ -327,7 +332,7 @@ export class CacheSet implements CacheControl {
     return {
       status: () => volumeStatus(this.#engine, member),
       setLabel: (text) => this.#members.labelVolume(name, text),
-      resize: async (sizeBytes) => void await this.#members.resizeVolume(name, sizeBytes),
+      resize: async (sizeBytes) => void await this.resizeVolume(name, sizeBytes),
       destroy: () => this.#members.destroyVolume(name, { force: true }),
     };
   }
@@ -338,6 +343,9 @@ export class CacheSet implements CacheControl {
       stats: this.#stats,
       tunables: this.#tunables,
       writebacks: this.#writebacks,
+      percents: () =>
+        this.#members.cached.filter(({ dev }) => dev.attached)
+          .map(({ dev, writeback }) => ({ name: dev.name, ...writeback.rate.tunables })),
       failure: this.#failure,
       createVolume: async (sizeBytes) =>
         void await this.#members.createVolume({ sizeBytes, label: "" }),

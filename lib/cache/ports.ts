@@ -85,6 +85,8 @@ export interface DeviceStatus {
   backingPath: string;
   /** False once it was detached: it is served without the cache. */
   attached: boolean;
+  /** It is being detached: nothing becomes dirty any more, and what is, is written back. */
+  detaching?: boolean;
   uuid: string;
   label: string;
   sizeBytes: number;
@@ -95,6 +97,7 @@ export interface DeviceStatus {
   writeback: {
     running: boolean;
     percent: number;
+    /** 0 while not running. */
     rateBytesPerSecond: number;
   };
   ioErrors: number;
@@ -138,6 +141,14 @@ export interface SetStatus {
   devices: DeviceStatus[];
   /** The volumes that live on the cache alone. */
   volumes: VolumeStatus[];
+}
+
+/** What a cache set leaves when it is closed. */
+export interface SetRemains {
+  /** Of all devices: they have it when they are mounted with their cache again. */
+  dirtyBytes: number;
+  /** Devices whose detach was under way: they are attached as before. */
+  detachesBrokenOff: string[];
 }
 
 /** A volume that lives on the cache alone: a flash-only volume, as the kernel calls it. */
@@ -219,8 +230,15 @@ export interface CacheControl {
   stop(device: string, options?: { force?: boolean }): Promise<void>;
   /** Makes a volume that lives on the cache alone. Space is taken as it is written. */
   createVolume(options: { sizeBytes: number; label?: string }): Promise<VolumeStatus>;
-  /** What lies behind the end of a smaller one is given up; a larger one gains zeroes. */
-  resizeVolume(name: string, sizeBytes: number): Promise<VolumeStatus>;
+  /**
+   * A larger volume gains zeroes. Of a smaller one what lies behind the end is given up: rejects
+   * when there is data, or the file is open, unless `force`.
+   */
+  resizeVolume(
+    name: string,
+    sizeBytes: number,
+    options?: { force?: boolean },
+  ): Promise<VolumeStatus>;
   /** Gives up a volume and its data. Rejects when it has data or is open, unless `force`. */
   destroyVolume(name: string, options?: { force?: boolean }): Promise<void>;
   /** Whose data the cache has. Looks at the whole index. */

@@ -28,6 +28,7 @@ export function deviceStatus({ dev, writeback, failedService }: Member): DeviceS
     name: dev.name,
     backingPath: dev.path,
     attached: dev.attached,
+    ...(dev.attached && dev.detaching ? { detaching: true } : {}),
     uuid: formatUuid(dev.superblock.uuid),
     label: decodeLabel(dev.superblock.label),
     sizeBytes: dev.sizeSectors * SECTOR,
@@ -38,7 +39,7 @@ export function deviceStatus({ dev, writeback, failedService }: Member): DeviceS
     writeback: {
       running: writeback.running,
       percent: writeback.rate.tunables.percent,
-      rateBytesPerSecond: writeback.rate.rate * SECTOR,
+      rateBytesPerSecond: writeback.rateNow * SECTOR,
     },
     ioErrors: dev.errors.count,
     bypassReasons: reasonsOf(dev.bypass),

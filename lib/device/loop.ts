@@ -17,6 +17,8 @@ export interface LoopDevice {
   /** What of the file it shows; up to the end of the file: Infinity. */
   readonly startBytes: number;
   readonly endBytes: number;
+  /** The kernel detaches it when the last user leaves it, as after `mount -o loop`. */
+  readonly autoclear: boolean;
 }
 
 /** All loop devices that have a file. `folder`: another than sysfs, for tests. */
@@ -81,7 +83,7 @@ function readLoop(folder: string, name: string): LoopDevice | undefined {
   const startBytes = Number(text("offset") ?? 0);
   const limitBytes = Number(text("sizelimit") ?? 0);
   const endBytes = limitBytes === 0 ? Infinity : startBytes + limitBytes;
-  return { name, file, startBytes, endBytes };
+  return { name, file, startBytes, endBytes, autoclear: text("autoclear") === "1" };
 }
 
 /** Whether two real paths are one file, by whatever names. What is gone is compared as text. */

@@ -119,7 +119,12 @@ export class FakeControl implements CacheControl {
     return Promise.resolve(volume);
   }
 
-  resizeVolume(name: string, sizeBytes: number): Promise<VolumeStatus> {
+  resizeVolume(
+    name: string,
+    sizeBytes: number,
+    options: { force?: boolean } = {},
+  ): Promise<VolumeStatus> {
+    this.calls.push(`resize ${name} to ${sizeBytes}${options.force ? " by force" : ""}`);
     const volume = this.volumes.find((each) => each.name === name);
     if (volume === undefined) return Promise.reject(new BcacheError("NotFound", name));
     return Promise.resolve(Object.assign(volume, { sizeBytes }));

@@ -32,7 +32,13 @@ async function makeFiles(folder: string): Promise<{ cachePath: string; backingPa
   return { cachePath, backingPath };
 }
 
-test("a read-only engine has its files alone, even against other readers", async () => {
+interface Place {
+  readonly folder: string;
+  readonly cachePath: string;
+  readonly world: (readOnly: boolean, mountPoint?: string) => EngineWorld;
+}
+
+async function madePlace(): Promise<Place> {
   const folder = fs.mkdtempSync(join(tmpdir(), "bcache-fuse-engine-"));
   const { cachePath, backingPath } = await makeFiles(folder);
   const world = (readOnly: boolean, mountPoint = join(folder, "mnt")): EngineWorld => ({
@@ -51,6 +57,37 @@ test("a read-only engine has its files alone, even against other readers", async
     onVolumesChanged: () => {},
     operations: { begin: () => {}, end: () => {} },
   });
+  return { folder, cachePath, world };
+}
+
+test("closing tells what is left: what stays dirty, and a detach that it broke off", async () => {
+  const { folder, world } = await madePlace();
+  const first = await openEngine(world(false));
+  await first.setAttribute("bcache0", "cache_mode", "writeback");
+  await first.setAttribute("bcache0", "writeback_running", "0");
+  await first.setAttribute("bcache0", "sequential_cutoff", "0");
+  for (let at = 0; at < 100; at++) {
+    await first.volumes[0]!.write(at * 16384, new Uint8Array(4096).fill(7));
+  }
+  await first.setAttribute("bcache0", "writeback_rate_maximum", "100");
+  const detached = first.detach("bcache0").then(() => "done", () => "broken off");
+  const dirtyNow = async () => (await first.status()).devices[0]!.dirtyBytes;
+  const before = await dirtyNow();
+  assertEquals((await first.status()).devices[0]!.detaching, true);
+  while (await dirtyNow() === before) await new Promise((resolve) => setTimeout(resolve, 5));
+  const remains = await first.close();
+  assertEquals([await detached, remains?.detachesBrokenOff], ["broken off", ["bcache0"]]);
+  const second = await openEngine(world(false));
+  const device = (await second.status()).devices[0]!;
+  assertEquals([device.attached, device.detaching, device.state], [true, undefined, "dirty"]);
+  assertEquals(device.dirtyBytes, remains?.dirtyBytes);
+  await second.flushDirty(undefined);
+  assertEquals(await second.close(), { dirtyBytes: 0, detachesBrokenOff: [] });
+  fs.rmSync(folder, { recursive: true });
+});
+
+test("a read-only engine has its files alone, even against other readers", async () => {
+  const { folder, cachePath, world } = await madePlace();
   await (await openEngine(world(false))).close(); // A set that was never started is not read-only.
   const first = await openEngine(world(true));
   for (const readOnly of [true, false]) {

@@ -30,4 +30,8 @@ test("a loop device is named with what is mounted from it, which goes first", ()
     users(line("/dev/loop3", "/a\\040b"), line("/dev/loop3p1", "/y")),
     '/dev/loop3, mounted at /a b and /y ("umount /a b /y", then "losetup -d /dev/loop3")',
   );
+  // As `mount -o loop` makes it: the kernel detaches it with the last mount.
+  writeFileSync(join(block, "loop3/loop/autoclear"), "1\n");
+  assertEquals(users(line("/dev/loop3", "/a")), '/dev/loop3, mounted at /a ("umount /a")');
+  assertEquals(users(line("/dev/loop30", "/x")), '/dev/loop3 ("losetup -d /dev/loop3")');
 });

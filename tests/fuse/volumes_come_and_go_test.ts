@@ -107,6 +107,33 @@ describe("a mounted directory", () => {
     assertEquals([statSync(path).size, readFileSync(path).length], [4096, 4096]);
   });
 
+  test("makes no file smaller that is open, naming by whom, unless by force", async () => {
+    const { handle, mountPoint } = await mounts.mount();
+    const path = join(mountPoint, "bcache0");
+    const before = statSync(path).size;
+    const file = openSync(path, "r");
+    try {
+      const { control } = handle;
+      for (
+        const cut of [
+          () => control.resizeVolume("bcache0", 4096),
+          () => control.setAttribute("bcache0", "size", "4k"),
+        ]
+      ) {
+        const error = await assertRejects(cut, BcacheError, `${path}: in use by `);
+        assertEquals(error.code, "Busy");
+        assertStringIncludes(error.message, `(process ${process.pid})`);
+      }
+      assertEquals(statSync(path).size, before);
+      await control.resizeVolume("bcache0", 2 * before);
+      assertEquals(statSync(path).size, 2 * before);
+      await control.resizeVolume("bcache0", 4096, { force: true });
+      assertEquals(statSync(path).size, 4096);
+    } finally {
+      closeSync(file);
+    }
+  });
+
   test("keeps a file that is open, naming by whom, unless it is taken away by force", async () => {
     const { handle, mountPoint } = await mounts.mount();
     const path = join(mountPoint, "bcache0");

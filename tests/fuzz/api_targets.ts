@@ -203,7 +203,7 @@ const COMMANDS: ReadonlyArray<readonly string[]> = [
   ["attach", "/nowhere/m", "/nowhere/b", "--force"],
   ["detach", "/nowhere/m", "bcache0"],
   ["volume", "create", "/nowhere/m", "1G", "--label", "text"],
-  ["volume", "resize", "/nowhere/m", "bcache1", "2G"],
+  ["volume", "resize", "/nowhere/m", "bcache1", "2G", "--force"],
   ["forget", "/nowhere/m", UUID],
   ["status", "/nowhere/m", "--json"],
   ["get", "/nowhere/m", "cache_mode"],

@@ -135,7 +135,7 @@ async function disturb(
   await other.write(0, new Uint8Array(GUEST_BYTES).fill(byte));
   await other.flush();
   promised.whole.add(label);
-  if (random.chance(0.5)) await set.resizeVolume(name, SMALL_BYTES);
+  if (random.chance(0.5)) await set.resizeVolume(name, SMALL_BYTES, { force: true });
   promised.present.delete(label);
   await set.destroyVolume(name, { force: true });
   if (!random.chance(0.3)) return;

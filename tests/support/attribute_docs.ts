@@ -34,7 +34,9 @@ const cell = (text: string): string => text.replaceAll("|", "\\|").replaceAll("\
 function row<Target>(attribute: Attribute<Target>): string {
   const { name, unit, range, initial, kept, help } = attribute;
   const writable = attribute.write !== undefined;
-  const takes = !writable ? "" : [range, unit].filter((part) => part).join(" ");
+  // A number is followed by its unit, words are not.
+  const between = /\d$/.test(range ?? "") ? " " : ", ";
+  const takes = !writable ? "" : [range, unit].filter((part) => part).join(between);
   const kind = writable ? "rw" : "r";
   const first = initial === "" ? "(empty)" : initial ?? "";
   return `| \`${name}\` | ${kind} | ${cell(takes)} | ${cell(first)} | ${kept ?? ""} | ${

@@ -140,7 +140,8 @@ interface NumberField<Target> {
   readonly help: string;
   readonly unit: string;
   readonly min: number;
-  readonly max: number | ((target: Target) => number);
+  /** Another attribute may be the limit. */
+  readonly max: number | { readonly attribute: string; readonly of: (target: Target) => number };
   readonly get: (target: Target) => number;
   readonly set: (target: Target, value: number) => Promise<void> | void;
   readonly initial: number;
@@ -157,8 +158,10 @@ function shortened(text: string): string {
 /** A whole number within a range: one outside is OutOfRange, anything else InvalidArgument. */
 export function numberAttribute<Target>(field: NumberField<Target>): Attribute<Target> {
   const parse = (target: Target, text: string): number => {
-    const max = typeof field.max === "function" ? field.max(target) : field.max;
-    const expected = `expected a whole number of ${field.unit} from ${field.min} to ${max}`;
+    const { max: limit } = field;
+    const max = typeof limit === "number" ? limit : limit.of(target);
+    const which = typeof limit === "number" ? "" : ` (${limit.attribute})`;
+    const expected = `expected a whole number of ${field.unit} from ${field.min} to ${max}${which}`;
     // Any whole number: one that is out of range is refused for that.
     const plain = /^-?\d+$/.test(text.trim());
     if (!plain && !field.size) {
@@ -173,7 +176,7 @@ export function numberAttribute<Target>(field: NumberField<Target>): Attribute<T
     }
     return value;
   };
-  const most = typeof field.max === "function" ? "a limit that another sets" : field.max;
+  const most = typeof field.max === "number" ? field.max : field.max.attribute;
   return {
     name: field.name,
     help: field.help,
@@ -212,6 +215,8 @@ export function booleanAttribute<Target>(field: {
   readonly name: string;
   readonly help: string;
   readonly initial: boolean;
+  /** 0 is refused, and this is the end of what is said then: why, and what to do instead. */
+  readonly neverOff?: string;
   readonly get: (target: Target) => boolean;
   readonly set: (target: Target, value: boolean) => Promise<void> | void;
 }): Attribute<Target> {
@@ -225,10 +230,11 @@ export function booleanAttribute<Target>(field: {
     no: false,
     yes: true,
   };
+  const range = field.neverOff === undefined ? "0 or 1" : "1";
   return {
     name: field.name,
     help: field.help,
-    range: "0 or 1",
+    range,
     initial: field.initial ? "1" : "0",
     read: (target) => (field.get(target) ? "1" : "0"),
     check: (_limits, text) => void parse(text),
@@ -240,8 +246,12 @@ export function booleanAttribute<Target>(field: {
     if (value === undefined) {
       throw new BcacheError(
         "InvalidArgument",
-        `${field.name}: found ${JSON.stringify(text)}, expected 0 or 1`,
+        `${field.name}: found ${JSON.stringify(text)}, expected ${range}`,
       );
+    }
+    if (!value && field.neverOff !== undefined) {
+      const message = `${field.name}: found 0, expected 1${field.neverOff}`;
+      throw new BcacheError("InvalidArgument", message);
     }
     return value;
   }

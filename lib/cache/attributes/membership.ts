@@ -1,5 +1,4 @@
 /** Attributes by which devices come and go, and those of volumes that live on the cache alone. */
-import { BcacheError } from "../../base/errors.ts";
 import { parseSizeBytes } from "../../base/units.ts";
 import { isSynchronous } from "../../ondisk/superblock.ts";
 import { type Attribute, booleanAttribute, shown, triggerAttribute } from "./attribute.ts";
@@ -20,14 +19,9 @@ export const DEVICE_MEMBERSHIP_ATTRIBUTES: readonly Attribute<DeviceTarget>[] = 
     name: "running",
     help: "whether the device is served; every device of a running set is",
     initial: true,
+    neverOff: "; write 1 to stop to end serving the device",
     get: () => true,
-    set: (_target, value) => {
-      if (value) return;
-      throw new BcacheError(
-        "InvalidArgument",
-        "running: found 0, expected 1; write 1 to stop to end serving the device",
-      );
-    },
+    set: () => {},
   }),
 ];
 
@@ -55,15 +49,10 @@ export const SET_MEMBERSHIP_ATTRIBUTES: readonly Attribute<SetTarget>[] = [
     name: "synchronous",
     help: "whether a restart finds what is cached; a set that ran once always is",
     initial: true,
+    neverOff: ": the next start would throw away what is cached, dirty data too; flush, unmount " +
+      "and make the cache anew instead",
     get: (target) => isSynchronous(target.engine.superblock),
-    set: (_target, value) => {
-      if (value) return;
-      throw new BcacheError(
-        "InvalidArgument",
-        "synchronous: found 0, expected 1: the next start would throw away what is cached, dirty " +
-          "data too; flush, unmount and make the cache anew instead",
-      );
-    },
+    set: () => {},
   }),
 ];
 
@@ -78,7 +67,7 @@ export const VOLUME_ATTRIBUTES: readonly Attribute<VolumeTarget>[] = [
   },
   {
     name: "size",
-    help: "size of the volume; what lies behind the end of a smaller one is given up",
+    help: "size of the volume; one that would cut data off is refused",
     unit: "bytes",
     range: "whole blocks up to the size of the cache",
     kept: "UUID table",

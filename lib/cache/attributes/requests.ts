@@ -2,7 +2,6 @@
 import { BcacheError } from "../../base/errors.ts";
 import { BYPASS_REASONS, type BypassReason, READAHEAD_POLICIES } from "../requests/bypass.ts";
 import { READ_THRESHOLD_US, WRITE_THRESHOLD_US } from "../devices/congestion.ts";
-import type { RequestTunables } from "../request_parts.ts";
 import {
   type Attribute,
   booleanAttribute,
@@ -33,8 +32,8 @@ function cutoff(field: {
   readonly help: string;
   readonly max: number;
   readonly key: "cutoffWriteback" | "cutoffWritebackSync";
-  /** What is expected instead, when the two would be the wrong way round. */
-  readonly refuse: (value: number, tunables: RequestTunables) => string | undefined;
+  /** What is expected instead, when it would be the wrong way round with another attribute. */
+  readonly refuse: (value: number, target: SetTarget) => string | undefined;
 }): Attribute<SetTarget> {
   const { key } = field;
   const initial = DEFAULT_TUNABLES[key];
@@ -44,15 +43,28 @@ function cutoff(field: {
     min: 0,
     initial,
     get: ({ tunables }) => tunables[key],
-    set: ({ tunables }, value) => {
+    set: (target, value) => {
       const wanted = value === 0 ? initial : value;
-      const expected = field.refuse(wanted, tunables);
+      const expected = field.refuse(wanted, target);
       if (expected !== undefined) {
         throw new BcacheError("OutOfRange", `${field.name}: found ${value}, expected ${expected}`);
       }
-      tunables[key] = wanted;
+      target.tunables[key] = wanted;
     },
   });
+}
+
+/** It lies between what writeback of each device aims at and the other threshold. */
+function refuseCutoff(value: number, { tunables, percents }: SetTarget): string | undefined {
+  const { cutoffWritebackSync } = tunables;
+  if (value > cutoffWritebackSync) {
+    return `at most cutoff_writeback_sync (${cutoffWritebackSync})`;
+  }
+  const above = percents().find(({ percent }) => percent > value);
+  if (above === undefined) return undefined;
+  const { name, percent } = above;
+  return `at least the writeback_percent of ${name} (${percent}); set ${name}/writeback_percent ` +
+    "lower first";
 }
 
 export const DEVICE_REQUEST_ATTRIBUTES: readonly Attribute<DeviceTarget>[] = [
@@ -120,13 +132,10 @@ export const SET_REQUEST_ATTRIBUTES: readonly Attribute<SetTarget>[] = [
   cutoff({
     name: "cutoff_writeback",
     help: "with more than this in use, only synchronous writes and those of metadata stay in the " +
-      "cache alone; 0 stands for 40",
+      "cache alone; not below a device's writeback_percent; 0 stands for 40",
     max: 70,
     key: "cutoffWriteback",
-    refuse: (value, { cutoffWritebackSync }) =>
-      value > cutoffWritebackSync
-        ? `at most cutoff_writeback_sync (${cutoffWritebackSync})`
-        : undefined,
+    refuse: refuseCutoff,
   }),
   cutoff({
     name: "cutoff_writeback_sync",
@@ -134,7 +143,7 @@ export const SET_REQUEST_ATTRIBUTES: readonly Attribute<SetTarget>[] = [
       "for 70",
     max: 90,
     key: "cutoffWritebackSync",
-    refuse: (value, { cutoffWriteback }) =>
+    refuse: (value, { tunables: { cutoffWriteback } }) =>
       value < cutoffWriteback ? `at least cutoff_writeback (${cutoffWriteback})` : undefined,
   }),
 ];

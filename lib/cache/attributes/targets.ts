@@ -32,6 +32,8 @@ export interface SetTarget {
   readonly stats: RequestStats;
   readonly tunables: RequestTunables;
   readonly writebacks: WritebackGroup;
+  /** Each attached device and its share of dirty data that is aimed at. */
+  readonly percents: () => ReadonlyArray<{ readonly name: string; readonly percent: number }>;
   readonly failure: FailurePolicy;
   readonly createVolume: (sizeBytes: number) => Promise<void>;
   readonly unregister: () => Promise<void>;

@@ -127,7 +127,7 @@ export const WRITEBACK_ATTRIBUTES: readonly Attribute<DeviceTarget>[] = [
     unit: "percent of the cache",
     help: "share of dirty data that the rate is steered to; 0: no limit to the rate",
     min: 0,
-    max: (target) => target.tunables.cutoffWriteback,
+    max: { attribute: "cutoff_writeback", of: ({ tunables }) => tunables.cutoffWriteback },
     initial: 10,
     get: (target) => target.writeback.rate.tunables.percent,
     set: (target, value) => {
@@ -142,7 +142,7 @@ export const WRITEBACK_ATTRIBUTES: readonly Attribute<DeviceTarget>[] = [
     min: 1,
     max: U31,
     initial: 1024,
-    get: (target) => target.writeback.running ? target.writeback.rate.rate : 0,
+    get: (target) => target.writeback.rateNow,
     set: (target, value) => {
       target.writeback.rate.rate = value;
     },

@@ -48,7 +48,19 @@ export async function dropKeys(engine: Engine, inode: number, which: Which = {})
   return dropped;
 }
 
-/** The first piece of the same; `next` is where to go on, `to` when that was all. */
+/** How many sectors of `inode` are cached in [from, to). Nobody may write there meanwhile. */
+export async function countKeys(engine: Engine, inode: number, which: Which): Promise<number> {
+  const { from = 0, to = OFFSET_MAX, keepDirty = false } = which;
+  let sectors = 0;
+  for (let at = from; at < to;) {
+    const { extents, next } = await findExtents(engine, inode, { from: at, to, keepDirty });
+    sectors += sectorsOf(extents);
+    at = next;
+  }
+  return sectors;
+}
+
+/** The first piece of what `dropKeys` does; `next` is where to go on, `to` when that was all. */
 export async function dropSomeKeys(
   engine: Engine,
   inode: number,
@@ -56,7 +68,11 @@ export async function dropSomeKeys(
 ): Promise<{ sectors: number; next: number }> {
   const { extents, next } = await findExtents(engine, inode, { from, to, keepDirty });
   await insertHoles(engine, inode, joined(extents));
-  return { sectors: extents.reduce((sum, { start, end }) => sum + end - start, 0), next };
+  return { sectors: sectorsOf(extents), next };
+}
+
+function sectorsOf(extents: readonly Extent[]): number {
+  return extents.reduce((sum, { start, end }) => sum + end - start, 0);
 }
 
 /** What is cached from `from` on, some of it; `next` is where to look for more. */

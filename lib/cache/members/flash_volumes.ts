@@ -14,7 +14,7 @@ import { randomUuid } from "../../ondisk/uuid.ts";
 import { emptyUuidEntry, isInvalidated, UUID_FLASH_ONLY } from "../../ondisk/uuid_entry.ts";
 import type { UuidEntry } from "../../ondisk/uuid_entry.ts";
 import { isServable, VOLUME_SECTORS_MAX } from "../../ondisk/uuid_table.ts";
-import { dropKeys } from "./drop_keys.ts";
+import { countKeys, dropKeys } from "./drop_keys.ts";
 import type { Engine } from "../engine.ts";
 import { FlashStore } from "./flash_store.ts";
 import { RangeLocks } from "../ranges.ts";
@@ -129,8 +129,14 @@ export class FlashVolumes {
    * one gains reads as zeroes. The data goes first: after a crash a volume that has its old size
    * may read as zeroes behind the new end, but nothing is left that nobody can reach. (It could be
    * dropped at the next start; then a damaged size, in a table without checksum, would cost data.)
+   * @throws BcacheError OutOfRange as `create`, or HoldsData when data is behind the new end,
+   * unless `force`
    */
-  async resize(member: FlashMember, sizeBytes: number): Promise<void> {
+  async resize(
+    member: FlashMember,
+    sizeBytes: number,
+    { force }: { force: boolean },
+  ): Promise<void> {
     const { engine } = this.#options;
     const { inode, volume, locks } = member;
     const sectors = this.#checkedSectors(sizeBytes);
@@ -138,6 +144,7 @@ export class FlashVolumes {
     const everything = await locks.acquireAll();
     try {
       const before = volume.sizeBytes / SECTOR;
+      if (!force) await this.#refuseCut(member, sectors, before);
       // Nothing from before an earlier end may show up again, whoever left it there.
       await dropKeys(engine, inode, { from: Math.min(sectors, before) });
       await this.#update(inode, entry);
@@ -145,6 +152,20 @@ export class FlashVolumes {
     } finally {
       locks.release(everything);
     }
+  }
+
+  /** Nobody may write there meanwhile. */
+  async #refuseCut({ name, inode }: FlashMember, from: number, to: number): Promise<void> {
+    const sectors = await countKeys(this.#options.engine, inode, { from, to });
+    if (sectors === 0) return;
+    throw new BcacheError(
+      "HoldsData",
+      `${name}: holds ${sectors * SECTOR} bytes behind the new end of ${
+        from * SECTOR
+      } bytes that ` +
+        "are nowhere else; they are given up by force only " +
+        '(bcache-fuse volume resize --force, over HTTP "force":true)',
+    );
   }
 
   async setLabel(member: FlashMember, text: string): Promise<void> {

@@ -119,11 +119,16 @@ export class Members {
     });
   }
 
-  async resizeVolume(name: string, sizeBytes: number): Promise<FlashMember> {
+  /** Refuses to cut data off, unless by force. */
+  async resizeVolume(
+    name: string,
+    sizeBytes: number,
+    options: { force: boolean },
+  ): Promise<FlashMember> {
     return await this.#changes.run(async () => {
       this.#writable(name);
       const member = this.#volume(name);
-      await this.#flash.resize(member, sizeBytes);
+      await this.#flash.resize(member, sizeBytes, options);
       this.#options.onChange();
       return member;
     });

@@ -77,10 +77,17 @@ export class Writeback {
     this.#group = options.group;
     this.#guard = options.guard;
     this.backingSectors = dev.device.sizeSectors;
+    const { tunables } = this.rate;
+    tunables.percent = Math.min(tunables.percent, parts.tunables.cutoffWriteback);
     this.starvation = new StarvationWatch(parts.clock.nowMs());
     this.#scan = new DirtyScan(this.#keys, parts.btree, dev.inode);
     this.#output = new WritebackOutput(dev, parts, this.#keys, options.group);
     dev.onDirty = () => this.wake();
+  }
+
+  /** Sectors per second that it goes at now, for those who look; 0 while not running. */
+  get rateNow(): number {
+    return this.running ? this.rate.rate : 0;
   }
 
   /** Runs read from the cache and written to the backing device at a time. */

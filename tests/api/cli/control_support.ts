@@ -8,6 +8,7 @@ import { controlSocketPath, ensureRunDirectory } from "../../../api/control/run_
 import { createApp } from "../../../api/http/app.ts";
 import type { MountInfo } from "../../../api/http/schema.ts";
 import { type Listening, listenUnix } from "../../../api/http/serve.ts";
+import type { SetRemains } from "../../../lib/cache/ports.ts";
 import { FakeControl } from "../fake_control.ts";
 
 export class CommandBench {
@@ -15,7 +16,7 @@ export class CommandBench {
   readonly mountPoint: string;
   /** Where control sockets are looked for. */
   readonly runDirectory: string;
-  unmount: () => Promise<void> = () => Promise.resolve();
+  unmount: () => Promise<SetRemains | undefined> = () => Promise.resolve(undefined);
   readOnly = false;
   readonly #folder: string;
   readonly #program: Program;

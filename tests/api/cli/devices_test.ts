@@ -183,6 +183,9 @@ describe("volume", () => {
     assertEquals((await bench.run("get", mountPoint)).status, 0);
     const resized = await bench.run("volume", "resize", mountPoint, "bcache2", "1G");
     assertEquals(resized.out, "bcache2: 1.0 GiB\n");
+    assertEquals(control.calls.at(-1), `resize bcache2 to ${1024 ** 3}`);
+    await bench.run("volume", "resize", mountPoint, "bcache2", "1M", "--force");
+    assertEquals(control.calls.at(-1), `resize bcache2 to ${1024 ** 2} by force`);
     control.volumes[0]!.usedBytes = 4096;
     const kept = await bench.run("volume", "destroy", mountPoint, "bcache2");
     assertEquals([kept.status, control.volumes.length], [1, 1]);
@@ -217,6 +220,21 @@ describe("uuids and forget", () => {
     const gone = await bench.run("forget", bench.mountPoint, uuid, "--force");
     assertEquals([gone.out, bench.control.known.length], [`forgot ${uuid}\n`, 1]);
   });
+});
+
+test("unmount says what is left, and which detach it broke off", async () => {
+  // Not what is dirty before: until the end it goes on being written back.
+  bench.control.devices[0]!.dirtyBytes = 40 * 1024 ** 2;
+  bench.control.devices[0]!.detaching = true;
+  assertMatch((await bench.run("status", bench.mountPoint)).out, /bcache0 .* dirty, detaching /);
+  bench.unmount = () => Promise.resolve({ dirtyBytes: 4096, detachesBrokenOff: ["bcache0"] });
+  const { status, out } = await bench.run("unmount", bench.mountPoint);
+  const left = "4.0 KiB stay dirty in the cache; the detach of bcache0 was broken off: mount it " +
+    "again with this cache, then detach it once more";
+  assertEquals([status, out], [0, `unmounted ${bench.mountPoint}; ${left}\n`]);
+  bench.unmount = () => Promise.resolve({ dirtyBytes: 0, detachesBrokenOff: [] });
+  const clean = await bench.run("unmount", bench.mountPoint);
+  assertEquals(clean.out, `unmounted ${bench.mountPoint}\n`);
 });
 
 test("unmount that fails says whether the mount is gone", async () => {

@@ -4,6 +4,7 @@
  *   FAKE_LOG   a file that gets one line per call
  *   FAKE_FAIL  the mount is refused with this message
  *   FAKE_BUSY  unmounting is refused this many times
+ *   FAKE_LEFT  so many bytes are dirty at the end
  */
 import { appendFileSync } from "node:fs";
 import process from "node:process";
@@ -31,6 +32,7 @@ function mount(config: MountConfig, { log }: MountListeners): Promise<MountHandl
   let busy = Number(process.env["FAKE_BUSY"] ?? 0);
   let end = (_: MountEnd): void => {};
   const ended = new Promise<MountEnd>((resolve) => end = resolve);
+  const dirtyBytes = Number(process.env["FAKE_LEFT"] ?? 0);
   const keepAlive = setInterval(() => {}, 1000);
   return Promise.resolve({
     control: new FakeControl(config.backingPaths.length),
@@ -40,7 +42,7 @@ function mount(config: MountConfig, { log }: MountListeners): Promise<MountHandl
       record(`unmount ${force ? "force" : "plain"}`);
       if (!force && busy-- > 0) return Promise.reject(new BcacheError("Busy", "in use"));
       clearInterval(keepAlive);
-      end({ reason: "unmounted" });
+      end({ reason: "unmounted", remains: { dirtyBytes, detachesBrokenOff: [] } });
       return Promise.resolve();
     },
   });

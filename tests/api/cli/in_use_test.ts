@@ -43,7 +43,7 @@ async function serve(mountPoint: string, pid: number): Promise<void> {
     ...{ pid, mountPoint, cachePath: image, backingPaths: [], readOnly: false },
     ...{ httpAddress: null, version: "1" },
   });
-  const mount = { info, unmount: () => Promise.resolve() };
+  const mount = { info, unmount: () => Promise.resolve(undefined) };
   const app = createApp({ control: () => undefined, mount, version: "1" });
   const socket = controlSocketPath(ensureRunDirectory(environment()), mountPoint);
   listening.push(await listenUnix(app, socket));

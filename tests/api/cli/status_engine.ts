@@ -16,7 +16,7 @@ export async function openEngine(world: EngineWorld): Promise<Engine> {
     detach: (device) => control.detach(device),
     stop: (device, options) => control.stop(device, options),
     createVolume: (options) => control.createVolume(options),
-    resizeVolume: (name, sizeBytes) => control.resizeVolume(name, sizeBytes),
+    resizeVolume: (name, sizeBytes, options) => control.resizeVolume(name, sizeBytes, options),
     destroyVolume: (name, options) => control.destroyVolume(name, options),
     uuids: () => control.uuids(),
     forget: (uuid, options) => control.forget(uuid, options),

@@ -123,6 +123,10 @@ describe("the mount table", () => {
       "losetup -d /dev/loop1",
       "umount /x, then losetup -d /dev/loop3",
     ]);
+    // As `mount -o loop` makes it: the kernel detaches it with the last mount.
+    writeFileSync(join(block, "loop3/loop/autoclear"), "1\n");
+    assertEquals(of("/images/a", ...entries)?.remedy, "umount /x");
+    assertEquals(of("/images/a")?.remedy, "losetup -d /dev/loop3");
   });
   test("knows what is mounted here", () => {
     assertEquals(mountAt("/proc")?.type, "proc");

@@ -34,6 +34,10 @@ describe("volumes on the cache alone", () => {
     assertEquals((await call(control, "GET", "/v1/volumes/bcache1")).body["sizeBytes"], sizeBytes);
     const resized = await call(control, "PUT", "/v1/volumes/bcache1/size", { sizeBytes: 4096 });
     assertEquals([resized.status, resized.body["sizeBytes"]], [200, 4096]);
+    assertEquals(control.calls.at(-1), "resize bcache1 to 4096");
+    const cut = { sizeBytes: 512, force: true };
+    assertEquals((await call(control, "PUT", "/v1/volumes/bcache1/size", cut)).status, 200);
+    assertEquals(control.calls.at(-1), "resize bcache1 to 512 by force");
     const attributes = await call(control, "GET", "/v1/devices/bcache1/attributes");
     assertEquals([attributes.status, Array.isArray(attributes.body["attributes"])], [200, true]);
     const unknown = await call(control, "GET", "/v1/devices/bcache9/attributes");
@@ -105,6 +109,14 @@ describe("advice", () => {
     assertMatch(await told("GET", "/v1/devices"), /or use "force":true/);
     control.failure = new BcacheError("HoldsData", "by force only (--force, over HTTP force=true)");
     assertEquals(await told("GET", "/v1/devices"), "by force only (force=true)");
+    control.failure = new BcacheError(
+      "HoldsData",
+      'by force only (bcache-fuse volume resize --force, over HTTP "force":true)',
+    );
+    assertEquals(
+      await told("GET", "/v1/devices"),
+      'by force only (PUT /v1/volumes/NAME/size "force":true)',
+    );
   });
   test("what is no fault of the request's form is a conflict", async () => {
     const control = new FakeControl();

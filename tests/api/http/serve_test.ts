@@ -42,7 +42,7 @@ function appOver(control: FakeControl, unmounts: boolean[] = []) {
     }),
     unmount: ({ force }: { force: boolean }) => {
       unmounts.push(force);
-      if (force) return Promise.resolve();
+      if (force) return Promise.resolve({ dirtyBytes: 512, detachesBrokenOff: ["bcache0"] });
       return Promise.reject(new BcacheError("Busy", "in use"));
     },
   };
@@ -202,14 +202,15 @@ describe("the control client", () => {
     }
     await listening.close();
   });
-  test("unmounts, and is told what is mounted", async () => {
+  test("unmounts, and is told what was mounted, and what is left", async () => {
     const unmounts: boolean[] = [];
     const path = join(directory, "f.sock");
     const listening = await listenUnix(appOver(new FakeControl(), unmounts), path);
     const client = new ControlClient(path);
     const { mountPoint, backingPaths } = await client.mountInfo();
     assertEquals([mountPoint, backingPaths], ["/mnt/x", ["/data/bcache0.img"]]);
-    await client.unmount({ force: true });
+    const remains = await client.unmount({ force: true });
+    assertEquals(remains, { dirtyBytes: 512, detachesBrokenOff: ["bcache0"] });
     assertEquals(unmounts, [true]);
     await listening.close();
   });

@@ -89,9 +89,27 @@ describe("attributes that are numbers", () => {
   test("writeback_percent goes up to cutoff_writeback", async () => {
     const one = await oneDevice();
     assertEquals(await set(one, "bcache0", "writeback_percent", "40"), "40");
-    assertStringIncludes(await refusal(one, "bcache0", "writeback_percent", "41"), "to 40");
+    const beyond = await refusal(one, "bcache0", "writeback_percent", "41");
+    assertStringIncludes(beyond, "to 40 (cutoff_writeback)");
     await set(one, undefined, "cutoff_writeback", "50");
     assertEquals(await set(one, "bcache0", "writeback_percent", "50"), "50");
+    await one.close();
+  });
+
+  test("cutoff_writeback never goes below a writeback_percent", async () => {
+    const one = await oneDevice();
+    await set(one, undefined, "cutoff_writeback", "60");
+    await set(one, "bcache0", "writeback_percent", "55");
+    for (const lower of ["54", "0"]) {
+      assertStringIncludes(
+        await refusal(one, undefined, "cutoff_writeback", lower),
+        `found ${lower}, expected at least the writeback_percent of bcache0 (55); ` +
+          "set bcache0/writeback_percent lower first",
+      );
+    }
+    assertEquals(await set(one, undefined, "cutoff_writeback", "55"), "55");
+    await set(one, "bcache0", "writeback_percent", "3");
+    assertEquals(await set(one, undefined, "cutoff_writeback", "5"), "5");
     await one.close();
   });
 

@@ -18,6 +18,7 @@ describe("attributes of membership", () => {
     const set = await made.open();
     await write(volumeNamed(set, "bcache0"), 0, 4096, 1);
     assertEquals(await valueOf(set, "bcache0", "running"), "1");
+    assertEquals((await set.attributes("bcache0", "running"))[0]!.range, "1");
     await set.setAttribute("bcache0", "running", "1");
     await assertRejects(() => set.setAttribute("bcache0", "running", "0"), BcacheError, "to stop");
     await set.setAttribute("bcache0", "detach", "1");
@@ -86,6 +87,7 @@ describe("attributes of membership", () => {
     const made = await makeSet(0);
     const set = await made.open();
     assertEquals(await valueOf(set, undefined, "synchronous"), "1");
+    assertEquals((await set.attributes(undefined, "synchronous"))[0]!.range, "1");
     await set.setAttribute(undefined, "synchronous", "1");
     await assertRejects(
       () => set.setAttribute(undefined, "synchronous", "0"),

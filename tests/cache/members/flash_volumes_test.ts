@@ -98,7 +98,7 @@ describe("a volume on the cache alone", () => {
     await set.createVolume({ sizeBytes: MIB });
     let volume = volumeNamed(set, "bcache0");
     await write(volume, 0, MIB, 7);
-    const smaller = await set.resizeVolume("bcache0", 65536);
+    const smaller = await set.resizeVolume("bcache0", 65536, { force: true });
     assertEquals([smaller.sizeBytes, smaller.usedBytes], [65536, 65536]);
     assertEquals(volume.sizeBytes, 65536);
     await assertRejects(() => volume.read(65536, new Uint8Array(512)), BcacheError, "outside");
@@ -110,6 +110,35 @@ describe("a volume on the cache alone", () => {
     volume = volumeNamed(set, "bcache0");
     assertEquals(volume.sizeBytes, 2 * MIB);
     assertEquals(await valuesIn(volume, 65536, 2 * MIB - 65536), [0]);
+    await set.close();
+  });
+
+  test("becomes smaller only by force where that cuts data off, saying how much", async () => {
+    const made = await makeSet(0);
+    const set = await made.open();
+    await set.createVolume({ sizeBytes: MIB });
+    const volume = volumeNamed(set, "bcache0");
+    await write(volume, 0, 4096, 7);
+    await write(volume, 65536 - 512, 1024, 8);
+    await write(volume, MIB - 4096, 4096, 9);
+    await volume.zero(MIB - 512, 512);
+    const behind = "bcache0: holds 4096 bytes behind the new end of 65536 bytes";
+    for (
+      const cut of [
+        () => set.resizeVolume("bcache0", 65536),
+        () => set.setAttribute("bcache0", "size", "64k"),
+      ]
+    ) {
+      const error = await assertRejects(cut, BcacheError, behind);
+      assertEquals(error.code, "HoldsData");
+    }
+    assertEquals(volume.sizeBytes, MIB);
+    assertEquals(await valuesIn(volume, MIB - 4096, 4096), [9, 0]);
+    await set.resizeVolume("bcache0", 65536, { force: true });
+    // Where nothing is, nothing is asked; and what was given up does not count.
+    await set.resizeVolume("bcache0", MIB);
+    await set.resizeVolume("bcache0", 65536);
+    assertEquals((await set.status()).volumes[0]!.usedBytes, 4096 + 512);
     await set.close();
   });
 

@@ -39,6 +39,16 @@ describe("attaching at run time", () => {
     await set.close();
   });
 
+  test("aims at no more dirty data than cutoff_writeback lets there be", async () => {
+    const made = await makeSet(2);
+    const set = await made.open({ backings: [made.source(0)] });
+    await set.setAttribute("bcache0", "writeback_percent", "0");
+    await set.setAttribute(undefined, "cutoff_writeback", "5");
+    const { writeback } = await set.attach("/disk1");
+    assertEquals(writeback.percent, 5);
+    await set.close();
+  });
+
   test("takes up again what was dirty of a device that was away", async () => {
     const made = await makeSet(2);
     let set = await made.open();

@@ -132,6 +132,7 @@ describe("between the cutoffs", () => {
     const made = await SetWorld.make({ mode: "writeback", settings: QUIET });
     await made.write(2 << 20, 512 << 10, 9); // So that more than 1 percent are in use.
     await made.run(made.set.flushDirty(undefined));
+    await made.run(made.set.setAttribute("bcache0", "writeback_percent", "1"));
     await made.run(made.set.setAttribute(undefined, "cutoff_writeback", "1"));
     await made.run(made.set.setAttribute(undefined, "cutoff_writeback_sync", sync));
     return made;

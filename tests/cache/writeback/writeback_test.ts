@@ -332,6 +332,19 @@ describe("the task", () => {
     await world.close();
   });
 
+  test("the status has the rate that the attribute has, on and off", async () => {
+    const world = await writebackWorld({ settings: [["sequential_cutoff", "0"]] });
+    const rates = async () => {
+      const { writeback } = (await world.run(world.set.status())).devices[0]!;
+      return [writeback.rateBytesPerSecond / 512, Number(await world.get("writeback_rate"))];
+    };
+    await world.change("writeback_rate", "16");
+    assertEquals(await rates(), [16, 16]);
+    await world.change("writeback_running", "0");
+    assertEquals(await rates(), [0, 0]);
+    await world.close();
+  });
+
   test("zeroing never becomes dirty data, not even in a dirty stripe", async () => {
     const world = await writebackWorld();
     await world.change("stripe_size", "4M");

@@ -165,9 +165,9 @@ class MemoryEngine implements Engine, CacheControl {
     return Promise.resolve();
   }
 
-  close(): Promise<void> {
+  close(): Promise<undefined> {
     this.#world.log("info", "closed");
-    return Promise.resolve();
+    return Promise.resolve(undefined);
   }
 }
 

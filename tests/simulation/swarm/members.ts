@@ -171,7 +171,7 @@ export class SwarmMembers {
     const resize = async () => {
       fate.sizes = [before, sizeBytes];
       try {
-        await this.#running.resizeVolume(volume.name, sizeBytes);
+        await this.#running.resizeVolume(volume.name, sizeBytes, { force: true });
         fate.sizes = [sizeBytes];
         return true;
       } catch (error) {
