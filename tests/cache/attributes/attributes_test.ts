@@ -227,7 +227,7 @@ describe("attributes that are only read", () => {
     await one.close();
   });
 
-  test("statistics of the device and of the set decay as time passes, each in its period", async () => {
+  test("statistics of device and set decay as time passes, each in its period", async () => {
     const one = await oneDevice({ mode: "writethrough" });
     const startMs = one.clock.nowMs();
     const hits = 320;

@@ -55,7 +55,7 @@ describe("errors of the cache device", () => {
   });
 
   for (const asyncOnly of [false, true]) {
-    test(`are forgotten in the course of operations, if asked to (sync: ${!asyncOnly})`, async () => {
+    test(`are forgotten with operations, if asked to (sync: ${!asyncOnly})`, async () => {
       const world = await SetWorld.make({ mode: "writethrough", settings: QUIET, asyncOnly });
       await world.write(0, 4096, 1);
       world.cache.failing = (operation) => operation.kind === "read";
