@@ -120,7 +120,7 @@ export const SET_REQUEST_ATTRIBUTES: readonly Attribute<SetTarget>[] = [
   cutoff({
     name: "cutoff_writeback",
     help: "with more than this in use, only synchronous writes and those of metadata stay in the " +
-      "cache alone; 0 stands for 40",
+      "cache alone (FUSE does not tell the latter from others); 0 stands for 40",
     max: 70,
     key: "cutoffWriteback",
     refuse: (value, { cutoffWritebackSync }) =>
