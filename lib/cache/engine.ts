@@ -4,7 +4,7 @@
  */
 import { BcacheError } from "../base/errors.ts";
 import type { Clock, Log, Random } from "../base/runtime.ts";
-import { TaskGroup } from "../base/sync.ts";
+import { Mutex, TaskGroup } from "../base/sync.ts";
 import { Btree } from "../btree/btree.ts";
 import { Inserter } from "../btree/insert.ts";
 import { NodeWriter } from "../btree/node_write.ts";
@@ -62,6 +62,8 @@ export class Foundations {
   readonly congestion: Congestion;
   /** Of the cache device. */
   readonly errors: IoErrors;
+  /** Held while its superblock is changed. */
+  readonly superblockWrites: Mutex = new Mutex();
   readonly faults: FaultLatch;
   /** Everything that runs by itself, but for the journal. */
   readonly tasks: TaskGroup;

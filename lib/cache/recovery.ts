@@ -404,6 +404,28 @@ export async function writeCacheSuperblock(engine: Engine): Promise<void> {
   await cache.write(SUPERBLOCK_SECTOR, encodeSuperblock(superblock), { fua: true });
 }
 
+/**
+ * Changes flags of the cache device's superblock, and has them as before when it cannot be written.
+ * One at a time: what one puts back must not be another's. `whenStored` makes it take effect.
+ */
+export async function changeCacheSuperblock(
+  engine: Engine,
+  { change, whenStored }: { change: (superblock: Superblock) => void; whenStored?: () => void },
+): Promise<void> {
+  const { superblock } = engine;
+  await engine.superblockWrites.run(async () => {
+    const { flagsLow } = superblock;
+    change(superblock);
+    try {
+      await writeCacheSuperblock(engine);
+    } catch (error) {
+      superblock.flagsLow = flagsLow;
+      throw error;
+    }
+    whenStored?.();
+  });
+}
+
 function refuseTinyNodes(geometry: Geometry, name: string): void {
   if (geometry.nodeBlocks >= NODE_BLOCKS_MIN) return;
   throw new BcacheError(

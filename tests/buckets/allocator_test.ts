@@ -192,6 +192,35 @@ describe("taking", () => {
     await world.end();
   });
 
+  test("when all lists are empty, PRIO gets the first, then BTREE, MOVINGGC and NONE", async () => {
+    const world = await new World(64, { sizes: { ...SIZES, pending: 3 } }).begin();
+    const { allocator } = world;
+    let goOn = () => {};
+    world.beforeWrite = () =>
+      new Promise((resolve) => {
+        goOn = resolve;
+      });
+    const lists = [prio, btree, movingGc, none];
+    const counts = () => lists.map((reserve) => allocator.freeCount(reserve));
+    for (let round = 0; round < 3; round++) {
+      for (const reserve of lists) world.takeAll(reserve);
+      await drainMicrotasks();
+    }
+    // A round of three is being written, with the bucket of PRIO that it took.
+    assertEquals([counts(), allocator.pendingCount], [[0, 0, 0, 0], 3]);
+    const seen: number[][] = [];
+    for (let round = 0; round < 4; round++) {
+      goOn();
+      await drainMicrotasks();
+      seen.push(counts());
+    }
+    // Of each three the next round has taken one: PRIO's while NONE has none, and then NONE's.
+    assertEquals(seen, [[0, 2, 0, 0], [0, 4, 0, 0], [1, 4, 1, 0], [1, 4, 1, 2]]);
+    world.beforeWrite = () => Promise.resolve();
+    goOn();
+    await world.end();
+  });
+
   test("a bucket given back can be taken at once, without a write", async () => {
     const world = await new World().begin();
     world.beforeWrite = () => new Promise(() => {});

@@ -2,22 +2,9 @@
 import { type Attribute, booleanAttribute, shown, triggerAttribute } from "./attribute.ts";
 import { discardsBuckets, setDiscardsBuckets } from "../../ondisk/superblock.ts";
 import { priorityStatsText } from "../collection/priority_stats.ts";
-import { writeCacheSuperblock } from "../recovery.ts";
+import { changeCacheSuperblock } from "../recovery.ts";
 import type { SetTarget } from "./targets.ts";
 import { timeStatistics } from "./time_statistics.ts";
-
-/** Kept in the superblock: a change that cannot be written there is none. */
-async function setDiscard({ engine }: SetTarget, on: boolean): Promise<void> {
-  const { superblock } = engine;
-  const before = discardsBuckets(superblock);
-  setDiscardsBuckets(superblock, on);
-  try {
-    await writeCacheSuperblock(engine);
-  } catch (error) {
-    setDiscardsBuckets(superblock, before);
-    throw error;
-  }
-}
 
 const DISCARD_WORDS = booleanAttribute<{ chosen: boolean }>({
   name: "discard",
@@ -40,7 +27,9 @@ const DISCARD: Attribute<SetTarget> = {
   write: async (target, text) => {
     const parsed = { chosen: false };
     await DISCARD_WORDS.write!(parsed, text);
-    await setDiscard(target, parsed.chosen);
+    await changeCacheSuperblock(target.engine, {
+      change: (superblock) => setDiscardsBuckets(superblock, parsed.chosen),
+    });
   },
 };
 

@@ -45,13 +45,13 @@ export const DEVICE_ATTRIBUTES: readonly Attribute<DeviceTarget>[] = [
     write: async (target, text) => {
       const label = encodeLabel(text.replace(/\n$/, ""));
       const { dev, engine } = target;
-      // A device without a cache has no entry there any more.
-      if (dev.attached) {
+      await dev.setLabel(label, async () => {
+        // A device without a cache has no entry there any more.
+        if (!dev.attached) return;
         const entry = { ...engine.uuids.entry(dev.inode), label };
         const commit = () => engine.commitMetadata();
         await engine.uuids.update([[dev.inode, entry]], engine.allocator, commit);
-      }
-      await target.dev.setLabel(label);
+      });
     },
   },
   shown("backing_dev_name", "path of the backing device", (target) => target.dev.path),

@@ -132,7 +132,8 @@ export const SET_REQUEST_ATTRIBUTES: readonly Attribute<SetTarget>[] = [
   cutoff({
     name: "cutoff_writeback",
     help: "with more than this in use, only synchronous writes and those of metadata stay in the " +
-      "cache alone; not below a device's writeback_percent; 0 stands for 40",
+      "cache alone (FUSE does not tell the latter from others); not below a device's " +
+      "writeback_percent; 0 stands for 40",
     max: 70,
     key: "cutoffWriteback",
     refuse: refuseCutoff,

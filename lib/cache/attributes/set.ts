@@ -6,7 +6,7 @@ import {
   setReplacementPolicy,
 } from "../../ondisk/superblock.ts";
 import { OPEN_BUCKETS_DEFAULT, OPEN_BUCKETS_MAX } from "../open_buckets.ts";
-import { writeCacheSuperblock } from "../recovery.ts";
+import { changeCacheSuperblock } from "../recovery.ts";
 import {
   type Attribute,
   choiceAttribute,
@@ -32,9 +32,13 @@ export const SET_ATTRIBUTES: readonly Attribute<SetTarget>[] = [
     kept: "cache superblock",
     get: (target) => target.engine.allocator.policy,
     set: async (target, value) => {
-      target.engine.allocator.policy = value;
-      setReplacementPolicy(target.engine.superblock, value);
-      await writeCacheSuperblock(target.engine);
+      const { engine } = target;
+      await changeCacheSuperblock(engine, {
+        change: (superblock) => setReplacementPolicy(superblock, value),
+        whenStored: () => {
+          engine.allocator.policy = value;
+        },
+      });
     },
   }),
   ...SET_REQUEST_ATTRIBUTES,

@@ -90,6 +90,9 @@ export class CachedDevice implements Dependent {
   #owesFailure = false;
   #flush = new Shared(() => this.#flushOnce());
   #superblockWrites = new Mutex();
+  /** The superblock on disk may not be the one in memory: a write of it failed. */
+  #mayDiffer = false;
+  #labels = new Mutex();
   #dirty: DirtySectors;
   #distrusted: DistrustedInodes;
   #mode: CacheMode;
@@ -156,22 +159,48 @@ export class CachedDevice implements Dependent {
     return state === "none" ? "no cache" : state;
   }
 
-  /** Takes effect for every request from now on; resolves when it is stored. */
+  /**
+   * Takes effect for every request when it is stored; a mode that cannot be stays as it was.
+   *
+   * Writeback must not take effect earlier: were it refused then, dirty data would be left on the
+   * cache of a device whose mode promises that there is none. To leave it earlier would do no harm,
+   * as every mode writes back what is dirty; but nobody is promised anything before the answer, and
+   * with one order for all modes there is never a mode in force that has to be taken back.
+   */
   async setMode(mode: CacheMode): Promise<void> {
-    this.#mode = mode;
     await this.#superblockWrites.run(async () => {
-      if (cacheMode(this.superblock) === mode) return;
-      setCacheMode(this.superblock, mode);
-      await this.writeSuperblock();
+      if (cacheMode(this.superblock) === mode && !this.#mayDiffer) return;
+      await this.#store(() => setCacheMode(this.superblock, mode));
+      this.#mode = mode;
     });
   }
 
-  /** @param label 32 raw bytes */
-  async setLabel(label: Uint8Array): Promise<void> {
-    await this.#superblockWrites.run(async () => {
-      this.superblock.label = label.slice();
-      await this.writeSuperblock();
+  /**
+   * Changes the label here and, by `register`, where else it is kept. When one of the two fails it
+   * is as before in both. @param label 32 raw bytes
+   */
+  async setLabel(label: Uint8Array, register: () => Promise<void>): Promise<void> {
+    await this.#labels.run(async () => {
+      const before = this.superblock.label;
+      await this.#storeLabel(label.slice());
+      try {
+        await register();
+      } catch (error) {
+        // What the caller is told is why it was refused, and not that this fails as well.
+        await this.#storeLabel(before).catch(() => {});
+        // It is not shown in any case, and the next write of the superblock carries the old one.
+        this.superblock.label = before;
+        throw error;
+      }
     });
+  }
+
+  async #storeLabel(label: Uint8Array): Promise<void> {
+    await this.#superblockWrites.run(() =>
+      this.#store(() => {
+        this.superblock.label = label;
+      })
+    );
   }
 
   /** Resolves when the superblock on disk says dirty: before the first dirty write is answered. */
@@ -209,17 +238,10 @@ export class CachedDevice implements Dependent {
   async leaveSet(): Promise<void> {
     await this.#superblockWrites.run(async () => {
       assert(!this.needsWriteback, "a device that leaves its set has nothing dirty");
-      const { setUuid } = this.superblock;
-      const state = backingState(this.superblock);
-      this.superblock.setUuid = new Uint8Array(setUuid.length);
-      setBackingState(this.superblock, "none");
-      try {
-        await this.writeSuperblock();
-      } catch (error) {
-        this.superblock.setUuid = setUuid;
-        setBackingState(this.superblock, state);
-        throw error;
-      }
+      await this.#store(() => {
+        this.superblock.setUuid = new Uint8Array(this.superblock.setUuid.length);
+        setBackingState(this.superblock, "none");
+      });
       this.attached = false;
     });
   }
@@ -231,24 +253,33 @@ export class CachedDevice implements Dependent {
   async becomeStale(): Promise<void> {
     await this.#superblockWrites.run(async () => {
       if (this.#stale || !this.attached) return;
-      const before = backingState(this.superblock);
-      setBackingState(this.superblock, "stale");
-      try {
-        await this.writeSuperblock();
-      } catch (error) {
-        // It may be on disk or not; the next write tries again.
-        setBackingState(this.superblock, before);
-        throw error;
-      }
+      await this.#store(() => setBackingState(this.superblock, "stale"));
       this.#stale = true;
       this.hasDirty = false;
     });
   }
 
+  /**
+   * Changes the superblock, and has it as before when it cannot be written: the change may be on
+   * disk all the same, until the next write. The caller holds `superblockWrites`.
+   */
+  async #store(change: () => void): Promise<void> {
+    const { label, setUuid, flagsLow, flagsHigh } = this.superblock;
+    change();
+    try {
+      await this.writeSuperblock();
+    } catch (error) {
+      Object.assign(this.superblock, { label, setUuid, flagsLow, flagsHigh });
+      throw error;
+    }
+  }
+
   /** Writes the superblock as it is now and makes it stable. */
   async writeSuperblock(): Promise<void> {
+    this.#mayDiffer = true;
     await this.device.write(SUPERBLOCK_SECTOR, encodeSuperblock(this.superblock));
     await this.#flushDevice();
+    this.#mayDiffer = false;
   }
 
   /** Whether a completed write is not known to be stable. */

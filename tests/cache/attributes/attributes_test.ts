@@ -3,6 +3,7 @@ import { describe, test } from "bun:test";
 import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
 import { BcacheError } from "../../../lib/base/errors.ts";
 import type { AttributeInfo } from "../../../lib/cache/ports.ts";
+import { STATS_TICK_MS } from "../../../lib/cache/stats.ts";
 import { type OneDevice, oneDevice } from "../one_device.ts";
 
 const OWNERS = [undefined, "bcache0"] as const;
@@ -241,6 +242,35 @@ describe("attributes that are only read", () => {
     await set(one, undefined, "clear_stats", "1");
     assertEquals(await valueOf(one, undefined, "stats_total/cache_hits"), "0");
     assertEquals(await valueOf(one, undefined, "stats_day/cache_hits"), "1");
+    await one.close();
+  });
+
+  test("statistics of device and set decay as time passes, each in its period", async () => {
+    const one = await oneDevice({ mode: "writethrough" });
+    const startMs = one.clock.nowMs();
+    const hits = 320;
+    await one.write(0, 8, 1);
+    for (let read = 0; read < hits; read++) await one.read(0, 8);
+    // How often the five minutes, the hour and the day have lost a 32nd after so many ticks.
+    const losses = new Map([
+      [0, [0, 0, 0]],
+      [1, [1, 0, 0]],
+      [12, [12, 1, 0]],
+      [144, [144, 12, 0]],
+      [288, [288, 24, 1]],
+    ]);
+    for (const [ticks, steps] of losses) {
+      await one.settle(startMs + (ticks + 0.5) * STATS_TICK_MS - one.clock.nowMs());
+      for (const device of OWNERS) {
+        const shown = await Promise.all(
+          ["total", "five_minute", "hour", "day"].map((period) =>
+            valueOf(one, device, `stats_${period}/cache_hits`)
+          ),
+        );
+        const left = steps.map((count) => Math.floor(hits * (31 / 32) ** count));
+        assertEquals(shown.map(Number), [hits, ...left], `${device} after ${ticks} ticks`);
+      }
+    }
     await one.close();
   });
 });

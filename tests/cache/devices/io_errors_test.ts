@@ -54,6 +54,25 @@ describe("errors of the cache device", () => {
     await world.close();
   });
 
+  for (const asyncOnly of [false, true]) {
+    test(`are forgotten with operations, if asked to (sync: ${!asyncOnly})`, async () => {
+      const world = await SetWorld.make({ mode: "writethrough", settings: QUIET, asyncOnly });
+      await world.write(0, 4096, 1);
+      world.cache.failing = (operation) => operation.kind === "read";
+      for (let count = 1; count <= 6; count++) await world.read(0, 4096);
+      world.cache.failing = undefined;
+      const errors = async () => Number(await world.attribute("io_errors", "set"));
+      for (let count = 0; count < 200; count++) await world.read(0, 4096);
+      assertEquals(await errors(), 6, "without a halflife none is");
+      await world.run(world.set.setAttribute(undefined, "io_error_halflife", "88"));
+      for (let count = 0; count < 90; count++) await world.read(0, 4096);
+      assertEquals(await errors(), 2, "nearly 3, in whole ones");
+      for (let count = 0; count < 200; count++) await world.read(0, 4096);
+      assertEquals(await errors(), 0);
+      await world.close();
+    });
+  }
+
   test("in writes below the limit the backing device takes the data", async () => {
     const world = await SetWorld.make({ mode: "writeback", settings: QUIET, asyncOnly: true });
     world.cache.failing = (operation) => operation.kind === "write" && operation.sectors === 8;

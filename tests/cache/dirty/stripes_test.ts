@@ -1,6 +1,6 @@
 /** Dirty sectors by stripe: the table itself, and what writeback and writes make of it. */
 import { describe, test } from "bun:test";
-import { assertEquals, assertRejects } from "@std/assert";
+import { assertEquals, assertGreater, assertRejects } from "@std/assert";
 import { BcacheError } from "../../../lib/base/errors.ts";
 import { STRIPE_SECTORS_NONE, Stripes, stripeSectorsOf } from "../../../lib/cache/dirty/stripes.ts";
 import { SimRandom } from "../../simulation/sim_random.ts";
@@ -157,6 +157,27 @@ describe("a backing device with stripes", () => {
     await world.change("partial_stripes_expensive", "0");
     await world.write(from - 256 * KIB, 128 * KIB, 7);
     assertEquals(world.backing.writes.length, 2, "the same without the rule");
+    await world.close();
+  });
+
+  test("keeps no stripe together beyond cutoff_writeback_sync", async () => {
+    const world = await raidWorld();
+    await fillStripe(world, 1, 4096);
+    const dirty = await world.dirtyBytes();
+    await world.change("sequential_cutoff", "64k");
+    const { inUsePercent } = await world.set.status();
+    assertGreater(inUsePercent, 2);
+    await world.changeSet("cutoff_writeback", "1");
+    await world.changeSet("cutoff_writeback_sync", String(inUsePercent - 1));
+    // A stream behind what is dirty of the stripe, long enough to be bypassed.
+    const from = (8192 - DATA_OFFSET + 4096) * 512;
+    await world.write(from, 128 * KIB, 5);
+    assertEquals([world.backing.writes.length, await world.dirtyBytes()], [1, dirty]);
+    assertEquals(await world.backingByte(from), 5);
+    await world.changeSet("cutoff_writeback_sync", "70");
+    await world.write(from + 128 * KIB, 128 * KIB, 6);
+    assertEquals(world.backing.writes.length, 1, "below it the stripe is kept together");
+    assertEquals(await world.dirtyBytes(), dirty + 128 * KIB);
     await world.close();
   });
 

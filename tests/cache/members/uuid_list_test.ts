@@ -74,7 +74,7 @@ describe("forgetting a device", () => {
     await set.close();
   });
 
-  test("by force gives up its dirty data, and its buckets; the others stay", async () => {
+  test("by force takes it out of the table, also after a restart; the others stay", async () => {
     const made = await makeSet(2);
     let set = await made.open();
     await write(volumeNamed(set, "bcache0"), 0, 1024 * 1024, 1);
