@@ -4,7 +4,7 @@ import { CACHE_MODES, type CacheMode } from "../../lib/cache/ports.ts";
 import { parseHostPort } from "../http/serve.ts";
 import { parseSetting, runGet, runSet } from "./attributes.ts";
 import { runAttach, runDetach, runStop } from "./devices.ts";
-import { startDaemon } from "./daemon.ts";
+import { reportReady, startDaemon } from "./daemon.ts";
 import { type MakeOptions, makeRequest } from "./make.ts";
 import { type MountCommand, runMount } from "./mount.ts";
 import { addOffline } from "./offline_commands.ts";
@@ -185,8 +185,8 @@ async function mount(program: Program, command: MountCommand, daemon: boolean): 
     program.out(`${await startDaemon(program, command)}\n`);
     return;
   }
-  await runMount(program, command, (line) => {
-    if (program.isDaemon) program.out(`${JSON.stringify({ ready: line })}\n`);
+  await runMount(program, command, (line, realMountPoint) => {
+    if (program.isDaemon) reportReady(program, { line, realMountPoint });
     else program.out(`${line}; Ctrl-C unmounts\n`);
   });
 }

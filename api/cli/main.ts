@@ -7,7 +7,7 @@ import { CommanderError } from "commander";
 import process from "node:process";
 import { BcacheError, messageOf } from "../../lib/base/errors.ts";
 import { createParser } from "./commands.ts";
-import { DaemonError } from "./daemon.ts";
+import { DaemonError, reportError } from "./daemon.ts";
 import { logStamp, oneLine } from "./format.ts";
 import type { Program } from "./program.ts";
 import { DamageError, UsageError } from "./program.ts";
@@ -28,8 +28,7 @@ export async function main(words: readonly string[], program: Program): Promise<
     if (process.env["BCACHE_FUSE_DEBUG"] && error instanceof Error) {
       program.err(`${error.stack ?? ""}\n`);
     }
-    // Last: who started the daemon may look into its log as soon as it hears this.
-    if (program.isDaemon) program.out(`${JSON.stringify({ error: line, status })}\n`);
+    if (program.isDaemon) reportError(program, { line, status });
     return status;
   }
 }

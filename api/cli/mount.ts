@@ -38,12 +38,12 @@ export interface MountCommand {
 
 /**
  * Mounts and stays until it is unmounted or told to stop. `ready` is called once with a line about
- * the mount when the files can be used.
+ * the mount, and where it is, when the files can be used.
  */
 export async function runMount(
   program: Program,
   command: MountCommand,
-  ready: (line: string) => void,
+  ready: (line: string, realMountPoint: string) => void,
 ): Promise<void> {
   // Whatever can be refused is, before a device is touched: attaching one writes to it.
   for (const { name, value } of command.settings) {
@@ -86,7 +86,7 @@ async function serveUntilEnded(
     served: Served;
     stops: StopRequests;
     handle: MountHandle;
-    ready: (line: string) => void;
+    ready: (line: string, realMountPoint: string) => void;
   },
 ): Promise<void> {
   const { command, mountPoint, served, stops, handle } = parts;
@@ -94,7 +94,7 @@ async function serveUntilEnded(
     await applySettings(handle.control, command.settings);
     const status = await handle.control.status();
     served.handle = handle;
-    parts.ready(readyLine(mountPoint, status, served.httpAddress));
+    parts.ready(readyLine(mountPoint, status, served.httpAddress), mountPoint);
   } catch (error) {
     await handle.unmount({ force: true });
     throw error;
