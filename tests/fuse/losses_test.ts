@@ -2,7 +2,7 @@
 import { test } from "bun:test";
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import { describeLoss, warningsOf } from "../../fuse/losses.ts";
-import { FakeControl } from "../api/fake_control.ts";
+import { FakeControl, volumeStatus } from "../api/fake_control.ts";
 import type { SetStatus } from "../../lib/cache/ports.ts";
 
 async function statusWith(dirtyBytes: number, more: Partial<SetStatus> = {}): Promise<SetStatus> {
@@ -45,6 +45,18 @@ test("a deleted file is warned of while something ends with it", async () => {
   assertStringIncludes(copy!, "copy bcache0 to another place");
   const loss = describeLoss({ ...clean, warnings: ["deleted"] }, undefined);
   assertEquals([loss?.isLost, loss?.error.message], [true, "deleted"]);
+});
+
+test("of a deleted cache the advice is what saves what is only there", async () => {
+  const volume = volumeStatus("bcache1", 1 << 20);
+  const advice = async (dirtyBytes: number, usedBytes: number) => {
+    const status = await statusWith(dirtyBytes, { volumes: [{ ...volume, usedBytes }] });
+    const [only] = warningsOf(status, [{ path: status.cachePath, fate: "deleted" }]);
+    return only?.split("; ")[1];
+  };
+  assertEquals(await advice(4096, 0), "flush first");
+  assertEquals(await advice(0, 4096), `copy ${volume.name} to another place first`);
+  assertEquals(await advice(4096, 4096), `flush first, and copy ${volume.name} to another place`);
 });
 
 test("a device that errors have disabled makes the end a failure", async () => {
