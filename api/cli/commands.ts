@@ -185,9 +185,9 @@ async function mount(program: Program, command: MountCommand, daemon: boolean): 
     program.out(`${await startDaemon(program, command)}\n`);
     return;
   }
-  await runMount(program, command, (line, realMountPoint) => {
-    if (program.isDaemon) reportReady(program, { line, realMountPoint });
-    else program.out(`${line}; Ctrl-C unmounts\n`);
+  await runMount(program, command, (ready) => {
+    if (program.isDaemon) reportReady(program, ready);
+    else program.out(`${ready.line}; Ctrl-C unmounts\n`);
   });
 }
 

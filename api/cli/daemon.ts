@@ -1,9 +1,10 @@
 /**
  * `mount --daemon`: starts this program again, detached, and returns when its mount is ready.
  *
- * The child says how it went in one line of JSON on its standard output: `{"ready": line}` or
- * `{"error": line, "status": n}`. Afterwards it writes only to its log. While it starts, that is a
- * file of its own: another daemon may have the mount point, and its log.
+ * The child says how it went in one line of JSON on its standard output:
+ * `{"ready": line, "warnings": [line]}` or `{"error": line, "status": n}`. Afterwards it writes
+ * only to its log. While it starts, that is a file of its own: another daemon may have the mount
+ * point, and its log.
  */
 import { Buffer } from "node:buffer";
 import { spawn } from "node:child_process";
@@ -19,8 +20,8 @@ import {
 import { resolve } from "node:path";
 import process from "node:process";
 import { ensureRunDirectory, logPath, startingLogPath } from "../control/run_directory.ts";
-import { realMountPoint as realPathOf } from "../control/mount_table.ts";
-import type { MountCommand } from "./mount.ts";
+import { realMountPoint } from "../control/mount_table.ts";
+import type { MountCommand, ReadyMount } from "./mount.ts";
 import type { Program } from "./program.ts";
 
 /** Set in the child's environment. */
@@ -39,10 +40,13 @@ export class DaemonError extends Error {
   }
 }
 
-/** Starts the daemon and resolves with its line when the files can be used. */
+/**
+ * Starts the daemon and resolves with its line when the files can be used. What it has warned of
+ * until then is said here too.
+ */
 export async function startDaemon(program: Program, command: MountCommand): Promise<string> {
   const directory = ensureRunDirectory(program.environment);
-  const mountPoint = realPathOf(command.mountPoint);
+  const mountPoint = realMountPoint(command.mountPoint);
   const startingLog = startingLogPath(directory, mountPoint, process.pid);
   const logDescriptor = openSync(startingLog, "a", 0o600);
   const words = [...runtimeFlags(program.path), program.path, ...daemonArguments(command)];
@@ -65,27 +69,25 @@ export async function startDaemon(program: Program, command: MountCommand): Prom
   });
   child.stdout?.destroy();
   child.unref();
-  return readReport(report, { log: logPath(directory, mountPoint), startingLog });
+  return readReport(program, report, { log: logPath(directory, mountPoint), startingLog });
 }
 
 /**
  * In the child, when it has the mount point: the log of its start becomes the log of the mount,
  * behind what a mount that failed there has left. Then its `line` is reported.
  */
-export function reportReady(
-  program: Program,
-  { line, realMountPoint }: { line: string; realMountPoint: string },
-): void {
+export function reportReady(program: Program, ready: ReadyMount): void {
+  const { line, mountPoint, warnings } = ready;
   const startingLog = process.env[STARTING_LOG_VARIABLE];
   if (startingLog !== undefined && existsSync(startingLog)) {
-    const log = logPath(ensureRunDirectory(program.environment), realMountPoint);
+    const log = logPath(ensureRunDirectory(program.environment), mountPoint);
     if (existsSync(log)) {
       // In place: standard error stays open, and appends to this file.
       writeFileSync(startingLog, Buffer.concat([readFileSync(log), readFileSync(startingLog)]));
     }
     renameSync(startingLog, log);
   }
-  program.out(`${JSON.stringify({ ready: line })}\n`);
+  program.out(`${JSON.stringify({ ready: line, warnings })}\n`);
 }
 
 /** In the child: reports its end. The log of a start that was refused goes: the line has it all. */
@@ -102,14 +104,22 @@ function runtimeFlags(path: string): string[] {
   return path.endsWith(".js") ? [...flags, "--node-modules-dir=manual"] : flags;
 }
 
-function readReport(report: string, logs: { log: string; startingLog: string }): string {
-  let parsed: { ready?: unknown; error?: unknown; status?: unknown } = {};
+function readReport(
+  program: Program,
+  report: string,
+  logs: { log: string; startingLog: string },
+): string {
+  let parsed: { ready?: unknown; warnings?: unknown; error?: unknown; status?: unknown } = {};
   try {
     parsed = JSON.parse(report) as typeof parsed;
   } catch {
     // Not a report: the child died before it could say why. The log has what there is.
   }
-  if (typeof parsed.ready === "string") return `${parsed.ready}; log: ${logs.log}`;
+  if (typeof parsed.ready === "string") {
+    const warnings = Array.isArray(parsed.warnings) ? parsed.warnings : [];
+    for (const warning of warnings) program.err(`bcache-fuse: warning: ${warning}\n`);
+    return `${parsed.ready}; log: ${logs.log}`;
+  }
   if (typeof parsed.error === "string") {
     throw new DaemonError(parsed.error, typeof parsed.status === "number" ? parsed.status : 1);
   }

@@ -1,17 +1,6 @@
 /** How figures and foreign text look in a terminal. */
 
-const UNITS = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"] as const;
-
-/** `1536` as `1.5 KiB`. */
-export function formatBytes(bytes: number): string {
-  let value = bytes;
-  let unit = 0;
-  while (value >= 1024 && unit < UNITS.length - 1) {
-    value /= 1024;
-    unit++;
-  }
-  return unit === 0 ? `${bytes} B` : `${value.toFixed(1)} ${UNITS[unit]}`;
-}
+export { formatBytes } from "../../lib/base/units.ts";
 
 /** `1 error`, `2 errors`. */
 export function counted(count: number, what: string): string {

@@ -1,5 +1,6 @@
 /**
- * Sizes for people: what they type (`512k`, `1.5G`, plain bytes) and what bcache prints (`4.0k`).
+ * Sizes for people: what they type (`512k`, `1.5G`, plain bytes), what they read (`1.5 KiB`), and
+ * what bcache prints (`4.0k`).
  */
 import { BcacheError } from "./errors.ts";
 
@@ -38,6 +39,19 @@ export function parseSizeBytes(text: string, what: string = "size"): number {
 /** Somebody's text in a message: shortened, so that one line stays one line. */
 function quoted(text: string): string {
   return JSON.stringify(text.length > 40 ? `${text.slice(0, 40)}...` : text);
+}
+
+const UNITS = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"] as const;
+
+/** `1536` as `1.5 KiB`. */
+export function formatBytes(bytes: number): string {
+  let value = bytes;
+  let unit = 0;
+  while (value >= KIB && unit < UNITS.length - 1) {
+    value /= KIB;
+    unit++;
+  }
+  return unit === 0 ? `${bytes} B` : `${value.toFixed(1)} ${UNITS[unit]}`;
 }
 
 /**

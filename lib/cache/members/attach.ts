@@ -6,7 +6,8 @@
  * is durable before the backing superblock names the set.
  */
 import { BcacheError } from "../../base/errors.ts";
-import type { Device } from "../../device/device.ts";
+import { formatBytes } from "../../base/units.ts";
+import { type Device, SECTOR_BYTES } from "../../device/device.ts";
 import {
   backingState,
   setBackingState,
@@ -24,6 +25,7 @@ import { CachedDevice } from "../requests/cached_device.ts";
 import type { Engine } from "../engine.ts";
 import { freeSlot, invalidated } from "./slots.ts";
 import { dropClean } from "./trust.ts";
+import { cachedSectors } from "./uuid_list.ts";
 import type { BackingDevice } from "./open_backing.ts";
 import type { RequestStats } from "../stats.ts";
 
@@ -279,6 +281,13 @@ function refuseMixture(dirtySectors: number, { path, uuid }: { path: string; uui
   );
 }
 
+/** What the cache has of a device that is not attached. */
+async function cachedBytes(engine: Engine, { uuid }: Superblock): Promise<number> {
+  const known = engine.uuids.find(uuid);
+  if (known < 0) return 0;
+  return (await cachedSectors(engine, known))[known]! * SECTOR_BYTES;
+}
+
 /**
  * Attaches a device that `refuseBacking` let pass. A crash in between leaves the table with an
  * entry that the device does not know of; it then gets another one.
@@ -291,10 +300,11 @@ export async function attach(
 ): Promise<CachedDevice> {
   const { inode, isNew, changes } = await findSlot(engine, source, superblock);
   if (backingState(superblock) === "stale" || (isNew && source.dropCached)) {
-    engine.world.log(
-      "warning",
-      `${source.path}: was changed without its cache; what was cached of it is dropped`,
-    );
+    const dropped = await cachedBytes(engine, superblock);
+    const what = dropped === 0
+      ? "nothing was cached of it"
+      : `what was cached of it is dropped: ${formatBytes(dropped)}`;
+    engine.world.log("warning", `${source.path}: was changed without its cache; ${what}`);
   }
   if (isNew || engine.allocator.stocked) {
     await engine.uuids.update(changes, engine.allocator, () => engine.commitMetadata());

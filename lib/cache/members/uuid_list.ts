@@ -18,12 +18,16 @@ const LEAVES_PER_TURN = 4;
 /** The name a device is served under just now, by its number; undefined: it is not here. */
 export type NameOf = (inode: number) => string | undefined;
 
-/** Sectors that the index has of every inode. Looks at every leaf, with turns for other work. */
-async function cachedSectors(engine: Engine): Promise<Float64Array> {
+/**
+ * Sectors that the index has of every inode, or of `only` one (of others then some). Looks at every
+ * leaf, with turns for other work.
+ */
+export async function cachedSectors(engine: Engine, only?: number): Promise<Float64Array> {
   const sectors = new Float64Array(engine.uuids.capacity);
   let leaves = 0;
-  await engine.btree.walk(0, { inode: 0, offset: 0 }, (leaf) => {
+  await engine.btree.walk(0, { inode: only ?? 0, offset: 0 }, (leaf) => {
     for (const set of [leaf.base, leaf.delta]) countCached(engine, set, sectors);
+    if (only !== undefined && leaf.endInode > only) return false;
     if (++leaves % LEAVES_PER_TURN !== 0) return true;
     return engine.world.clock.turn().then(() => engine.faults.failed === undefined);
   });

@@ -183,7 +183,11 @@ describe("an image behind its sidecar", () => {
     await session({ whenChanged: "drop" }, async (set) => {
       assertEquals(await cachedValue(set), [66]);
     });
-    assert(log.some((line) => line.includes("what was cached of it is dropped")));
+    const [dropped] = log.filter((line) => line.includes("was changed without its cache"));
+    assertEquals(
+      dropped,
+      `${image}: was changed without its cache; what was cached of it is dropped: 4.0 KiB`,
+    );
     await session({}, async (set) => assertEquals(await cachedValue(set), [66]));
   });
 
