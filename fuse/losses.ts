@@ -3,6 +3,7 @@
  * were deleted or replaced under it. One line each, for the status and for the end.
  */
 import { BcacheError, messageOf } from "../lib/base/errors.ts";
+import { formatBytes } from "../lib/base/units.ts";
 import type { DeviceStatus, SetStatus } from "../lib/cache/ports.ts";
 import type { FileFate } from "../lib/device/file.ts";
 
@@ -14,11 +15,11 @@ function onlyInCache({ devices, volumes }: SetStatus) {
   };
 }
 
-/** It in words, one for each: `bcache0: 4096 bytes`. */
+/** It in words, one for each: `bcache0: 4.0 KiB`. */
 function inWords({ dirty, used }: ReturnType<typeof onlyInCache>): string[] {
   return [
-    ...dirty.map(({ name, dirtyBytes }) => `${name}: ${dirtyBytes} bytes`),
-    ...used.map(({ name, usedBytes }) => `${name}: ${usedBytes} bytes`),
+    ...dirty.map(({ name, dirtyBytes }) => `${name}: ${formatBytes(dirtyBytes)}`),
+    ...used.map(({ name, usedBytes }) => `${name}: ${formatBytes(usedBytes)}`),
   ];
 }
 
@@ -58,7 +59,7 @@ export function warningsOf(
 /** Of a device that errors have disabled. */
 function disabledWarning({ name, disabled, dirtyBytes, backingPath }: DeviceStatus): string[] {
   if (disabled === undefined) return [];
-  const dirty = dirtyBytes > 0 ? `; safe in the cache are ${dirtyBytes} bytes of it` : "";
+  const dirty = dirtyBytes > 0 ? `; safe in the cache are ${formatBytes(dirtyBytes)} of it` : "";
   const what = `what was written to ${backingPath} last may not be on it`;
   return [`${name} is disabled, ${disabled}: ${what}${dirty}`];
 }

@@ -19,7 +19,7 @@ test("a set that ends well has nothing to say", async () => {
 test("a failed set says what is only in the cache, or that nothing is lost", async () => {
   const dirty = describeLoss(await statusWith(4096, { failed: "no room" }), undefined);
   assert(dirty?.isLost);
-  assertStringIncludes(dirty.error.message, "only in the cache are bcache0: 4096 bytes");
+  assertStringIncludes(dirty.error.message, "only in the cache are bcache0: 4.0 KiB");
   assertStringIncludes(dirty.error.message, "(no room)");
   const clean = describeLoss(await statusWith(0, { failed: "no room" }), undefined);
   assertEquals(clean?.isLost, false);
@@ -39,7 +39,7 @@ test("a deleted file is warned of while something ends with it", async () => {
   const { backingPath } = dirty.devices[0]!;
   const deleted = (path: string) => [{ path, fate: "deleted" as const }];
   const [only] = warningsOf(dirty, deleted(cachePath));
-  assertStringIncludes(only!, "only there are bcache0: 4096 bytes");
+  assertStringIncludes(only!, "only there are bcache0: 4.0 KiB");
   assertEquals(warningsOf(clean, deleted(cachePath)), []);
   const [copy] = warningsOf(clean, deleted(backingPath));
   assertStringIncludes(copy!, "copy bcache0 to another place");
@@ -66,7 +66,7 @@ test("a device that errors have disabled makes the end a failure", async () => {
   const loss = describeLoss({ ...status, devices }, undefined);
   assert(loss?.isLost);
   assertStringIncludes(loss.error.message, "bcache0 is disabled, a flush of it failed (EIO): what");
-  assertStringIncludes(loss.error.message, "safe in the cache are 4096 bytes of it");
+  assertStringIncludes(loss.error.message, "safe in the cache are 4.0 KiB of it");
 });
 
 test("a replaced file is warned of, also a cache with nothing dirty", async () => {

@@ -263,9 +263,9 @@ function refuseOrphan(
     : "says that it has no cache";
   throw new BcacheError(
     "InvalidArgument",
-    `${path}: ${found}, which still has ${dirtySectors * 512} dirty bytes of it; leave it as it ` +
-      `is to rescue them, or give them up with bcache-fuse forget MOUNTPOINT ${uuid} --force ` +
-      "and attach it again",
+    `${path}: ${found}, which still has ${formatBytes(dirtySectors * 512)} of it that are ` +
+      "dirty; leave it as it is to rescue them, or give them up with " +
+      `bcache-fuse forget MOUNTPOINT ${uuid} --force and attach it again`,
   );
 }
 
@@ -274,8 +274,9 @@ function refuseMixture(dirtySectors: number, { path, uuid }: { path: string; uui
   if (dirtySectors === 0) return;
   throw new BcacheError(
     "InvalidArgument",
-    `${path}: was changed without its cache, which has ${dirtySectors * 512} dirty bytes of it; ` +
-      "to keep both, mount it with --changed-image trust and flush; to give the dirty data up, " +
+    `${path}: was changed without its cache, which has ${formatBytes(dirtySectors * 512)} of ` +
+      "it that are dirty; to keep both, mount it with --changed-image trust and flush; to give " +
+      "the dirty data up, " +
       `make its sidecar anew with bcache-fuse make -B ${path} --sidecar --force, mount, and then ` +
       `bcache-fuse forget MOUNTPOINT ${uuid} --force`,
   );

@@ -3,6 +3,7 @@
  * the data of a device that will not return.
  */
 import { BcacheError } from "../../base/errors.ts";
+import { formatBytes } from "../../base/units.ts";
 import type { KeySet } from "../../bset/key_set.ts";
 import { keyInode, keyPointers, keySizeSectors, SLOT_WORDS } from "../../ondisk/bkey.ts";
 import { equalUuids, formatUuid, isZeroUuid, parseUuid } from "../../ondisk/uuid.ts";
@@ -89,14 +90,15 @@ export async function forget(
   if (dirtyBytes > 0 && !options.force) {
     throw new BcacheError(
       "HoldsData",
-      `${uuid}: ${dirtyBytes} bytes of it are nowhere else; attach the device to write them ` +
-        "back, or give them up by force (--force, over HTTP force=true)",
+      `${uuid}: ${formatBytes(dirtyBytes)} of it are nowhere else; attach the device to write ` +
+        "them back, or give them up by force (--force, over HTTP force=true)",
     );
   }
   const gone = invalidated(entry, world.clock.wallSeconds() >>> 0);
   await uuids.update([[inode, gone]], allocator, () => engine.commitMetadata());
   await dropKeys(engine, inode);
-  world.log("info", `what was cached of ${uuid} was given up (${dirtyBytes} bytes were dirty)`);
+  const dirtyText = `${formatBytes(dirtyBytes)} were dirty`;
+  world.log("info", `what was cached of ${uuid} was given up (${dirtyText})`);
 }
 
 function findEntry(engine: Engine, text: string): number {

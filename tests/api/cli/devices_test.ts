@@ -58,7 +58,7 @@ test("what a mount says when it is ready names devices and volumes", async () =>
 
 test("flush of a read-only mount says nothing but why it is refused", async () => {
   bench.readOnly = true;
-  const why = "bcache0: 4096 bytes are dirty, but the cache set is read-only";
+  const why = "bcache0: 4.0 KiB are dirty, but the cache set is read-only";
   bench.control.flushDirty = () => Promise.reject(new BcacheError("ReadOnly", why));
   const refused = await bench.run("flush", bench.mountPoint);
   assertEquals([refused.status, refused.out, refused.err], [1, "", `bcache-fuse: ${why}\n`]);
