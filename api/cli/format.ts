@@ -20,7 +20,10 @@ export function oneLine(text: string): string {
   return printable(text.trim().replace(/\s*\n\s*/g, "; "));
 }
 
-/** Rows with columns padded to line up; the last column is left as it is. */
+/**
+ * Rows with columns padded to line up; the last column is left as it is. A column that has nothing
+ * in any row is left out.
+ */
 export function table(rows: readonly (readonly string[])[]): string {
   const widths: number[] = [];
   for (const row of rows) {
@@ -29,8 +32,8 @@ export function table(rows: readonly (readonly string[])[]): string {
     });
   }
   return rows.map((row) =>
-    row.map((cell, at) => at === row.length - 1 ? cell : cell.padEnd(widths[at] ?? 0)).join("  ")
-      .trimEnd() + "\n"
+    row.map((cell, at) => at === row.length - 1 ? cell : cell.padEnd(widths[at] ?? 0))
+      .filter((_, at) => widths[at] !== 0).join("  ").trimEnd() + "\n"
   ).join("");
 }
 
