@@ -86,7 +86,7 @@ function addMake(parser: Command, program: Program): void {
     .option("--sidecar", "leave the image as it is: keep its superblock in IMAGE.bcache beside it")
     .option("--size <size>", "create missing files, sparse, of this size")
     .option("--force", "overwrite what is there: a bcache, file system or partition table")
-    .addOption(new Option("--wipe-bcache", "the same as --force").hideHelp())
+    .addOption(new Option("--wipe-bcache", "the same as --force"))
     .action(async (options: MakeOptions & Record<string, unknown>) => {
       program.out(await program.parts.make(makeRequest(joinAliases(options))));
     });
@@ -281,7 +281,7 @@ function addUuids(parser: Command, program: Program): void {
 
 function addStatus(parser: Command, program: Program): void {
   parser.command("status")
-    .description("show one mount, or all of this user")
+    .description("show one mount, or all of this user, and those whose process has ended")
     .argument("[mountpoint]")
     .option("--json", "print JSON")
     .action((mountPoint: string | undefined, flags: { json?: boolean }) =>
