@@ -3,17 +3,31 @@
  * were deleted or replaced under it. One line each, for the status and for the end.
  */
 import { BcacheError, messageOf } from "../lib/base/errors.ts";
+import { formatBytes } from "../lib/base/units.ts";
 import type { DeviceStatus, SetStatus } from "../lib/cache/ports.ts";
 import type { FileFate } from "../lib/device/file.ts";
 
-/** What is on the cache alone: `bcache0: 4096 bytes`. */
-function onlyInCache({ devices, volumes }: SetStatus): string[] {
+/** What is on the cache alone. */
+function onlyInCache({ devices, volumes }: SetStatus) {
+  return {
+    dirty: devices.filter(({ attached, dirtyBytes }) => attached && dirtyBytes > 0),
+    used: volumes.filter(({ usedBytes }) => usedBytes > 0),
+  };
+}
+
+/** It in words, one for each: `bcache0: 4.0 KiB`. */
+function inWords({ dirty, used }: ReturnType<typeof onlyInCache>): string[] {
   return [
-    ...devices.filter(({ attached, dirtyBytes }) => attached && dirtyBytes > 0)
-      .map(({ name, dirtyBytes }) => `${name}: ${dirtyBytes} bytes`),
-    ...volumes.filter(({ usedBytes }) => usedBytes > 0)
-      .map(({ name, usedBytes }) => `${name}: ${usedBytes} bytes`),
+    ...dirty.map(({ name, dirtyBytes }) => `${name}: ${formatBytes(dirtyBytes)}`),
+    ...used.map(({ name, usedBytes }) => `${name}: ${formatBytes(usedBytes)}`),
   ];
+}
+
+/** How to save it while the mount goes on. */
+function savingAdvice({ dirty, used }: ReturnType<typeof onlyInCache>): string {
+  const copy = `copy ${used.map(({ name }) => name).join(", ")} to another place`;
+  if (dirty.length === 0) return `${copy} first`;
+  return used.length === 0 ? "flush first" : `flush first, and ${copy}`;
 }
 
 /** @param files all that are open */
@@ -36,15 +50,16 @@ export function warningsOf(
       const { name } = status.devices.find((each) => path.startsWith(each.backingPath)) ?? {};
       return [`${what}: copy ${name ?? "what it holds"} to another place first`];
     }
-    if (inCache.length === 0) return []; // Nothing is lost with it.
-    return [`${what}: only there are ${inCache.join(", ")}; flush first, copy volumes elsewhere`];
+    const words = inWords(inCache);
+    if (words.length === 0) return []; // Nothing is lost with it.
+    return [`${what}: only there are ${words.join(", ")}; ${savingAdvice(inCache)}`];
   });
 }
 
 /** Of a device that errors have disabled. */
 function disabledWarning({ name, disabled, dirtyBytes, backingPath }: DeviceStatus): string[] {
   if (disabled === undefined) return [];
-  const dirty = dirtyBytes > 0 ? `; safe in the cache are ${dirtyBytes} bytes of it` : "";
+  const dirty = dirtyBytes > 0 ? `; safe in the cache are ${formatBytes(dirtyBytes)} of it` : "";
   const what = `what was written to ${backingPath} last may not be on it`;
   return [`${name} is disabled, ${disabled}: ${what}${dirty}`];
 }
@@ -66,7 +81,7 @@ export function describeLoss(status: SetStatus, failure: unknown): Loss | undefi
     if (warnings.length === 0) return undefined;
     return { isLost: true, error: new BcacheError("DeviceIo", warnings.join("; ")) };
   }
-  const inCache = onlyInCache(status);
+  const inCache = inWords(onlyInCache(status));
   const isLost = inCache.length > 0 || warnings.length > 0 || failure !== undefined;
   const what = inCache.length > 0
     ? `only in the cache are ${inCache.join(", ")}: when the reason is mended, the next mount ` +

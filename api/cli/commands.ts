@@ -4,7 +4,7 @@ import { CACHE_MODES, type CacheMode } from "../../lib/cache/ports.ts";
 import { parseHostPort } from "../http/serve.ts";
 import { parseSetting, runGet, runSet } from "./attributes.ts";
 import { runAttach, runDetach, runStop } from "./devices.ts";
-import { startDaemon } from "./daemon.ts";
+import { reportReady, startDaemon } from "./daemon.ts";
 import { type MakeOptions, makeRequest } from "./make.ts";
 import { type MountCommand, runMount } from "./mount.ts";
 import { addOffline } from "./offline_commands.ts";
@@ -86,7 +86,7 @@ function addMake(parser: Command, program: Program): void {
     .option("--sidecar", "leave the image as it is: keep its superblock in IMAGE.bcache beside it")
     .option("--size <size>", "create missing files, sparse, of this size")
     .option("--force", "overwrite what is there: a bcache, file system or partition table")
-    .addOption(new Option("--wipe-bcache", "the same as --force").hideHelp())
+    .addOption(new Option("--wipe-bcache", "the same as --force"))
     .action(async (options: MakeOptions & Record<string, unknown>) => {
       program.out(await program.parts.make(makeRequest(joinAliases(options))));
     });
@@ -185,9 +185,9 @@ async function mount(program: Program, command: MountCommand, daemon: boolean): 
     program.out(`${await startDaemon(program, command)}\n`);
     return;
   }
-  await runMount(program, command, (line) => {
-    if (program.isDaemon) program.out(`${JSON.stringify({ ready: line })}\n`);
-    else program.out(`${line}; Ctrl-C unmounts\n`);
+  await runMount(program, command, (ready) => {
+    if (program.isDaemon) reportReady(program, ready);
+    else program.out(`${ready.line}; Ctrl-C unmounts\n`);
   });
 }
 
@@ -282,7 +282,7 @@ function addUuids(parser: Command, program: Program): void {
 
 function addStatus(parser: Command, program: Program): void {
   parser.command("status")
-    .description("show one mount, or all of this user")
+    .description("show one mount, or all of this user, and those whose process has ended")
     .argument("[mountpoint]")
     .option("--json", "print JSON")
     .action((mountPoint: string | undefined, flags: { json?: boolean }) =>

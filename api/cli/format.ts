@@ -1,17 +1,6 @@
 /** How figures and foreign text look in a terminal. */
 
-const UNITS = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"] as const;
-
-/** `1536` as `1.5 KiB`. */
-export function formatBytes(bytes: number): string {
-  let value = bytes;
-  let unit = 0;
-  while (value >= 1024 && unit < UNITS.length - 1) {
-    value /= 1024;
-    unit++;
-  }
-  return unit === 0 ? `${bytes} B` : `${value.toFixed(1)} ${UNITS[unit]}`;
-}
+export { formatBytes } from "../../lib/base/units.ts";
 
 /** `1 error`, `2 errors`. */
 export function counted(count: number, what: string): string {
@@ -31,7 +20,10 @@ export function oneLine(text: string): string {
   return printable(text.trim().replace(/\s*\n\s*/g, "; "));
 }
 
-/** Rows with columns padded to line up; the last column is left as it is. */
+/**
+ * Rows with columns padded to line up; the last column is left as it is. A column that has nothing
+ * in any row is left out.
+ */
 export function table(rows: readonly (readonly string[])[]): string {
   const widths: number[] = [];
   for (const row of rows) {
@@ -40,8 +32,8 @@ export function table(rows: readonly (readonly string[])[]): string {
     });
   }
   return rows.map((row) =>
-    row.map((cell, at) => at === row.length - 1 ? cell : cell.padEnd(widths[at] ?? 0)).join("  ")
-      .trimEnd() + "\n"
+    row.map((cell, at) => at === row.length - 1 ? cell : cell.padEnd(widths[at] ?? 0))
+      .filter((_, at) => widths[at] !== 0).join("  ").trimEnd() + "\n"
   ).join("");
 }
 

@@ -3,11 +3,11 @@
  * Exit status: 0 done, 1 failed, 2 the command line itself is wrong, 4 what was looked at is
  * damaged.
  */
-import { CommanderError } from "commander";
+import { type Command, CommanderError } from "commander";
 import process from "node:process";
 import { BcacheError, messageOf } from "../../lib/base/errors.ts";
 import { createParser } from "./commands.ts";
-import { DaemonError } from "./daemon.ts";
+import { DaemonError, reportError } from "./daemon.ts";
 import { logStamp, oneLine } from "./format.ts";
 import type { Program } from "./program.ts";
 import { DamageError, UsageError } from "./program.ts";
@@ -22,16 +22,20 @@ export async function main(words: readonly string[], program: Program): Promise<
   } catch (thrown) {
     if (thrown instanceof CommanderError && thrown.exitCode === 0) return 0; // --help, --version
     const error = await withMount(program, thrown);
-    const known = parser.commands.find((command) => command.name() === words[0]);
-    const { line, status } = describe(error, known?.name());
+    const { line, status } = describe(error, commandIn(parser, words));
     program.err(`${logStamp(program)}bcache-fuse: ${line}\n`);
     if (process.env["BCACHE_FUSE_DEBUG"] && error instanceof Error) {
       program.err(`${error.stack ?? ""}\n`);
     }
-    // Last: who started the daemon may look into its log as soon as it hears this.
-    if (program.isDaemon) program.out(`${JSON.stringify({ error: line, status })}\n`);
+    if (program.isDaemon) reportError(program, { line, status });
     return status;
   }
+}
+
+/** The command that the words begin with, `volume create` too; empty: none that there is. */
+function commandIn(parser: Command, [word, ...rest]: readonly string[]): string {
+  const known = parser.commands.find((each) => each.name() === word);
+  return known === undefined ? "" : `${known.name()} ${commandIn(known, rest)}`.trimEnd();
 }
 
 /** A refusal of a device that another process has tells which mount that is, if it is one. */
@@ -43,7 +47,7 @@ async function withMount(program: Program, error: unknown): Promise<unknown> {
 
 function describe(
   error: unknown,
-  command: string | undefined,
+  command: string,
 ): { line: string; status: number } {
   const message = oneLine(messageOf(error));
   if (error instanceof DaemonError) return { line: message, status: error.status };
@@ -52,7 +56,7 @@ function describe(
     const text = isHelp
       ? "say which of its commands you mean"
       : message.replace(/^error: |\.$/g, "");
-    const help = command === undefined ? "bcache-fuse --help" : `bcache-fuse ${command} --help`;
+    const help = command === "" ? "bcache-fuse --help" : `bcache-fuse ${command} --help`;
     return { line: `${text}; see ${help}`, status: 2 };
   }
   const isReadOnly = error instanceof BcacheError && error.code === "ReadOnly" &&

@@ -36,14 +36,24 @@ export interface MountCommand {
   settings: Array<{ name: string; value: string }>;
 }
 
+/** A mount whose files can be used. */
+export interface ReadyMount {
+  /** About it, for people. */
+  readonly line: string;
+  /** The real path. */
+  readonly mountPoint: string;
+  /** What was logged on the way here, and somebody should know. */
+  readonly warnings: readonly string[];
+}
+
 /**
- * Mounts and stays until it is unmounted or told to stop. `ready` is called once with a line about
- * the mount when the files can be used.
+ * Mounts and stays until it is unmounted or told to stop. `ready` is called once, when the files
+ * can be used.
  */
 export async function runMount(
   program: Program,
   command: MountCommand,
-  ready: (line: string) => void,
+  ready: (about: ReadyMount) => void,
 ): Promise<void> {
   // Whatever can be refused is, before a device is touched: attaching one writes to it.
   for (const { name, value } of command.settings) {
@@ -54,8 +64,11 @@ export async function runMount(
   const stops = new StopRequests();
   try {
     await served.listen();
-    const log: Log = (level, message) =>
+    const warnings: string[] = [];
+    const log: Log = (level, message) => {
       program.err(`${logStamp(program)}bcache-fuse: ${level}: ${oneLine(message)}\n`);
+      if (level === "warning" && served.handle === undefined) warnings.push(oneLine(message));
+    };
     const config = {
       cachePath: command.cachePath,
       backingPaths: command.backingPaths,
@@ -67,7 +80,7 @@ export async function runMount(
       settings: [], // Set below, where names of devices are understood too.
     };
     const handle = await program.parts.mount(config, { log });
-    await serveUntilEnded(program, { command, mountPoint, served, stops, handle, ready });
+    await serveUntilEnded(program, { command, mountPoint, served, stops, handle, ready, warnings });
     // It ended well: nobody will ask why. The log of one that failed stays.
     if (program.isDaemon) {
       rmSync(logPath(ensureRunDirectory(program.environment), mountPoint), { force: true });
@@ -86,7 +99,8 @@ async function serveUntilEnded(
     served: Served;
     stops: StopRequests;
     handle: MountHandle;
-    ready: (line: string) => void;
+    ready: (about: ReadyMount) => void;
+    warnings: readonly string[];
   },
 ): Promise<void> {
   const { command, mountPoint, served, stops, handle } = parts;
@@ -94,7 +108,8 @@ async function serveUntilEnded(
     await applySettings(handle.control, command.settings);
     const status = await handle.control.status();
     served.handle = handle;
-    parts.ready(readyLine(mountPoint, status, served.httpAddress));
+    const line = readyLine(mountPoint, status, served.httpAddress);
+    parts.ready({ line, mountPoint, warnings: parts.warnings });
   } catch (error) {
     await handle.unmount({ force: true });
     throw error;

@@ -100,8 +100,25 @@ export function statusText({ mount, set }: MountStatus): string {
     `${Math.round(set.inUsePercent)} % in use, set ${set.setUuid}\n`;
   return head + failed +
     (set.warnings ?? []).map((text) => `  WARNING: ${printable(text)}\n`).join("") +
-    cache + table([...set.devices.map(deviceRow), ...set.volumes.map(volumeRow)]) +
-    errorLine("cache", set) + set.devices.map((device) => errorLine(device.name, device)).join("");
+    cache + table(rowsOf(set)) + errorLine("cache", set) +
+    set.devices.toSorted(byNumber).map((device) => errorLine(device.name, device)).join("");
+}
+
+/** Devices and volumes, whose numbers are from one row. */
+function rowsOf({ devices, volumes }: SetStatus): string[][] {
+  return [
+    ...devices.map((device) => ({ name: device.name, row: deviceRow(device) })),
+    ...volumes.map((volume) => ({ name: volume.name, row: volumeRow(volume) })),
+  ].sort(byNumber).map(({ row }) => row);
+}
+
+/** bcache2 before bcache10. */
+function byNumber(a: { name: string }, b: { name: string }): number {
+  return a.name.localeCompare(b.name, "en", { numeric: true });
+}
+
+function inBrackets(label: string): string {
+  return label === "" ? "" : `(${printable(label)})`;
 }
 
 /** Errors so far: those that count towards a limit, and the last of any kind. */
@@ -127,7 +144,7 @@ function deviceRow(device: DeviceStatus): string[] {
     device.service === undefined ? state : `${state}, ${device.service}`,
     `${formatBytes(device.dirtyBytes)} dirty`,
     `${Math.round(cacheHitRatio)} % hits of ${cacheHits + cacheMisses}`,
-    printable(device.backingPath) + (device.label === "" ? "" : ` (${printable(device.label)})`),
+    `${printable(device.backingPath)} ${inBrackets(device.label)}`.trimEnd(),
   ];
 }
 
@@ -138,6 +155,7 @@ function volumeRow(volume: VolumeStatus): string[] {
     "volume",
     "on the cache alone",
     `${formatBytes(volume.usedBytes)} used`,
-    printable(volume.label),
+    "",
+    inBrackets(volume.label),
   ];
 }

@@ -85,6 +85,11 @@ export function logPath(directory: string, realMountPoint: string): string {
   return join(directory, `${mountFileStem(realMountPoint)}.log`);
 }
 
+/** Its log while it starts, and may be refused: of whoever starts it, by its PID. */
+export function startingLogPath(directory: string, realMountPoint: string, pid: number): string {
+  return join(directory, `${mountFileStem(realMountPoint)}.${pid}.log`);
+}
+
 /** All control sockets in the directory, also those nobody answers any more. */
 export function controlSockets(directory: string): string[] {
   try {

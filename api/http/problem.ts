@@ -41,7 +41,7 @@ export const REQUEST_CODES = {
 export type RequestStatus = keyof typeof REQUEST_CODES;
 
 const TITLES: Readonly<Record<string, string>> = {
-  BadFormat: "Damaged bytes on a device",
+  BadFormat: "Not what was expected on a device",
   BadChecksum: "Damaged bytes on a device",
   DeviceIo: "A device failed",
   SetFailed: "The cache set has failed",

@@ -8,6 +8,7 @@
 import { BcacheError } from "../base/errors.ts";
 import type { Clock, Log, Random } from "../base/runtime.ts";
 import type { TaskGroup } from "../base/sync.ts";
+import { formatBytes } from "../base/units.ts";
 import type { Device } from "../device/device.ts";
 import { OverlayDevice } from "../device/overlay.ts";
 import { geometryOf } from "../ondisk/geometry.ts";
@@ -249,10 +250,11 @@ export class CacheSet implements CacheControl {
       : [this.#members.find(device)];
     for (const { dev } of members) {
       if (!this.#readOnly || !dev.needsWriteback) continue;
+      const dirty = formatBytes(dev.dirtySectors * 512);
       throw new BcacheError(
         "ReadOnly",
-        `${dev.name}: ${dev.dirtySectors * 512} bytes are dirty, but the cache set is read-only; ` +
-          "mount it for writing to flush them",
+        `${dev.name}: ${dirty} are dirty, but the cache set is read-only; mount it for writing ` +
+          "to flush them",
       );
     }
     await Promise.all(members.map((member) => this.#flushMember(member)));

@@ -7,6 +7,7 @@
  * word. (Linux itself says "stale dirty pointer", extents.c.)
  */
 import type { Log } from "../base/runtime.ts";
+import { formatBytes } from "../base/units.ts";
 import {
   keyInode,
   keyOffset,
@@ -53,10 +54,10 @@ export class LostDirt {
     const more = this.#omitted > 0 ? ` and ${this.#omitted} extents more` : "";
     log(
       "warning",
-      `${device}: b-tree: the buckets of ${sectors * 512} dirty bytes${more} were used again, ` +
-        `first ${keyText(first, 0)}; what the backing device has is served there: after a power ` +
-        "cut under Linux that is the same, and nothing is lost; else it is older: unmount, see " +
-        "`check`, and compare with a backup",
+      `${device}: b-tree: the buckets of ${formatBytes(sectors * 512)} of dirty data${more} ` +
+        `were used again, first ${keyText(first, 0)}; what the backing device has is served ` +
+        "there: after a power cut under Linux that is the same, and nothing is lost; else it is " +
+        "older: unmount, see `check`, and compare with a backup",
     );
   }
 }

@@ -91,6 +91,10 @@ export async function prepareSidecar(
     Math.max(BLOCK_SECTORS_DEFAULT, image.logicalBlockSectors);
   const sizeBytes = image.sizeSectors * SECTOR_BYTES + (image.tailBytes ?? 0);
   const blockBytes = blockSectors * SECTOR_BYTES;
+  if (sizeBytes === 0) {
+    const advice = `give it its size first (truncate -s SIZE ${image.name}), or check the path`;
+    throw new BcacheError("InvalidArgument", `${image.name}: the image is empty; ${advice}`);
+  }
   if (sizeBytes % blockBytes !== 0) {
     const found = `${image.name}: ${sizeBytes} bytes are not a whole number of blocks`;
     const smaller = sizeBytes % SECTOR_BYTES === 0 ? ", or choose smaller blocks with -w" : "";

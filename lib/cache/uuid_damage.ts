@@ -10,6 +10,7 @@
  * many small writes, may look the same. Nothing of it was flushed then, and no one can tell.
  */
 import { BcacheError } from "../base/errors.ts";
+import { formatBytes } from "../base/units.ts";
 import { slotKind, uuidTableFaults } from "../ondisk/uuid_table.ts";
 import type { Engine } from "./engine.ts";
 
@@ -37,9 +38,9 @@ export function refuseUnknownDirt({ uuids, dirty, cache }: Engine): void {
     throw new BcacheError(
       "BadFormat",
       `${cache.name}: UUID table in bucket ${uuids.bucket}: ${found}, but the cache has ` +
-        `${dirty.of(inode) * 512} dirty bytes of device number ${inode}; the table is damaged: ` +
-        "restore that bucket from a copy, or save what can be read with `extract --rescue` " +
-        `(of a volume with --volume ${inode}; \`check\` lists all)`,
+        `${formatBytes(dirty.of(inode) * 512)} of dirty data of device number ${inode}; the ` +
+        "table is damaged: restore that bucket from a copy, or save what can be read with " +
+        `\`extract --rescue\` (of a volume with --volume ${inode}; \`check\` lists all)`,
     );
   }
 }

@@ -4,6 +4,7 @@
  * device has in the cache. Answers to `bch_extent_invalid`, `bch_extent_bad` and the marking of
  * `bch_btree_gc`.
  */
+import { formatBytes } from "../base/units.ts";
 import type { KeySet } from "../bset/key_set.ts";
 import {
   keyDirty,
@@ -235,7 +236,8 @@ class ExtentChecker implements ExtentTally {
     for (const [inode, tally] of this.devices) {
       const entry = uuids.entries[inode];
       if (entry !== undefined && slotKind(entry) !== "free") continue;
-      const what = `${tally.extents} extents (${tally.dirtySectors} sectors dirty) belong to ` +
+      const what =
+        `${tally.extents} extents (${formatBytes(tally.dirtySectors * 512)} dirty) belong to ` +
         `device number ${inode}, which the UUID table does not know`;
       this.#fault("error", undefined, {
         what,

@@ -3,8 +3,9 @@
  * Items are handed over one at a time, so memory does not grow with the device; what cannot be
  * read becomes an item that says so. Extents look as in the kernel's debugfs.
  */
+import { formatBytes, isoTime } from "../base/units.ts";
 import type { KeySet } from "../bset/key_set.ts";
-import type { Device } from "../device/device.ts";
+import { type Device, SECTOR_BYTES } from "../device/device.ts";
 import { BucketReader, type ParsedEntry } from "../journal/parse.ts";
 import { headOf } from "../journal/reader.ts";
 import {
@@ -210,11 +211,12 @@ async function dumpUuids(image: CacheImage, { report, emit }: Sink): Promise<voi
     const label = decodeLabel(entry.label);
     const uuid = formatUuid(entry.uuid);
     const { firstRegistered, lastRegistered, invalidated, flags, sectors } = entry;
-    const size = kind === "flash-only volume" ? `, ${sectors} sectors` : "";
-    const gone = invalidated === 0 ? "" : `, invalidated ${invalidated}`;
+    const size = kind === "flash-only volume" ? `, ${formatBytes(sectors * SECTOR_BYTES)}` : "";
+    const gone = invalidated === 0 ? "" : `, invalidated ${isoTime(invalidated)}`;
+    const times = `first registered ${isoTime(firstRegistered)}, last ${isoTime(lastRegistered)}`;
     await emit({
       text: `${inode}: ${uuid} ${kind}${label === "" ? "" : ` ${JSON.stringify(label)}`}, ` +
-        `first registered ${firstRegistered}, last ${lastRegistered}${gone}${size}`,
+        `${times}${gone}${size}`,
       json: {
         ...{ inode, uuid, kind, label },
         ...{ firstRegistered, lastRegistered, invalidated, flags, sectors },

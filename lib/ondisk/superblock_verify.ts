@@ -141,8 +141,11 @@ export function kindOfVersion(version: number): "cache" | "backing" | undefined 
   }
 }
 
-function bad(detail: string): SuperblockFault {
-  return { code: "BadFormat", detail };
+const RESTORE = "the superblock is damaged: restore sector 8 from a copy";
+
+/** Every fault says what to do; mostly there is one thing. */
+function bad(found: string, advice: string = RESTORE): SuperblockFault {
+  return { code: "BadFormat", detail: `${found}; ${advice}` };
 }
 
 function verifyCommon(
@@ -153,8 +156,8 @@ function verifyCommon(
   const offset = readU64(view, SUPERBLOCK.offset);
   if (!hasSuperblockMagic(page)) {
     return bad(
-      "no bcache magic at byte 4120: not a bcache device, or its superblock was overwritten; " +
-        "check the path, restore the superblock from a copy, or save what can be read with " +
+      "no bcache magic at byte 4120: not a bcache device, or its superblock was overwritten",
+      "check the path, restore the superblock from a copy, or save what can be read with " +
         "`extract --rescue`; format it with `make` only if it never was one",
     );
   }
@@ -171,22 +174,19 @@ function verifyCommon(
   const high = view.getUint32(SUPERBLOCK.csum + 4, true);
   if (low !== sum[0] || high !== sum[1]) {
     const found = `checksum 0x${hex64(low, high)}, expected 0x${hex64(sum[0]!, sum[1]!)}`;
-    const advice = "the device is damaged; restore sector 8 from a copy";
-    return { code: "BadChecksum", detail: `${found}; ${advice}` };
+    return { code: "BadChecksum", detail: `${found}; ${RESTORE}` };
   }
   if (isZeroUuid(page.subarray(SUPERBLOCK.uuid, SUPERBLOCK.uuid + UUID_BYTES))) {
     return bad("the device's UUID is all zero");
   }
   const sequence = readU64(view, SUPERBLOCK.seq);
   if (sequence > SEQUENCE_MAX) {
-    const found = `write sequence ${sequence}, expected at most 2^52`;
-    return bad(`${found}; the superblock is damaged: restore sector 8 from a copy`);
+    return bad(`write sequence ${sequence}, expected at most 2^52`);
   }
   const blockSectors = view.getUint16(SUPERBLOCK.block_size, true);
   if (blockSectors < place.logicalBlockSectors) {
     const found = `block size ${blockSectors} sectors, smaller than the device's own`;
-    const advice = "format it again with a larger -w";
-    return bad(`${found} (${place.logicalBlockSectors}); ${advice}`);
+    return bad(`${found} (${place.logicalBlockSectors})`, "format it again with a larger -w");
   }
   return undefined;
 }
@@ -203,7 +203,11 @@ function verifyBacking(
     );
   }
   if (dataOffset >= place.sizeSectors) {
-    return bad(`data offset ${dataOffset} sectors, but the device ends at ${place.sizeSectors}`);
+    return bad(
+      `data offset ${dataOffset} sectors, but the device ends at ${place.sizeSectors}`,
+      "if it was cut short, restore its length; if not, the superblock is damaged: restore " +
+        "sector 8 from a copy",
+    );
   }
   const blockSectors = view.getUint16(SUPERBLOCK.block_size, true);
   if (!isPowerOfTwo(blockSectors)) {
@@ -233,7 +237,10 @@ function verifyCache(
   }
   if (bucketCount * bucketSectors > place.sizeSectors) {
     const need = `${bucketCount} buckets of ${bucketSectors} sectors`;
-    return bad(`${need}, but the device has only ${place.sizeSectors} sectors; is it truncated?`);
+    return bad(
+      `${need}, but the device has only ${place.sizeSectors} sectors: it was cut short`,
+      "restore all of it from a copy, or save what is left with `extract --rescue`",
+    );
   }
   if (isZeroUuid(page.subarray(SUPERBLOCK.set_uuid, SUPERBLOCK.set_uuid + UUID_BYTES))) {
     return bad("the cache set's UUID is all zero");

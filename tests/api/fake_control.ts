@@ -152,7 +152,7 @@ export class FakeControl implements CacheControl {
     const at = this.known.findIndex((each) => each.uuid === uuid);
     if (at < 0) return Promise.reject(new BcacheError("NotFound", `the cache knows no ${uuid}`));
     if (!options.force && this.known[at]!.dirtyBytes > 0) {
-      return Promise.reject(new BcacheError("HoldsData", `${uuid}: 4096 bytes are nowhere else`));
+      return Promise.reject(new BcacheError("HoldsData", `${uuid}: 4.0 KiB are nowhere else`));
     }
     this.known.splice(at, 1);
     return Promise.resolve();

@@ -1,7 +1,7 @@
 import { test } from "bun:test";
 import { assertEquals, assertThrows } from "@std/assert";
 import { BcacheError } from "../../lib/base/errors.ts";
-import { formatSize, parseSizeBytes } from "../../lib/base/units.ts";
+import { formatBytes, formatSize, isoTime, parseSizeBytes } from "../../lib/base/units.ts";
 
 test("sizes are bytes, or k, M, G, T of 1024 each, in any case", () => {
   assertEquals(parseSizeBytes("0"), 0);
@@ -38,4 +38,23 @@ test("sizes print as bcache prints them", () => {
   assertEquals(formatSize(5 * 1024 ** 3), "5.0G");
   assertEquals(formatSize(-4096), "-4.0k");
   assertEquals(formatSize(Number.MAX_SAFE_INTEGER), "7.9P");
+});
+
+test("sizes for people have one digit behind the point, bytes none", () => {
+  assertEquals([0, 512, 1536, 26_214_400, 2 ** 50].map(formatBytes), [
+    "0 B",
+    "512 B",
+    "1.5 KiB",
+    "25.0 MiB",
+    "1.0 PiB",
+  ]);
+});
+
+test("times are ISO's, in every year", () => {
+  assertEquals(isoTime(0), "1970-01-01T00:00:00Z");
+  assertEquals(isoTime(951_782_400), "2000-02-29T00:00:00Z");
+  // Every 37th day or so, from long before 1970 to behind the last 32-bit time.
+  for (let at = -9e9; at < 6e9; at += 3_200_007) {
+    assertEquals(isoTime(at), new Date(at * 1000).toISOString().replace(".000Z", "Z"));
+  }
 });

@@ -149,6 +149,11 @@ test("an image that is no whole number of blocks is refused with the way out", a
   await assertRejects(make, BcacheError, advice);
 });
 
+test("an image without a byte is refused as that", async () => {
+  const make = () => prepareSidecar(new MemoryDevice(16), new MemoryDevice(0, { name: "i" }), ids);
+  await assertRejects(make, BcacheError, "i: the image is empty; give it its size first");
+});
+
 test("an image that is a backing device already gets no sidecar", async () => {
   const image = new MemoryDevice(800, { name: "i" });
   await makeBacking(image, ids);

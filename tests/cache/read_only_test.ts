@@ -57,7 +57,7 @@ describe("a read-only set", () => {
   test("refuses to flush and to be set, at once and in words", async () => {
     const { options } = await dirtySet();
     const set = await CacheSet.open(options);
-    await assertRejects(() => set.flushDirty(undefined), BcacheError, "4096 bytes are dirty");
+    await assertRejects(() => set.flushDirty(undefined), BcacheError, "4.0 KiB are dirty");
     await assertRejects(
       () => set.setAttribute("bcache0", "label", "x"),
       BcacheError,

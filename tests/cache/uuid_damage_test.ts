@@ -76,7 +76,7 @@ describe("a damaged UUID table is refused, and nothing is lost by trying", () =>
     await refuses(
       await withVolume(),
       (slot) => void slot(1).fill(0),
-      /slot 1 is unused, but the cache has 65536 dirty bytes of device number 1;.*--volume 1/,
+      /slot 1 is unused, but the cache has 64.0 KiB of dirty data of device number 1;.*--volume 1/,
     );
   });
 
@@ -84,7 +84,7 @@ describe("a damaged UUID table is refused, and nothing is lost by trying", () =>
     await refuses(
       await withVolume(),
       (slot) => void slot(0).fill(0),
-      /slot 0 is unused, but the cache has 65536 dirty bytes of device number 0;/,
+      /slot 0 is unused, but the cache has 64.0 KiB of dirty data of device number 0;/,
     );
   });
 
@@ -146,7 +146,8 @@ test("dirty data of a number that the UUID table cannot have is refused, and res
     }
     resealNode(bytes, leaf, 512);
   });
-  const why = "there is no slot 1000, but the cache has 65536 dirty bytes of device number 1000";
+  const why =
+    "there is no slot 1000, but the cache has 64.0 KiB of dirty data of device number 1000";
   await assertRejects(() => made.open(), BcacheError, why);
   const { findings } = await checkCache({ cache });
   assert(findings.some(({ what }) => what.includes("device number 1000")));

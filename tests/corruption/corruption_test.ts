@@ -47,7 +47,7 @@ function checkObserved(what: string, { outcome, check, detail, told }: Observed)
   assert(!detail.includes("\n"), `one line: ${found}`);
   // What `check` can tell of data that is lost, the start tells as well.
   assert(outcome !== "old data" || check === "nothing" || told.length > 0, `told: ${found}`);
-  const isLost = told.some((line) => line.includes("dirty bytes were used again, first"));
+  const isLost = told.some((line) => line.includes("of dirty data were used again, first"));
   assert(!isLost || outcome === "old data", `no false alarm: ${found}, ${told.join()}`);
 }
 

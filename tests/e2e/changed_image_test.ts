@@ -99,8 +99,17 @@ test(
       const dropped = await place.mount({ ...set, flags: ["--changed-image", "drop"] });
       assertEquals(valueIn(dropped.file), 67);
       await place.unmount(dropped);
+      fill(image, 68);
+      const flags = ["--changed-image", "drop", "--http", "off", "--daemon"];
+      const daemon = await attempt([...PROGRAM, "mount", ...devices, ...flags, again.mountpoint]);
+      await bcacheFuse("unmount", again.mountpoint);
+      assertEquals(daemon.status, 0);
+      assertMatch(
+        daemon.stderr,
+        /^bcache-fuse: warning: \S+: was changed without its .* of it is dropped: [\d.]+ KiB\n$/,
+      );
       const last = await place.mount(set);
-      assertEquals(valueIn(last.file), 67);
+      assertEquals(valueIn(last.file), 68);
       await place.unmount(last);
     }),
   60_000,

@@ -2,7 +2,7 @@
 import { test } from "bun:test";
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import { describeLoss, warningsOf } from "../../fuse/losses.ts";
-import { FakeControl } from "../api/fake_control.ts";
+import { FakeControl, volumeStatus } from "../api/fake_control.ts";
 import type { SetStatus } from "../../lib/cache/ports.ts";
 
 async function statusWith(dirtyBytes: number, more: Partial<SetStatus> = {}): Promise<SetStatus> {
@@ -19,7 +19,7 @@ test("a set that ends well has nothing to say", async () => {
 test("a failed set says what is only in the cache, or that nothing is lost", async () => {
   const dirty = describeLoss(await statusWith(4096, { failed: "no room" }), undefined);
   assert(dirty?.isLost);
-  assertStringIncludes(dirty.error.message, "only in the cache are bcache0: 4096 bytes");
+  assertStringIncludes(dirty.error.message, "only in the cache are bcache0: 4.0 KiB");
   assertStringIncludes(dirty.error.message, "(no room)");
   const clean = describeLoss(await statusWith(0, { failed: "no room" }), undefined);
   assertEquals(clean?.isLost, false);
@@ -39,12 +39,24 @@ test("a deleted file is warned of while something ends with it", async () => {
   const { backingPath } = dirty.devices[0]!;
   const deleted = (path: string) => [{ path, fate: "deleted" as const }];
   const [only] = warningsOf(dirty, deleted(cachePath));
-  assertStringIncludes(only!, "only there are bcache0: 4096 bytes");
+  assertStringIncludes(only!, "only there are bcache0: 4.0 KiB");
   assertEquals(warningsOf(clean, deleted(cachePath)), []);
   const [copy] = warningsOf(clean, deleted(backingPath));
   assertStringIncludes(copy!, "copy bcache0 to another place");
   const loss = describeLoss({ ...clean, warnings: ["deleted"] }, undefined);
   assertEquals([loss?.isLost, loss?.error.message], [true, "deleted"]);
+});
+
+test("of a deleted cache the advice is what saves what is only there", async () => {
+  const volume = volumeStatus("bcache1", 1 << 20);
+  const advice = async (dirtyBytes: number, usedBytes: number) => {
+    const status = await statusWith(dirtyBytes, { volumes: [{ ...volume, usedBytes }] });
+    const [only] = warningsOf(status, [{ path: status.cachePath, fate: "deleted" }]);
+    return only?.split("; ")[1];
+  };
+  assertEquals(await advice(4096, 0), "flush first");
+  assertEquals(await advice(0, 4096), `copy ${volume.name} to another place first`);
+  assertEquals(await advice(4096, 4096), `flush first, and copy ${volume.name} to another place`);
 });
 
 test("a device that errors have disabled makes the end a failure", async () => {
@@ -54,7 +66,7 @@ test("a device that errors have disabled makes the end a failure", async () => {
   const loss = describeLoss({ ...status, devices }, undefined);
   assert(loss?.isLost);
   assertStringIncludes(loss.error.message, "bcache0 is disabled, a flush of it failed (EIO): what");
-  assertStringIncludes(loss.error.message, "safe in the cache are 4096 bytes of it");
+  assertStringIncludes(loss.error.message, "safe in the cache are 4.0 KiB of it");
 });
 
 test("a replaced file is warned of, also a cache with nothing dirty", async () => {

@@ -46,6 +46,7 @@ describe("dump", () => {
 
       const uuids = await itemsOf(cache, "uuids");
       assertMatch(uuids[0]!.text, /^0: bbcb1d4e-89ef-4e93-94bb-dc49a1d08460 cached device/);
+      assertMatch(uuids[0]!.text, /first registered \d{4}-\d\d-\d\dT[\d:]{8}Z, last \d{4}-/);
       assertEquals(uuids.length, 1);
 
       const priorities = await itemsOf(cache, "priorities");

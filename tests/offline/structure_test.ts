@@ -195,7 +195,7 @@ const PLANTS: readonly Plant[] = [
   },
   {
     name: "an extent of a device that nobody knows",
-    pattern: /btree: .*belong to device number 77, which the UUID table does not know/,
+    pattern: /btree: .*\(2\.0 KiB dirty\) belong to device number 77, which the UUID table does/,
     plant: (cache, index) =>
       rewriteNode(cache, index.tree.leaves.at(-1)!.key!, 0, ({ words, count }) => {
         const at = (count - 1) * SLOT_WORDS;

@@ -1,5 +1,11 @@
 import { test } from "bun:test";
-import { assertEquals, assertNotEquals, assertStringIncludes, assertThrows } from "@std/assert";
+import {
+  assertEquals,
+  assertMatch,
+  assertNotEquals,
+  assertStringIncludes,
+  assertThrows,
+} from "@std/assert";
 import * as fc from "fast-check";
 import { closeSync, openSync, readSync, statSync } from "node:fs";
 import { BcacheError } from "../../lib/base/errors.ts";
@@ -180,9 +186,19 @@ for (const [what, reason, change] of REFUSED) {
     // 257 keys would be summed past the page; the count is refused before any sum.
     if (what.startsWith("257")) change(page, viewOf(page));
     else changed(page, change);
-    assertStringIncludes(refusal(page), reason);
+    const message = refusal(page);
+    assertStringIncludes(message, reason);
+    assertMatch(message, /; .*(restore|format it again|a newer program)/, "what to do next");
   });
 }
+
+test("of a cache that was cut short the refusal says what can be done", () => {
+  assertStringIncludes(
+    refusal(cachePage(), { ...place, sizeSectors: place.sizeSectors / 2 }),
+    "4096 buckets of 256 sectors, but the device has only 524288 sectors: it was cut short; " +
+      "restore all of it from a copy, or save what is left with `extract --rescue`",
+  );
+});
 
 test("feature bits of version 5: large buckets are known, others are refused by name", () => {
   const version5 = (change: Change) =>
@@ -244,7 +260,7 @@ test("a backing device whose data begins too early or beyond its end is refused"
       (_, v) => writeU64(v, SUPERBLOCK.nbuckets, offset),
     );
   assertStringIncludes(refusal(at(8)), "data offset 8 sectors, expected 16 or more");
-  assertStringIncludes(refusal(at(place.sizeSectors)), "but the device ends at");
+  assertMatch(refusal(at(place.sizeSectors)), /but the device ends at .*; .* restore its length/);
 });
 
 test("a detached backing device has no set, and that is fine", () => {

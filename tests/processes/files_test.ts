@@ -37,7 +37,7 @@ test(
       assertGreater(devices[0]!.dirtyBytes, 0);
       const gone = await client("unmount", served.mountpoint);
       assertEquals(gone.status, 1);
-      assertMatch(gone.stderr, /only in the cache are bcache0: \d+ bytes.*cut short/);
+      assertMatch(gone.stderr, /only in the cache are bcache0: [\d.]+ [KM]iB.*cut short/);
       assertEquals(await exitOf(served), 1);
     }),
   LIMIT_MS,
@@ -84,7 +84,7 @@ test("a deleted cache is not let go while data is only there", () =>
     assertMatch((await statusOf(served)).warnings![0]!, /cache\.img was deleted while in use/);
     const refused = await client("unmount", served.mountpoint);
     assertEquals(refused.status, 1);
-    assertMatch(refused.stderr, /only there are bcache0: \d+ bytes; flush first/);
+    assertMatch(refused.stderr, /only there are bcache0: [\d.]+ [KM]iB; flush first/);
     await place.unmount(served, "--flush");
     assertEquals(hashOfFile(backing, DATA_OFFSET_BYTES), hash);
   }), LIMIT_MS);

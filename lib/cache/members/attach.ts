@@ -6,7 +6,8 @@
  * is durable before the backing superblock names the set.
  */
 import { BcacheError } from "../../base/errors.ts";
-import type { Device } from "../../device/device.ts";
+import { formatBytes } from "../../base/units.ts";
+import { type Device, SECTOR_BYTES } from "../../device/device.ts";
 import {
   backingState,
   setBackingState,
@@ -25,6 +26,7 @@ import type { Engine } from "../engine.ts";
 import { freeSlot, invalidated } from "./slots.ts";
 import { mixtureAdvice } from "./sidecar.ts";
 import { dropClean } from "./trust.ts";
+import { cachedSectors } from "./uuid_list.ts";
 import type { BackingDevice } from "./open_backing.ts";
 import type { RequestStats } from "../stats.ts";
 
@@ -262,9 +264,9 @@ function refuseOrphan(
     : "says that it has no cache";
   throw new BcacheError(
     "InvalidArgument",
-    `${path}: ${found}, which still has ${dirtySectors * 512} dirty bytes of it; leave it as it ` +
-      `is to rescue them, or give them up with bcache-fuse forget MOUNTPOINT ${uuid} --force ` +
-      "and attach it again",
+    `${path}: ${found}, which still has ${formatBytes(dirtySectors * 512)} of it that are ` +
+      "dirty; leave it as it is to rescue them, or give them up with " +
+      `bcache-fuse forget MOUNTPOINT ${uuid} --force and attach it again`,
   );
 }
 
@@ -273,9 +275,16 @@ function refuseMixture(dirtySectors: number, path: string, uuid: Uint8Array): vo
   if (dirtySectors === 0) return;
   throw new BcacheError(
     "InvalidArgument",
-    `${path}: was changed without its cache, which has ${dirtySectors * 512} dirty bytes of it; ` +
-      mixtureAdvice(path, uuid),
+    `${path}: was changed without its cache, which has ${formatBytes(dirtySectors * 512)} of ` +
+      `it that are dirty; ${mixtureAdvice(path, uuid)}`,
   );
+}
+
+/** What the cache has of a device that is not attached. */
+async function cachedBytes(engine: Engine, { uuid }: Superblock): Promise<number> {
+  const known = engine.uuids.find(uuid);
+  if (known < 0) return 0;
+  return (await cachedSectors(engine, known))[known]! * SECTOR_BYTES;
 }
 
 /**
@@ -290,10 +299,11 @@ export async function attach(
 ): Promise<CachedDevice> {
   const { inode, isNew, changes } = await findSlot(engine, source, superblock);
   if (backingState(superblock) === "stale" || (isNew && source.dropCached)) {
-    engine.world.log(
-      "warning",
-      `${source.path}: was changed without its cache; what was cached of it is dropped`,
-    );
+    const dropped = await cachedBytes(engine, superblock);
+    const what = dropped === 0
+      ? "nothing was cached of it"
+      : `what was cached of it is dropped: ${formatBytes(dropped)}`;
+    engine.world.log("warning", `${source.path}: was changed without its cache; ${what}`);
   }
   if (isNew || engine.allocator.stocked) {
     await engine.uuids.update(changes, engine.allocator, () => engine.commitMetadata());

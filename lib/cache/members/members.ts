@@ -9,6 +9,7 @@
  */
 import { BcacheError, ERRNO, messageOf } from "../../base/errors.ts";
 import { Mutex, type TaskGroup } from "../../base/sync.ts";
+import { formatBytes } from "../../base/units.ts";
 import type { Superblock } from "../../ondisk/superblock.ts";
 import { attach, type BackingSource, readSuperblock, refuseBacking } from "./attach.ts";
 import type { CachedMember } from "./cached_member.ts";
@@ -168,8 +169,8 @@ export class Members {
       if (usedBytes > 0 && !options.force) {
         throw new BcacheError(
           "HoldsData",
-          `${name}: holds ${usedBytes} bytes that are nowhere else; they are given up by force ` +
-            "only (--force, over HTTP force=true)",
+          `${name}: holds ${formatBytes(usedBytes)} that are nowhere else; they are given up by ` +
+            "force only (--force, over HTTP force=true)",
         );
       }
       await this.#flash.destroy(member, () => this.#options.onChange());

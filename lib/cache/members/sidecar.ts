@@ -11,6 +11,7 @@
  * there is none, and the image is taken as it is; so it is where a file system tells no times.
  */
 import { BcacheError } from "../../base/errors.ts";
+import { isoTime } from "../../base/units.ts";
 import { type Device, SECTOR_BYTES } from "../../device/device.ts";
 import type { FileState } from "../../device/host.ts";
 import { JoinedDevice } from "../../device/joined.ts";
@@ -31,6 +32,8 @@ export interface FileLike extends Device {
    */
   fileState?(options: { settled: boolean }): Promise<FileState | undefined>;
 }
+
+const NS_PER_SECOND = 1_000_000_000n;
 
 /** What to do with an image that was changed: the cache may hold older data of it. */
 export type WhenChanged = "refuse" | "trust" | "drop";
@@ -129,11 +132,13 @@ async function changeOf(
     return `found ${now.sizeBytes} bytes, expected the ${stamp.sizeBytes} it was left with`;
   }
   if (now.modifiedNs === stamp.modifiedNs) return undefined;
-  const [found, expected] = [now.modifiedNs, stamp.modifiedNs].map(secondsText);
-  return `found modification time ${found} (seconds since 1970), expected ${expected}`;
+  const [found, expected] = [now.modifiedNs, stamp.modifiedNs].map(timeText);
+  return `found modification time ${found}, expected ${expected}`;
 }
 
-function secondsText(nanoseconds: bigint): string {
-  const digits = String(nanoseconds < 0n ? -nanoseconds : nanoseconds).padStart(10, "0");
-  return `${nanoseconds < 0n ? "-" : ""}${digits.slice(0, -9)}.${digits.slice(-9)}`;
+/** To the nanosecond: two times that differ are to look different. */
+function timeText(nanoseconds: bigint): string {
+  const part = ((nanoseconds % NS_PER_SECOND) + NS_PER_SECOND) % NS_PER_SECOND;
+  const second = isoTime(Number((nanoseconds - part) / NS_PER_SECOND));
+  return second.replace("Z", `.${String(part).padStart(9, "0")}Z`);
 }

@@ -3,6 +3,7 @@
  * the data of a device that will not return.
  */
 import { BcacheError } from "../../base/errors.ts";
+import { formatBytes } from "../../base/units.ts";
 import type { KeySet } from "../../bset/key_set.ts";
 import { keyInode, keyPointers, keySizeSectors, SLOT_WORDS } from "../../ondisk/bkey.ts";
 import { equalUuids, formatUuid, isZeroUuid, parseUuid } from "../../ondisk/uuid.ts";
@@ -18,12 +19,16 @@ const LEAVES_PER_TURN = 4;
 /** The name a device is served under just now, by its number; undefined: it is not here. */
 export type NameOf = (inode: number) => string | undefined;
 
-/** Sectors that the index has of every inode. Looks at every leaf, with turns for other work. */
-async function cachedSectors(engine: Engine): Promise<Float64Array> {
+/**
+ * Sectors that the index has of every inode, or of `only` one (of others then some). Looks at every
+ * leaf, with turns for other work.
+ */
+export async function cachedSectors(engine: Engine, only?: number): Promise<Float64Array> {
   const sectors = new Float64Array(engine.uuids.capacity);
   let leaves = 0;
-  await engine.btree.walk(0, { inode: 0, offset: 0 }, (leaf) => {
+  await engine.btree.walk(0, { inode: only ?? 0, offset: 0 }, (leaf) => {
     for (const set of [leaf.base, leaf.delta]) countCached(engine, set, sectors);
+    if (only !== undefined && leaf.endInode > only) return false;
     if (++leaves % LEAVES_PER_TURN !== 0) return true;
     return engine.world.clock.turn().then(() => engine.faults.failed === undefined);
   });
@@ -85,14 +90,15 @@ export async function forget(
   if (dirtyBytes > 0 && !options.force) {
     throw new BcacheError(
       "HoldsData",
-      `${uuid}: ${dirtyBytes} bytes of it are nowhere else; attach the device to write them ` +
-        "back, or give them up by force (--force, over HTTP force=true)",
+      `${uuid}: ${formatBytes(dirtyBytes)} of it are nowhere else; attach the device to write ` +
+        "them back, or give them up by force (--force, over HTTP force=true)",
     );
   }
   const gone = invalidated(entry, world.clock.wallSeconds() >>> 0);
   await uuids.update([[inode, gone]], allocator, () => engine.commitMetadata());
   await dropKeys(engine, inode);
-  world.log("info", `what was cached of ${uuid} was given up (${dirtyBytes} bytes were dirty)`);
+  const dirtyText = `${formatBytes(dirtyBytes)} were dirty`;
+  world.log("info", `what was cached of ${uuid} was given up (${dirtyText})`);
 }
 
 function findEntry(engine: Engine, text: string): number {

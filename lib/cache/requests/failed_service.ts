@@ -22,6 +22,7 @@
  * durably that it was changed without its cache: the next attach then drops what is cached.
  */
 import { BcacheError, messageOf } from "../../base/errors.ts";
+import { formatBytes } from "../../base/units.ts";
 import { Segment } from "../../btree/btree.ts";
 import type { CachedDevice } from "./cached_device.ts";
 import { setFailed } from "../faults.ts";
@@ -61,9 +62,9 @@ export class FailedService {
       case "clean ranges only":
         return log(
           "error",
-          `${name}: ${dirtySectors * 512} bytes are only in the cache, and on the cache device ` +
-            "more may be called so: they, and every write, fail until the set is started again; " +
-            "what is clean is read from the backing device",
+          `${name}: ${formatBytes(dirtySectors * 512)} are only in the cache, and on the cache ` +
+            "device more may be called so: they, and every write, fail until the set is started " +
+            "again; what is clean is read from the backing device",
         );
       case "refused":
         return log("error", `${name}: every request is refused until the set is started again`);
@@ -114,7 +115,7 @@ export class FailedService {
   #refuseUnlessPassing(): void {
     if (this.manner === "pass through") return;
     const bytes = this.#dev.dirtySectors * 512;
-    throw this.#refusal(bytes > 0 ? `, and ${bytes} bytes of it are only there` : "");
+    throw this.#refusal(bytes > 0 ? `, and ${formatBytes(bytes)} of it are only there` : "");
   }
 
   #refusal(more: string): BcacheError {

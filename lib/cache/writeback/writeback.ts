@@ -11,6 +11,7 @@
  */
 import { BcacheError, messageOf } from "../../base/errors.ts";
 import { Signal } from "../../base/sync.ts";
+import { formatBytes } from "../../base/units.ts";
 import type { CachedDevice } from "../requests/cached_device.ts";
 import { setFailed } from "../faults.ts";
 import { KeyBuffer } from "../key_buffer.ts";
@@ -150,7 +151,7 @@ export class Writeback {
     const { failed } = this.#parts.faults;
     const { name, dirtySectors } = this.#dev;
     if (failed) {
-      return setFailed(name, failed, `, and ${dirtySectors * 512} bytes stay dirty in it`);
+      return setFailed(name, failed, `, and ${formatBytes(dirtySectors * 512)} stay dirty in it`);
     }
     return new BcacheError("Shutdown", `${name} is being stopped`);
   }
@@ -230,8 +231,8 @@ export class Writeback {
     this.#emptyScans = 0;
     throw new BcacheError(
       "BadFormat",
-      `${this.#dev.dirtySectors * 512} bytes count as dirty, but the index has no such extents; ` +
-        "check the cache device",
+      `${formatBytes(this.#dev.dirtySectors * 512)} count as dirty, but the index has no such ` +
+        "extents; check the cache device",
     );
   }
 

@@ -5,6 +5,7 @@ import { createServer } from "node:net";
 import { join, resolve } from "node:path";
 import { BcacheError } from "../../../lib/base/errors.ts";
 import { readyLine } from "../../../api/cli/mount.ts";
+import { statusText } from "../../../api/cli/status.ts";
 import { volumeStatus } from "../fake_control.ts";
 import { CommandBench } from "./control_support.ts";
 
@@ -56,9 +57,30 @@ test("what a mount says when it is ready names devices and volumes", async () =>
   assertMatch(await ready(), /no device yet, add one with bcache-fuse attach \/mnt BACKING/);
 });
 
+test("status has devices and volumes by number, labels in brackets at the end", async () => {
+  const mount = {
+    ...{ pid: 7, mountPoint: "/mnt", cachePath: "/c", backingPaths: [], readOnly: false },
+    ...{ httpAddress: null, version: "1" },
+  };
+  const set = await bench.control.status();
+  const devices = ["bcache10", "bcache0", "bcache2"].map((name) => ({
+    ...set.devices[0]!,
+    ...{ name, backingPath: "/b", label: "mine" },
+  }));
+  const volumes = [volumeStatus("bcache1", 1 << 20, "scratch")];
+  const rows = (change: Partial<typeof set>) =>
+    statusText({ mount, set: { ...set, devices, volumes, ...change } }).split("\n").slice(2, -1);
+  const names = rows({}).map((row) => row.trim().split(" ")[0]);
+  assertEquals(names, ["bcache0", "bcache1", "bcache2", "bcache10"]);
+  const [ofDevice, ofVolume] = rows({});
+  assertMatch(ofDevice!, / \/b \(mine\)$/);
+  assertEquals(ofVolume!.indexOf("(scratch)"), ofDevice!.indexOf("/b"));
+  assertMatch(rows({ devices: [] })[0]!, / 0 B used {2}\(scratch\)$/);
+});
+
 test("flush of a read-only mount says nothing but why it is refused", async () => {
   bench.readOnly = true;
-  const why = "bcache0: 4096 bytes are dirty, but the cache set is read-only";
+  const why = "bcache0: 4.0 KiB are dirty, but the cache set is read-only";
   bench.control.flushDirty = () => Promise.reject(new BcacheError("ReadOnly", why));
   const refused = await bench.run("flush", bench.mountPoint);
   assertEquals([refused.status, refused.out, refused.err], [1, "", `bcache-fuse: ${why}\n`]);
@@ -177,7 +199,7 @@ describe("volume", () => {
     assertEquals([made.status, made.out], [0, "bcache2: 16.0 MiB on the cache alone\n"]);
     assertEquals(control.volumes[0]!.label, "scratch");
     const shown = await bench.run("status", mountPoint);
-    assertMatch(shown.out, /bcache2 +16\.0 MiB +volume +on the cache alone +0 B used +scratch/);
+    assertMatch(shown.out, /bcache2 +16\.0 MiB +volume +on the cache alone +0 B used +\(scratch\)/);
     const label = await bench.run("get", mountPoint, "bcache2/label");
     assertEquals([label.status, label.out], [0, "of a volume\n"]);
     assertEquals((await bench.run("get", mountPoint)).status, 0);
@@ -208,7 +230,7 @@ describe("uuids and forget", () => {
     const { out } = await bench.run("uuids", bench.mountPoint);
     const lines = out.split("\n");
     assertMatch(lines[0]!, /^11111111-\S+ +bcache0 +4\.0 KiB dirty +3\.0 MiB cached +first 2020-/);
-    assertMatch(lines[1]!, /^99999999-\S+ +not here .* last 2023-11-14 22:13 +away\?$/);
+    assertMatch(lines[1]!, /^99999999-\S+ +not here .* last 2023-11-14 22:13 {2}away\?$/);
     const json = await bench.run("uuids", bench.mountPoint, "--json");
     assertEquals(JSON.parse(json.out)[1].device, null);
   });

@@ -115,6 +115,9 @@ test("help is a command as well, of the program and of a command", async () => {
   const ofCreate = await run(["help", "volume", "create"]);
   assertEquals(ofCreate.out, (await run(["volume", "create", "--help"])).out);
   assertEquals(ofCreate.status, 0);
+  assertStringIncludes((await run(["help", "make"])).out, "--wipe-bcache");
+  const ofStatus = (await run(["help", "status"])).out;
+  assertStringIncludes(ofStatus.replace(/\s+/g, " "), "those whose process has ended");
   // One image comes of one device.
   const ofExtract = (await run(["help", "extract"])).out;
   assertEquals(/--backing <path> +the backing device\n/.test(ofExtract), true, ofExtract);
@@ -169,7 +172,12 @@ const WRONG: ReadonlyArray<readonly [number, RegExp, readonly string[]]> = [
     ["make", "-C", "c", "--cache_replacement_policy=mru"],
   ],
   [2, /--label is 33 bytes long; at most 32/, ["make", "-B", "b", "--label", "x".repeat(33)]],
-  [2, /size "abc": expected a number/, ["volume", "create", "none", "abc"]],
+  [2, /size "abc": expected a number.*; see bcache-fuse volume create --help/, [
+    "volume",
+    "create",
+    "none",
+    "abc",
+  ]],
   [1, /none does not exist/, ["show", "none"]],
   [
     1,

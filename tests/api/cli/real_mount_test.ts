@@ -2,7 +2,15 @@
 import { afterEach, beforeEach, test } from "bun:test";
 import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { execFile, spawnSync } from "node:child_process";
-import { closeSync, existsSync, mkdirSync, mkdtempSync, openSync, readFileSync } from "node:fs";
+import {
+  appendFileSync,
+  closeSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+} from "node:fs";
 import { readdirSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -68,17 +76,51 @@ testWithMount("a daemon serves its file, and unmount ends it", async () => {
   assertEquals(existsSync(log), false); // It ended well; a log is kept for what did not.
 });
 
+/** The logs in the run directory, by name. */
+function logs(): string[] {
+  return readdirSync(join(directory, "bcache-fuse")).filter((name) => name.endsWith(".log"));
+}
+
+testWithMount("a start that is refused is one line, and leaves no log", async () => {
+  writeFileSync(join(mountPoint, "x"), "");
+  for (const [where, why] of [["mnt", "is not empty"], ["mnt/x", "not a directory"]] as const) {
+    const refused = await run(...MOUNT, where);
+    assertEquals([refused.status, refused.out], [1, ""]);
+    assertMatch(refused.err, new RegExp(`^bcache-fuse: .*${why}.*\n$`));
+  }
+  const missing = await run(...MOUNT, "none");
+  assertMatch(missing.err, /^bcache-fuse: .* does not exist; .*\n$/);
+  assertEquals(logs(), []);
+});
+
 testWithMount(
-  "the log of a daemon that could not mount stays, each line with its time",
+  "a second mount that is refused writes nothing into the first one's log",
   async () => {
-    writeFileSync(join(mountPoint, "x"), "");
+    const log = (await run(...MOUNT, "mnt")).out.trim().split("log: ")[1]!;
+    const before = readFileSync(log, "utf8");
     const refused = await run(...MOUNT, "mnt");
     assertEquals(refused.status, 1);
-    const [log] = readdirSync(join(directory, "bcache-fuse")).filter((name) =>
-      name.endsWith(".log")
-    );
-    const text = readFileSync(join(directory, "bcache-fuse", log!), "utf8");
-    assertMatch(text, /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z bcache-fuse: .* is not empty/m);
+    assertMatch(refused.err, /is already a mount point/);
+    assertEquals([logs().length, readFileSync(log, "utf8")], [1, before]);
+    assertEquals((await run("unmount", "mnt")).status, 0);
+    assertEquals(logs(), []);
+  },
+);
+
+testWithMount(
+  "the log of a mount that failed stays, and the next one's goes on from it",
+  async () => {
+    const log = (await run(...MOUNT, "mnt")).out.trim().split("log: ")[1]!;
+    process.kill(await pidOf(), "SIGKILL");
+    appendFileSync(log, "what was logged last\n");
+    assertEquals((await run("unmount", "mnt")).status, 0);
+    assertEquals((await run(...MOUNT, "--set", "none=1", "mnt")).status, 1);
+    assertEquals((await run(...MOUNT, "mnt")).status, 0);
+    assertMatch(readFileSync(log, "utf8"), /^(.*\n)?what was logged last\n/);
+    // What the daemon says later follows: it writes to that very file.
+    const { ino } = statSync(log);
+    assertEquals(statSync(`/proc/${await pidOf()}/fd/2`).ino, ino);
+    assertEquals((await run("unmount", "mnt")).status, 0);
   },
 );
 

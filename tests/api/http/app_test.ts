@@ -39,7 +39,7 @@ async function call(
 
 async function problem(
   control: FakeControl | undefined,
-  expected: { status: number; code: string; detail: RegExp },
+  expected: { status: number; code: string; detail: RegExp; title?: string },
   method: string,
   path: string,
   body?: unknown,
@@ -53,6 +53,7 @@ async function problem(
   assertEquals(answer.body["type"], `urn:bcache-fuse:problem:${expected.code}`);
   assertMatch(String(answer.body["detail"]), expected.detail);
   assertEquals(typeof answer.body["title"], "string");
+  if (expected.title !== undefined) assertEquals(answer.body["title"], expected.title);
 }
 
 describe("health", () => {
@@ -335,11 +336,15 @@ describe("requests that are wrong", () => {
     await problem(new FakeControl(), expected, "PUT", path, body);
   });
   test("a device whose bytes cannot be used is no failure of the program", async () => {
-    for (const code of ["BadFormat", "BadChecksum"] as const) {
+    const titles = [
+      ["BadFormat", "Not what was expected on a device"],
+      ["BadChecksum", "Damaged bytes on a device"],
+    ] as const;
+    for (const [code, title] of titles) {
       const control = new FakeControl();
       control.failure = new BcacheError(code, "img: was changed without its cache");
       const expected = { status: 422, code, detail: /^img: was changed/ };
-      await problem(control, expected, "GET", "/v1/stats");
+      await problem(control, { ...expected, title }, "GET", "/v1/stats");
     }
   });
   test("an untyped failure below is 500 with its message", async () => {

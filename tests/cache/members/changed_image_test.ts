@@ -155,7 +155,7 @@ describe("an image behind its sidecar", () => {
       const line = await refusal(how);
       assertMatch(
         line,
-        /disk\.img: was changed without its cache: found modification time \d+\.\d{9}/,
+        /disk\.img: was changed .*: found modification time \d{4}-\S+T\S+\.\d{9}Z, expected \d{4}-/,
       );
       assertMatch(line, /--changed-image drop.*--changed-image trust/);
     }
@@ -183,7 +183,11 @@ describe("an image behind its sidecar", () => {
     await session({ whenChanged: "drop" }, async (set) => {
       assertEquals(await cachedValue(set), [66]);
     });
-    assert(log.some((line) => line.includes("what was cached of it is dropped")));
+    const [dropped] = log.filter((line) => line.includes("was changed without its cache"));
+    assertEquals(
+      dropped,
+      `${image}: was changed without its cache; what was cached of it is dropped: 4.0 KiB`,
+    );
     await session({}, async (set) => assertEquals(await cachedValue(set), [66]));
   });
 
@@ -201,7 +205,7 @@ describe("an image behind its sidecar", () => {
     const line = await refusal({ whenChanged: "drop" });
     assertMatch(
       line,
-      /has 4096 dirty bytes of it; to keep both.*trust and flush.*--sidecar --force/,
+      /has 4\.0 KiB of it that are dirty; to keep both.*trust and flush.*--sidecar --force/,
     );
     assert(stampIsThere());
     assertMatch(

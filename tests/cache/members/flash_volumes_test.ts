@@ -171,7 +171,7 @@ describe("a volume on the cache alone", () => {
     await set.createVolume({ sizeBytes: MIB });
     const volume = volumeNamed(set, "bcache1");
     await write(volume, 0, 4096, 1);
-    await assertRejects(() => set.destroyVolume("bcache1"), BcacheError, "4096 bytes");
+    await assertRejects(() => set.destroyVolume("bcache1"), BcacheError, "4.0 KiB");
     await set.destroyVolume("bcache1", { force: true });
     assertEquals(set.volumes.length, 1);
     assertEquals(volume.tryRead(0, new Uint8Array(512)), false);

@@ -63,7 +63,7 @@ describe("forgetting a device", () => {
     await write(volumeNamed(set, "bcache0"), 0, 4096, 1);
     await assertRejects(() => set.forget(UUID0), BcacheError, "is here as bcache0; take it out");
     await set.stop("bcache0");
-    await assertRejects(() => set.forget(UUID0), BcacheError, "4096 bytes of it are nowhere else");
+    await assertRejects(() => set.forget(UUID0), BcacheError, "4.0 KiB of it are nowhere else");
     await assertRejects(() => set.forget(UUID1), BcacheError, "knows no device 21212121");
     await assertRejects(() => set.forget("x"), BcacheError, "is not a UUID");
     await assertRejects(() => set.forget("0".repeat(32)), BcacheError, "knows no device");

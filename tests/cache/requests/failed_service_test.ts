@@ -111,7 +111,7 @@ describe("a set that fails with dirty data", () => {
       assertEquals([error.code, error.errno], ["SetFailed", 5]);
       assertMatch(error.message, /sectors \d+-\d+ are only there: .*no space left.*mount again/);
     }
-    await assertRejects(() => world.write(0, 4096, 3), BcacheError, "8192 bytes of it are only");
+    await assertRejects(() => world.write(0, 4096, 3), BcacheError, "8.0 KiB of it are only");
     await assertRejects(() => world.run(world.volume.zero(65536, 512)), BcacheError, "failed");
     assertEquals(await world.read(0, 4096), filled(4096, 0), "what is clean is served");
     assertEquals(await world.stateOnDisk(), "dirty");
@@ -188,7 +188,7 @@ describe("a set that fails with dirty data", () => {
     world.cache.failing = (operation) => operation.kind === "read";
     const draining = world.set.flushDirty(undefined);
     const error = await assertRejects(() => world.run(draining), BcacheError);
-    assertMatch(error.message, /4096 bytes stay dirty in it: .*too many I\/O errors/);
+    assertMatch(error.message, /4.0 KiB stay dirty in it: .*too many I\/O errors/);
     await world.close();
   });
 });
