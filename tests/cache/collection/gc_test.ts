@@ -229,9 +229,8 @@ describe("a collection is asked for", () => {
     await world.stop();
   });
 
-  test("again and again while the cache is full, since nothing else would", async () => {
-    const world = await running();
-    const { buckets, collector } = world.engine;
+  async function fillUp(world: EngineWorld): Promise<void> {
+    const { allocator, buckets } = world.engine;
     for (let bucket = buckets.firstBucket; bucket < buckets.bucketCount; bucket++) {
       if (buckets.isHeld(bucket) || buckets.pins[bucket] !== 0) continue;
       buckets.setMark(bucket, MARK.dirty);
@@ -239,37 +238,65 @@ describe("a collection is asked for", () => {
     }
     await world.collect();
     assertGreater(buckets.inUsePercent(), 90);
-    while (buckets.inUsePercent() <= 95 && world.engine.allocator.tryTake(RESERVE.none) >= 0);
+    while (buckets.inUsePercent() <= 95 && allocator.tryTake(RESERVE.none) >= 0);
     assertGreater(buckets.inUsePercent(), 95);
     await world.run(world.clock.sleep(5000));
-    collector.noteCached(1);
+  }
+
+  test("again and again while the cache is full, since nothing else would", async () => {
+    const world = await running();
+    await fillUp(world);
+    world.engine.collector.noteCached(1);
     assertGreater(await collectionsWithin(world, 65_000), 1);
     await world.stop();
   });
 
-  test("after writeback when it was worth while, or the cache is full", async () => {
+  /** Pins buckets until a collection says that so many percent are in use. */
+  async function useUntil(world: EngineWorld, percent: number): Promise<void> {
+    const { buckets } = world.engine;
+    for (let bucket = buckets.firstBucket; buckets.inUsePercent() < percent; bucket++) {
+      if (buckets.isHeld(bucket) || buckets.pins[bucket] !== 0) continue;
+      buckets.pin(bucket);
+      await world.collect();
+    }
+    assertEquals(buckets.inUsePercent(), percent);
+  }
+
+  test("after writeback when that was asked for and half the cache is in use", async () => {
     const world = await running();
-    const { buckets, collector } = world.engine;
-    collector.noteClean();
-    assertEquals(await collectionsWithin(world, 1000), 0);
-    collector.afterWriteback = true;
+    const { collector } = world.engine;
+    await useUntil(world, 50);
     collector.noteWritebackControl();
     collector.noteClean();
-    assertEquals(await collectionsWithin(world, 1000), 0, "next to nothing was in use");
-    let pinned = buckets.firstBucket;
-    while (buckets.inUsePercent() < 50) {
-      if (!buckets.isHeld(pinned) && buckets.pins[pinned] === 0) {
-        buckets.setMark(pinned, MARK.dirty);
-        buckets.pin(pinned);
-      }
-      pinned++;
-      if (pinned % 50 === 0) await world.collect();
-    }
+    assertEquals(await collectionsWithin(world, 1000), 0, "it was not asked for");
+    collector.afterWriteback = true;
+    collector.noteClean();
+    assertEquals(await collectionsWithin(world, 1000), 0, "not armed");
     collector.noteWritebackControl();
     collector.noteClean();
     assertEquals(await collectionsWithin(world, 1000), 1);
     collector.noteClean();
     assertEquals(await collectionsWithin(world, 1000), 0, "armed once");
+    await world.stop();
+  });
+
+  test("not after writeback with less than half the cache in use", async () => {
+    const world = await running();
+    const { collector } = world.engine;
+    collector.afterWriteback = true;
+    await useUntil(world, 49);
+    collector.noteWritebackControl();
+    collector.noteClean();
+    assertEquals(await collectionsWithin(world, 1000), 0);
+    await world.stop();
+  });
+
+  test("after writeback when the cache is full, whether it was asked for or not", async () => {
+    const world = await running();
+    await fillUp(world);
+    assertEquals(await collectionsWithin(world, 1000), 0);
+    world.engine.collector.noteClean();
+    assertEquals(await collectionsWithin(world, 1000), 1);
     await world.stop();
   });
 });
