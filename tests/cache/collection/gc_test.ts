@@ -79,31 +79,75 @@ describe("coalescing neighbours", () => {
   });
 });
 
-test("a collection ends though a full leaf waits for buckets that it may free", async () => {
-  const world = await freshWorld({ bucketCount: 1200 });
-  await putMany(world, 3000);
-  await dropRange(world, 0, 46_000);
-  const { allocator, btree, collector, replacer } = world.engine;
-  collector.alwaysRewrite = true;
-  const { buckets } = world.engine;
-  // Nothing else comes free.
-  for (let bucket = buckets.firstBucket; bucket < buckets.bucketCount; bucket++) {
-    if (!buckets.isHeld(bucket)) buckets.pin(bucket);
+describe("while buckets are short", () => {
+  /** Takes every bucket there is for nodes; nothing else comes free. */
+  async function takeAll(world: EngineWorld): Promise<number[]> {
+    const { allocator, buckets } = world.engine;
+    for (let bucket = buckets.firstBucket; bucket < buckets.bucketCount; bucket++) {
+      if (!buckets.isHeld(bucket)) buckets.pin(bucket);
+    }
+    const taken: number[] = [];
+    while (allocator.available(RESERVE.btree) > 0) {
+      while (allocator.available(RESERVE.btree) > 0) taken.push(allocator.tryTake(RESERVE.btree));
+      await world.run(world.clock.sleep(100));
+    }
+    return taken;
   }
-  const taken: number[] = [];
-  while (allocator.available(RESERVE.btree) > 0) {
+
+  test("a collection ends though a full leaf waits for buckets that it may free", async () => {
+    const world = await freshWorld({ bucketCount: 1200 });
+    await putMany(world, 3000);
+    await dropRange(world, 0, 46_000);
+    const { allocator, btree, collector, replacer } = world.engine;
+    collector.alwaysRewrite = true;
+    const taken = await takeAll(world);
+    const next = await world.run(btree.loadLeaf(0, 30_000));
+    next.hasRoom = () => false;
+    const starved = replacer.replaceSoon(next);
+    await world.collect();
+    assertEquals(next.freed, false, "it waits still");
+    for (const bucket of taken.slice(0, 12)) allocator.giveBack(bucket, RESERVE.btree);
+    await world.run(starved);
+    assert(next.freed);
+    await world.stop();
+  });
+
+  test("a collection in line with a full leaf goes on when that one comes to wait", async () => {
+    const world = await freshWorld({ bucketCount: 1200 });
+    await putMany(world, 3000);
+    const { allocator, btree, cache, collector, replacer } = world.engine;
+    collector.alwaysRewrite = true;
+    const taken = await takeAll(world);
+    for (const bucket of taken.splice(0, 10)) allocator.giveBack(bucket, RESERVE.btree);
+    const held = Promise.withResolvers<void>();
+    const write = cache.write.bind(cache);
+    cache.write = async (atSector, from, options) => {
+      await held.promise;
+      await write(atSector, from, options);
+    };
+    const first = await world.run(btree.loadLeaf(0, 47_000));
+    const second = await world.run(btree.loadLeaf(0, 30_000));
+    first.hasRoom = () => false;
+    second.hasRoom = () => false;
+    const replacing = replacer.replaceSoon(first);
+    const starved = replacer.replaceSoon(second);
+    await world.run(world.clock.sleep(1));
+    assert(first.replacement !== undefined && second.replacement === undefined);
+    // The collection comes to wait for the first one's end, as the second does.
+    const before = collector.collections;
+    collector.wake();
+    await world.run(world.clock.sleep(1000));
     while (allocator.available(RESERVE.btree) > 0) taken.push(allocator.tryTake(RESERVE.btree));
-    await world.run(world.clock.sleep(100));
-  }
-  const next = await world.run(btree.loadLeaf(0, 30_000));
-  next.hasRoom = () => false;
-  const starved = replacer.replaceSoon(next);
-  await world.collect();
-  assertEquals(next.freed, false, "it waits still");
-  for (const bucket of taken.slice(0, 12)) allocator.giveBack(bucket, RESERVE.btree);
-  await world.run(starved);
-  assert(next.freed);
-  await world.stop();
+    held.resolve();
+    await world.run(replacing);
+    await world.run(world.clock.sleep(1000));
+    assertEquals(second.freed, false, "it waits still");
+    assertGreater(collector.collections, before);
+    for (const bucket of taken.slice(0, 12)) allocator.giveBack(bucket, RESERVE.btree);
+    await world.run(starved);
+    assert(second.freed);
+    await world.stop();
+  });
 });
 
 describe("rewriting nodes", () => {
