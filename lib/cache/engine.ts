@@ -201,7 +201,6 @@ export class Engine extends Foundations {
     this.collector = this.#newCollector();
     this.moving = this.#newMoving();
     this.collector.moving = this.moving;
-    this.collector.guard(this.moving.buffer);
     faults.onFailure((error) => {
       this.allocator.setFailed();
       this.journal.abandon(error);

@@ -1,6 +1,6 @@
 /** Key sets against a naive twin: what each sector of a small device is cached as. */
 import { describe, test } from "bun:test";
-import { assertEquals } from "@std/assert";
+import { assertEquals, assertLessOrEqual } from "@std/assert";
 import fc from "fast-check";
 import { insertExtent, InsertScratch } from "../../lib/bset/extents.ts";
 import { KeySet } from "../../lib/bset/key_set.ts";
@@ -175,6 +175,31 @@ describe("extents of a leaf", () => {
       assertEquals(leaf.delta.upperBound(2, position), 0);
       assertEquals(leaf.delta.upperBound(4, position), count);
     }));
+  });
+
+  test("a search among the keys of 512 KiB looks at 15 of them at most", () => {
+    const count = Math.floor((512 * 1024) / 24); // 21845 keys of 24 bytes, less than 2^15.
+    const set = new KeySet(count);
+    const slot = new Uint32Array(SLOT_WORDS);
+    for (let index = 0; index < count; index++) {
+      setKey(slot, 0, { inode: 3, offset: 16 * index + 8, sizeSectors: 8, dirty: false });
+      set.push(slot, 0);
+    }
+    const lookedAt = new Set<number>();
+    set.words = new Proxy(set.words, {
+      get(words, name) {
+        lookedAt.add(Math.floor(Number(name) / SLOT_WORDS));
+        return Reflect.get(words, name);
+      },
+    });
+    for (let index = 0; index < count; index += 97) {
+      lookedAt.clear();
+      assertEquals(set.upperBound(3, 16 * index), index);
+      assertLessOrEqual(lookedAt.size, 15);
+    }
+    lookedAt.clear();
+    assertEquals(set.upperBoundNear(3, 16 * count, 1), count);
+    assertLessOrEqual(lookedAt.size, 15 + 2, "a wrong guess costs two keys");
   });
 
   test("adjacent extents become one key only within a bucket and a kind", () => {

@@ -191,7 +191,7 @@ export class Collector {
     if (armed || this.#isFull()) this.wake();
   }
 
-  /** From now on no collection frees what the keys of `buffer` point to: it is being copied. */
+  /** From now on no collection frees what the keys of `buffer` point to. */
   guard(buffer: KeyBuffer): void {
     this.#keyBuffers.add(buffer);
   }
@@ -297,7 +297,10 @@ export class Collector {
     this.slices.spend(buckets);
   }
 
-  /** A key that was overwritten since it was buffered is not in the index, but is being read. */
+  /**
+   * A key that was overwritten since it was buffered is not in the index, but will be compared with
+   * it: in a bucket that was used again meanwhile another one could look the same.
+   */
   #markBuffered(): void {
     for (const buffer of this.#keyBuffers) {
       for (const { sector, gen } of buffer.keys()) {

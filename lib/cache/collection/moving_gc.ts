@@ -65,7 +65,7 @@ export class MovingCollector {
   sectorsMoved = 0;
   /** Extents that were overwritten, in part at least, while they were copied. */
   collisions = 0;
-  /** What is being copied, and what is to be; the collector keeps its buckets. */
+  /** What is being copied, and what is to be: nothing while a collection marks. */
   readonly buffer: KeyBuffer = new KeyBuffer();
   readonly #options: MovingOptions;
   readonly #buckets: BucketTable;

@@ -79,31 +79,75 @@ describe("coalescing neighbours", () => {
   });
 });
 
-test("a collection ends though a full leaf waits for buckets that it may free", async () => {
-  const world = await freshWorld({ bucketCount: 1200 });
-  await putMany(world, 3000);
-  await dropRange(world, 0, 46_000);
-  const { allocator, btree, collector, replacer } = world.engine;
-  collector.alwaysRewrite = true;
-  const { buckets } = world.engine;
-  // Nothing else comes free.
-  for (let bucket = buckets.firstBucket; bucket < buckets.bucketCount; bucket++) {
-    if (!buckets.isHeld(bucket)) buckets.pin(bucket);
+describe("while buckets are short", () => {
+  /** Takes every bucket there is for nodes; nothing else comes free. */
+  async function takeAll(world: EngineWorld): Promise<number[]> {
+    const { allocator, buckets } = world.engine;
+    for (let bucket = buckets.firstBucket; bucket < buckets.bucketCount; bucket++) {
+      if (!buckets.isHeld(bucket)) buckets.pin(bucket);
+    }
+    const taken: number[] = [];
+    while (allocator.available(RESERVE.btree) > 0) {
+      while (allocator.available(RESERVE.btree) > 0) taken.push(allocator.tryTake(RESERVE.btree));
+      await world.run(world.clock.sleep(100));
+    }
+    return taken;
   }
-  const taken: number[] = [];
-  while (allocator.available(RESERVE.btree) > 0) {
+
+  test("a collection ends though a full leaf waits for buckets that it may free", async () => {
+    const world = await freshWorld({ bucketCount: 1200 });
+    await putMany(world, 3000);
+    await dropRange(world, 0, 46_000);
+    const { allocator, btree, collector, replacer } = world.engine;
+    collector.alwaysRewrite = true;
+    const taken = await takeAll(world);
+    const next = await world.run(btree.loadLeaf(0, 30_000));
+    next.hasRoom = () => false;
+    const starved = replacer.replaceSoon(next);
+    await world.collect();
+    assertEquals(next.freed, false, "it waits still");
+    for (const bucket of taken.slice(0, 12)) allocator.giveBack(bucket, RESERVE.btree);
+    await world.run(starved);
+    assert(next.freed);
+    await world.stop();
+  });
+
+  test("a collection in line with a full leaf goes on when that one comes to wait", async () => {
+    const world = await freshWorld({ bucketCount: 1200 });
+    await putMany(world, 3000);
+    const { allocator, btree, cache, collector, replacer } = world.engine;
+    collector.alwaysRewrite = true;
+    const taken = await takeAll(world);
+    for (const bucket of taken.splice(0, 10)) allocator.giveBack(bucket, RESERVE.btree);
+    const held = Promise.withResolvers<void>();
+    const write = cache.write.bind(cache);
+    cache.write = async (atSector, from, options) => {
+      await held.promise;
+      await write(atSector, from, options);
+    };
+    const first = await world.run(btree.loadLeaf(0, 47_000));
+    const second = await world.run(btree.loadLeaf(0, 30_000));
+    first.hasRoom = () => false;
+    second.hasRoom = () => false;
+    const replacing = replacer.replaceSoon(first);
+    const starved = replacer.replaceSoon(second);
+    await world.run(world.clock.sleep(1));
+    assert(first.replacement !== undefined && second.replacement === undefined);
+    // The collection comes to wait for the first one's end, as the second does.
+    const before = collector.collections;
+    collector.wake();
+    await world.run(world.clock.sleep(1000));
     while (allocator.available(RESERVE.btree) > 0) taken.push(allocator.tryTake(RESERVE.btree));
-    await world.run(world.clock.sleep(100));
-  }
-  const next = await world.run(btree.loadLeaf(0, 30_000));
-  next.hasRoom = () => false;
-  const starved = replacer.replaceSoon(next);
-  await world.collect();
-  assertEquals(next.freed, false, "it waits still");
-  for (const bucket of taken.slice(0, 12)) allocator.giveBack(bucket, RESERVE.btree);
-  await world.run(starved);
-  assert(next.freed);
-  await world.stop();
+    held.resolve();
+    await world.run(replacing);
+    await world.run(world.clock.sleep(1000));
+    assertEquals(second.freed, false, "it waits still");
+    assertGreater(collector.collections, before);
+    for (const bucket of taken.slice(0, 12)) allocator.giveBack(bucket, RESERVE.btree);
+    await world.run(starved);
+    assert(second.freed);
+    await world.stop();
+  });
 });
 
 describe("rewriting nodes", () => {
@@ -229,9 +273,8 @@ describe("a collection is asked for", () => {
     await world.stop();
   });
 
-  test("again and again while the cache is full, since nothing else would", async () => {
-    const world = await running();
-    const { buckets, collector } = world.engine;
+  async function fillUp(world: EngineWorld): Promise<void> {
+    const { allocator, buckets } = world.engine;
     for (let bucket = buckets.firstBucket; bucket < buckets.bucketCount; bucket++) {
       if (buckets.isHeld(bucket) || buckets.pins[bucket] !== 0) continue;
       buckets.setMark(bucket, MARK.dirty);
@@ -239,37 +282,65 @@ describe("a collection is asked for", () => {
     }
     await world.collect();
     assertGreater(buckets.inUsePercent(), 90);
-    while (buckets.inUsePercent() <= 95 && world.engine.allocator.tryTake(RESERVE.none) >= 0);
+    while (buckets.inUsePercent() <= 95 && allocator.tryTake(RESERVE.none) >= 0);
     assertGreater(buckets.inUsePercent(), 95);
     await world.run(world.clock.sleep(5000));
-    collector.noteCached(1);
+  }
+
+  test("again and again while the cache is full, since nothing else would", async () => {
+    const world = await running();
+    await fillUp(world);
+    world.engine.collector.noteCached(1);
     assertGreater(await collectionsWithin(world, 65_000), 1);
     await world.stop();
   });
 
-  test("after writeback when it was worth while, or the cache is full", async () => {
+  /** Pins buckets until a collection says that so many percent are in use. */
+  async function useUntil(world: EngineWorld, percent: number): Promise<void> {
+    const { buckets } = world.engine;
+    for (let bucket = buckets.firstBucket; buckets.inUsePercent() < percent; bucket++) {
+      if (buckets.isHeld(bucket) || buckets.pins[bucket] !== 0) continue;
+      buckets.pin(bucket);
+      await world.collect();
+    }
+    assertEquals(buckets.inUsePercent(), percent);
+  }
+
+  test("after writeback when that was asked for and half the cache is in use", async () => {
     const world = await running();
-    const { buckets, collector } = world.engine;
-    collector.noteClean();
-    assertEquals(await collectionsWithin(world, 1000), 0);
-    collector.afterWriteback = true;
+    const { collector } = world.engine;
+    await useUntil(world, 50);
     collector.noteWritebackControl();
     collector.noteClean();
-    assertEquals(await collectionsWithin(world, 1000), 0, "next to nothing was in use");
-    let pinned = buckets.firstBucket;
-    while (buckets.inUsePercent() < 50) {
-      if (!buckets.isHeld(pinned) && buckets.pins[pinned] === 0) {
-        buckets.setMark(pinned, MARK.dirty);
-        buckets.pin(pinned);
-      }
-      pinned++;
-      if (pinned % 50 === 0) await world.collect();
-    }
+    assertEquals(await collectionsWithin(world, 1000), 0, "it was not asked for");
+    collector.afterWriteback = true;
+    collector.noteClean();
+    assertEquals(await collectionsWithin(world, 1000), 0, "not armed");
     collector.noteWritebackControl();
     collector.noteClean();
     assertEquals(await collectionsWithin(world, 1000), 1);
     collector.noteClean();
     assertEquals(await collectionsWithin(world, 1000), 0, "armed once");
+    await world.stop();
+  });
+
+  test("not after writeback with less than half the cache in use", async () => {
+    const world = await running();
+    const { collector } = world.engine;
+    collector.afterWriteback = true;
+    await useUntil(world, 49);
+    collector.noteWritebackControl();
+    collector.noteClean();
+    assertEquals(await collectionsWithin(world, 1000), 0);
+    await world.stop();
+  });
+
+  test("after writeback when the cache is full, whether it was asked for or not", async () => {
+    const world = await running();
+    await fillUp(world);
+    assertEquals(await collectionsWithin(world, 1000), 0);
+    world.engine.collector.noteClean();
+    assertEquals(await collectionsWithin(world, 1000), 1);
     await world.stop();
   });
 });
@@ -301,9 +372,23 @@ describe("a collection in slices", () => {
   test("leaves that were passed are durable before the marks are valid", async () => {
     const world = await freshWorld();
     await putMany(world, 50);
-    assertGreater(world.engine.nodes.dirtyCount, 0);
-    await world.collect();
-    assertEquals(world.engine.nodes.dirtyCount, 0);
+    const { btree, buckets, cache, collector, nodes } = world.engine;
+    assertGreater(nodes.dirtyCount, 0);
+    const { sector } = btree.root;
+    const isLeaf = (at: number) => at >= sector && at < sector + buckets.bucketSectors;
+    const held = Promise.withResolvers<void>();
+    const write = cache.write.bind(cache);
+    cache.write = async (atSector, from, options) => {
+      // The last write of a set: with it the set counts.
+      if (isLeaf(atSector) && options?.fua) await held.promise;
+      await write(atSector, from, options);
+    };
+    const collecting = collector.collect(new AbortController().signal);
+    await world.run(world.clock.sleep(10_000));
+    assertEquals([nodes.dirtyCount, buckets.gcMarksValid], [0, false], "it is being written");
+    held.resolve();
+    await world.run(collecting);
+    assert(buckets.gcMarksValid);
     await world.stop();
   });
 });

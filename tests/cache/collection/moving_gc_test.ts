@@ -8,15 +8,22 @@ import { BUCKET_SECTORS, EngineWorld, freshWorld } from "../engine_world.ts";
 
 const COUNT = 4000;
 
-/** Half of some buckets' worth of extents: what is between them was dropped. */
-async function sparse(options: { dirty?: boolean; count?: number } = {}): Promise<EngineWorld> {
-  const { count = 60 } = options;
+interface Sparse {
+  readonly dirty?: boolean;
+  readonly count?: number;
+  /** Which extents are kept; else the first of the four in a bucket. */
+  readonly keeps?: (index: number) => boolean;
+}
+
+/** Some buckets' worth of extents, of which most were dropped. */
+async function sparse(options: Sparse = {}): Promise<EngineWorld> {
+  const { count = 60, keeps = (index) => index % 4 === 0 } = options;
   const world = await freshWorld({ bucketCount: COUNT });
   for (let index = 0; index < count; index++) {
     await world.put(0, index * 16, 8, { dirty: options.dirty ?? false, fill: index + 1 });
   }
   for (let index = 0; index < count; index++) {
-    if (index % 4 !== 0) await world.drop(0, index * 16, 8);
+    if (!keeps(index)) await world.drop(0, index * 16, 8);
   }
   await untilReserved(world);
   return world;
@@ -106,14 +113,66 @@ describe("moving collection", () => {
   });
 
   test("chooses the emptiest buckets, no more than the reserve has room for", async () => {
-    const world = await sparse({ count: 400 });
-    const { moving, allocator } = world.engine;
+    // Every other bucket keeps three of its four extents.
+    const keeps = (index: number) => index % 4 < (index % 8 < 4 ? 3 : 1);
+    const world = await sparse({ count: 800, keeps });
+    const { moving, allocator, buckets } = world.engine;
+    await world.collect();
+    await untilReserved(world);
     const room = allocator.freeCount(RESERVE.movingGc) * BUCKET_SECTORS;
     assertGreater(room, 0);
+    const before = bucketsOf(await world.extents());
+    const used = new Map([...before].map((bucket) => [bucket, buckets.sectorsUsed[bucket]!]));
     moving.enabled = true;
     await world.collect();
     assertGreater(moving.sectorsMoved, room / 2);
     assert(moving.sectorsMoved <= room, `${moving.sectorsMoved} of ${room}`);
+    const after = bucketsOf(await world.extents());
+    const emptied = [...before].filter((bucket) => !after.has(bucket));
+    assertEquals(new Set(used.values()), new Set([24, 8]));
+    assertEquals(new Set(emptied.map((bucket) => used.get(bucket))), new Set([8]));
+    await world.stop();
+  });
+
+  test("lets pinned buckets be: somebody is at work in them", async () => {
+    const world = await sparse();
+    const { moving, buckets } = world.engine;
+    // What is in a bucket is known from a collection before it is pinned.
+    await world.collect();
+    const [first, second] = await world.extents();
+    const [pinned, other] = bucketsOf([first!, second!]);
+    buckets.pin(pinned!);
+    moving.enabled = true;
+    await world.collect();
+    const after = bucketsOf(await world.extents());
+    assertEquals([after.has(pinned!), after.has(other!)], [true, false]);
+    buckets.unpin(pinned!);
+    await world.collect();
+    assert(!bucketsOf(await world.extents()).has(pinned!));
+    await world.stop();
+  });
+
+  test("has 64 extents on their way at a time", async () => {
+    const world = await freshWorld({ bucketCount: COUNT });
+    for (let index = 0; index < 800; index++) await world.put(0, index * 16, 1);
+    for (let index = 0; index < 800; index++) {
+      if (index % 4 !== 0) await world.drop(0, index * 16, 1);
+    }
+    await untilReserved(world);
+    const { moving, cache } = world.engine;
+    const read = cache.read.bind(cache);
+    let reading = 0;
+    let most = 0;
+    cache.read = async (atSector, into) => {
+      most = Math.max(most, ++reading);
+      await world.clock.sleep(10);
+      await read(atSector, into);
+      reading--;
+    };
+    moving.enabled = true;
+    await world.collect();
+    assertGreater(moving.keysMoved, 64);
+    assertEquals(most, 64);
     await world.stop();
   });
 

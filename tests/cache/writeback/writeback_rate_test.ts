@@ -6,6 +6,9 @@ import { WritebackGroup } from "../../../lib/cache/writeback/writeback_group.ts"
 import { RateController, type RateState } from "../../../lib/cache/writeback/writeback_rate.ts";
 import { KIB, writebackWorld } from "./writeback_world.ts";
 
+/** Of a cache of `writebackWorld`. */
+const BUCKET_BYTES = 32 * KIB;
+
 const CALM: RateState = {
   dirtySectors: 0,
   targetSectors: 0,
@@ -228,6 +231,41 @@ describe("how fast writeback is", () => {
     await world.close();
   });
 
+  test("a set without requests is not idle while it is being collected", async () => {
+    const world = await writebackWorld({ settings: [["sequential_cutoff", "0"]] });
+    await world.change("writeback_running", "0");
+    for (let at = 0; at < 200; at++) await world.write(at * 64 * KIB, 4096);
+    await world.change("writeback_rate", "8");
+    const collections = async () => Number(await world.ofSet("gc_runs"));
+    const before = await collections();
+    // The collection waits for its leaves.
+    world.cache.writeMs = 60_000;
+    await world.changeSet("trigger_gc", "1");
+    await world.change("writeback_running", "1");
+    await world.pass(55);
+    assertEquals(await collections(), before);
+    assertLess(world.backing.writes.length, 60);
+    world.cache.writeMs = 0;
+    await world.pass(40);
+    assertGreater(await collections(), before);
+    assertEquals(world.backing.writes.length, 200);
+    await world.close();
+  });
+
+  test("a scan begins anew with the rate: a rest before it saves nothing up", async () => {
+    const world = await writebackWorld({ settings: [["sequential_cutoff", "0"]] });
+    await world.change("writeback_delay", "20");
+    await world.change("writeback_rate", "8");
+    await world.write(0, 4096);
+    await world.pass(10);
+    assertEquals(world.backing.writes.length, 1, "the scan has ended");
+    for (let at = 1; at <= 5; at++) await world.write(at * 64 * KIB, 4096);
+    await world.pass(15);
+    const atMs = world.backing.writes.slice(1).map((write) => Math.round(write.atMs));
+    assertEquals(atMs.map((ms) => ms - atMs[0]!), [0, 1000, 2000, 3000, 4000]);
+    await world.close();
+  });
+
   test("a device that is used every few seconds is not idle", async () => {
     const world = await writebackWorld({ settings: [["sequential_cutoff", "0"]] });
     await world.change("writeback_running", "0");
@@ -239,6 +277,24 @@ describe("how fast writeback is", () => {
       await world.run(world.volume.read(0, new Uint8Array(512)));
     }
     assertLess(world.backing.writes.length, 250);
+    await world.close();
+  });
+
+  test("sparse dirty data in a cache that fills up raises it above its minimum", async () => {
+    const settings = [["sequential_cutoff", "0"], ["cutoff_writeback", "70"]] as const;
+    const world = await writebackWorld({ settings });
+    await world.change("writeback_running", "0");
+    for (let at = 0; at < 372; at++) await world.write(at * BUCKET_BYTES, BUCKET_BYTES);
+    for (let at = 0; at < 372; at++) {
+      await world.run(world.volume.zero(at * BUCKET_BYTES + 4096, BUCKET_BYTES - 4096));
+    }
+    assertEquals(await world.dirtyBytes(), 372 * 4096);
+    await world.pass(6); // A run of the controller.
+    await world.change("writeback_running", "1");
+    const rate = Number(await world.get("writeback_rate"));
+    // 63 % in use are 6 above the middle mark: 10 for each, for hardly 8 dirty sectors a bucket.
+    assertGreater(rate, 7 * 60);
+    assertLess(rate, 8 * 60);
     await world.close();
   });
 
