@@ -121,6 +121,25 @@ export function severalCachesFault(
   };
 }
 
+/**
+ * Why a backing device with blocks of `blockSectors` cannot be used through a cache with blocks of
+ * `ofCache`: what the cache has of it could be no whole blocks of its own. Undefined: it can.
+ */
+export function smallBlocksFault(
+  blockSectors: number,
+  ofCache: number,
+): { what: string; found: string; expected: string; advice: string } | undefined {
+  if (blockSectors >= ofCache) return undefined;
+  return {
+    what: "its blocks are smaller than the cache's, so it cannot be attached",
+    found: `${blockSectors * 512} bytes`,
+    expected: `${ofCache * 512} or more`,
+    advice:
+      `make the cache with -w ${blockSectors * 512}; if they were used together, one of the ` +
+      "superblocks is damaged: restore it from a copy",
+  };
+}
+
 /** Of keys that lie before a backing device's data offset. Nothing ever has such keys. */
 export const BEFORE_DATA =
   "the cache holds data of the part before the device's data, where the superblock is";
@@ -141,8 +160,14 @@ export function kindOfVersion(version: number): "cache" | "backing" | undefined 
   }
 }
 
+/** What can be done about numbers that nothing ever wrote. */
+const DAMAGED =
+  "the superblock is damaged: restore sector 8 from a copy, or save what can be read " +
+  "with `extract --rescue`";
+
+/** `detail` may end with an advice of its own, behind a semicolon. */
 function bad(detail: string): SuperblockFault {
-  return { code: "BadFormat", detail };
+  return { code: "BadFormat", detail: detail.includes(";") ? detail : `${detail}; ${DAMAGED}` };
 }
 
 function verifyCommon(
@@ -180,9 +205,10 @@ function verifyCommon(
   const sequence = readU64(view, SUPERBLOCK.seq);
   if (sequence > SEQUENCE_MAX) {
     const found = `write sequence ${sequence}, expected at most 2^52`;
-    return bad(`${found}; the superblock is damaged: restore sector 8 from a copy`);
+    return bad(found);
   }
   const blockSectors = view.getUint16(SUPERBLOCK.block_size, true);
+  if (blockSectors === 0) return bad("block size 0 sectors");
   if (blockSectors < place.logicalBlockSectors) {
     const found = `block size ${blockSectors} sectors, smaller than the device's own`;
     const advice = "format it again with a larger -w";
@@ -233,7 +259,10 @@ function verifyCache(
   }
   if (bucketCount * bucketSectors > place.sizeSectors) {
     const need = `${bucketCount} buckets of ${bucketSectors} sectors`;
-    return bad(`${need}, but the device has only ${place.sizeSectors} sectors; is it truncated?`);
+    return bad(
+      `${need}, but the device has only ${place.sizeSectors} sectors; if it was cut short, ` +
+        "restore its length, or save what can be read with `extract --rescue`",
+    );
   }
   if (isZeroUuid(page.subarray(SUPERBLOCK.set_uuid, SUPERBLOCK.set_uuid + UUID_BYTES))) {
     return bad("the cache set's UUID is all zero");
