@@ -1,5 +1,11 @@
 import { test } from "bun:test";
-import { assertEquals, assertNotEquals, assertStringIncludes, assertThrows } from "@std/assert";
+import {
+  assertEquals,
+  assertMatch,
+  assertNotEquals,
+  assertStringIncludes,
+  assertThrows,
+} from "@std/assert";
 import * as fc from "fast-check";
 import { closeSync, openSync, readSync, statSync } from "node:fs";
 import { BcacheError } from "../../lib/base/errors.ts";
@@ -180,7 +186,9 @@ for (const [what, reason, change] of REFUSED) {
     // 257 keys would be summed past the page; the count is refused before any sum.
     if (what.startsWith("257")) change(page, viewOf(page));
     else changed(page, change);
-    assertStringIncludes(refusal(page), reason);
+    const found = refusal(page);
+    assertStringIncludes(found, reason);
+    assertMatch(found, /; [^;]*(restore|newer program)/, "and says what to do");
   });
 }
 
