@@ -191,7 +191,8 @@ async function readBuckets(place: JournalPlace, reader: BucketReader): Promise<S
     throw new BcacheError(
       "BadFormat",
       `${place.device.name}: no journal entries found in ${place.buckets.length} buckets` +
-        `${warnings.length > 0 ? ` (${warnings[0]})` : ""}; the cache cannot be used`,
+        `${warnings.length > 0 ? ` (${warnings[0]})` : ""}; the cache cannot be used: ` +
+        JOURNAL_ADVICE,
     );
   }
   return { found, bucketNewestSeq, currentIndex, currentUsedBlocks, head, warnings };
