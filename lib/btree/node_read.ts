@@ -29,6 +29,10 @@ export interface BtreeGeometry {
   readonly nodeSectors: number;
 }
 
+/** What to do about an index that says something impossible. */
+export const INDEX_ADVICE =
+  "see what is left with `check`, save it with `extract --rescue`, or restore a copy";
+
 /** Device numbers from here on never name a cache device: such a pointer is a placeholder. */
 const DEVICES_MAX = 8;
 
@@ -206,9 +210,7 @@ export async function readNode(
     decodeNode(node, bytes, options);
   } catch (error) {
     if (!(error instanceof BcacheError)) throw error;
-    const advice =
-      "see what is left with `check`, save it with `extract --rescue`, or restore a copy";
-    throw new BcacheError(error.code, `${device.name}: ${error.message}; ${advice}`);
+    throw new BcacheError(error.code, `${device.name}: ${error.message}; ${INDEX_ADVICE}`);
   }
   return node;
 }

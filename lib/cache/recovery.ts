@@ -23,7 +23,7 @@ import { findLaterEntry, type JournalReplay, readJournal } from "../journal/read
 import { freshJournal } from "../journal/writer.ts";
 import type { Btree } from "../btree/btree.ts";
 import type { BtreeNode } from "../btree/node.ts";
-import { keyFault } from "../btree/node_read.ts";
+import { INDEX_ADVICE, keyFault } from "../btree/node_read.ts";
 import {
   INODE_MAX,
   keyDirty,
@@ -149,7 +149,7 @@ async function loadRoot(engine: Engine, key: Uint32Array, level: number): Promis
   if (fault !== undefined) {
     throw new BcacheError(
       "BadFormat",
-      `${engine.cache.name}: journal: the root's key ${keyText(slot, 0)} ${fault}`,
+      `${engine.cache.name}: journal: the root's key ${keyText(slot, 0)} ${fault}; ${INDEX_ADVICE}`,
     );
   }
   await engine.btree.loadRoot(slot, level);

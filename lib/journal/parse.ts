@@ -2,6 +2,10 @@
  * Reads one journal bucket: entry after entry from its start, until something is not the next
  * entry. Works through a window of bounded size, so a bucket of any size costs the same memory.
  *
+ * An entry whose checksum is wrong may be one that a power cut tore. One whose checksum is right
+ * was written whole: if its numbers cannot be, a faulty memory or program made them, and what it
+ * was to say is lost. That is an error, `ImpossibleEntry`, never the place where the journal ends.
+ *
  * Within a bucket every entry is the successor of the one before; the first that is not was
  * written in a former round, and everything behind it too. (Linux reads on and drops former
  * entries by their `last_seq`; what is kept is the same.)
@@ -9,6 +13,7 @@
  * Answers to journal_read_bucket() of Linux's journal.c.
  */
 import { assert } from "../base/assert.ts";
+import { BcacheError } from "../base/errors.ts";
 import { type Device, SECTOR_BYTES } from "../device/device.ts";
 import {
   JSET_BYTES_MAX,
@@ -18,6 +23,10 @@ import {
   verifyJset,
 } from "../ondisk/jset.ts";
 import type { Magic } from "../ondisk/magic.ts";
+
+/** What can be done about a journal that cannot be followed. */
+export const JOURNAL_ADVICE =
+  "see what is left with `check`, save it with `extract --rescue`, or restore a copy";
 
 /** What is read at once: room for several of the largest entries. */
 const WINDOW_BYTES = 8 * JSET_BYTES_MAX;
@@ -49,6 +58,19 @@ export interface BucketEnd {
   readonly damage?: string;
 }
 
+/** An entry with a right checksum and numbers that cannot be. */
+export class ImpossibleEntry extends BcacheError {
+  /** Found and expected numbers. */
+  readonly detail: string;
+
+  constructor(where: string, detail: string) {
+    const what = "an entry with a right checksum says what cannot be";
+    super("BadFormat", `${where}: ${what}: ${detail}; ${JOURNAL_ADVICE}`);
+    this.detail = detail;
+  }
+}
+
+/** Its methods reject with what the device's `read` rejects with, and with `ImpossibleEntry`. */
 export class BucketReader {
   #place: JournalPlace;
   #blockBytes: number;
@@ -116,9 +138,14 @@ export class BucketReader {
     const bytes = await this.#bytesAt(index, offsetBytes, length, alone);
     const fault = verifyJset(bytes, leftBytes, this.#place.magic);
     if (fault?.reason === "bad magic") return undefined;
+    if (fault?.reason === "bad sequence") {
+      const { device, buckets, blockSectors } = this.#place;
+      const offset = block * blockSectors;
+      const where = `${device.name}: journal bucket ${buckets[index]}, offset ${offset} sectors`;
+      throw new ImpossibleEntry(where, fault.detail);
+    }
     if (fault) return fault.detail;
     const header = readJsetHeader(bytes);
-    if (header.sequence === 0) return "sequence 0";
     return { header, bytes: bytes.subarray(0, jsetBytes(header.keyWords)), index, block };
   }
 

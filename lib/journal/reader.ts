@@ -23,11 +23,8 @@ import { keyDiskWords, keyOffset, keyPointers, keySizeSectors } from "../ondisk/
 import { SECTOR_BYTES } from "../device/device.ts";
 import { SEQUENCE_MAX } from "../ondisk/layout.ts";
 import { JSET, JSET_HEADER_BYTES, JSET_KEY_BYTES, JSET_VERSION } from "../ondisk/jset.ts";
-import { BucketReader, type JournalPlace, type ParsedEntry } from "./parse.ts";
+import { BucketReader, JOURNAL_ADVICE, type JournalPlace, type ParsedEntry } from "./parse.ts";
 import type { JournalStart } from "./writer.ts";
-
-/** What can be done about a journal that cannot be followed. */
-const ADVICE = "see what is left with `check`, save it with `extract --rescue`, or restore a copy";
 
 const HEADER_WORDS = JSET_HEADER_BYTES / 4;
 /** Warnings kept; a journal has at most 256 buckets, each can have one. */
@@ -95,9 +92,9 @@ interface Survey {
 
 /**
  * Reads the journal. Rejects with BcacheError: DeviceIo; BadFormat when there is no entry at all,
- * when one that is needed is missing, when damage hides newer ones, or when a key in one cannot be
- * a key. A damaged entry with nothing intact behind it is passed over, as in Linux, with a warning:
- * so looks what a power cut tore.
+ * when one that is needed is missing, when damage hides newer ones, when a key in one cannot be a
+ * key, or when the numbers of one with a right checksum cannot be. A damaged entry with nothing
+ * intact behind it is passed over, as in Linux, with a warning: so looks what a power cut tore.
  */
 export async function readJournal(
   place: JournalPlace,
@@ -118,7 +115,8 @@ export async function readJournal(
   if (head.seq > SEQUENCE_MAX) {
     throw new BcacheError(
       "BadFormat",
-      `${where}: entry ${head.seq} leaves no room for newer ones, expected at most 2^52; ${ADVICE}`,
+      `${where}: entry ${head.seq} leaves no room for newer ones, expected at most 2^52; ` +
+        JOURNAL_ADVICE,
     );
   }
   const needed = [...survey.found.values()].filter((entry) => entry.seq >= head.lastSeq)
@@ -130,7 +128,7 @@ export async function readJournal(
     throw new BcacheError(
       "BadFormat",
       `${where} bucket ${place.buckets[entry.index]}, offset ${offset} sectors, entry ` +
-        `${entry.seq}: ${entry.fault}; ${ADVICE}`,
+        `${entry.seq}: ${entry.fault}; ${JOURNAL_ADVICE}`,
     );
   }
   return {
@@ -193,7 +191,8 @@ async function readBuckets(place: JournalPlace, reader: BucketReader): Promise<S
     throw new BcacheError(
       "BadFormat",
       `${place.device.name}: no journal entries found in ${place.buckets.length} buckets` +
-        `${warnings.length > 0 ? ` (${warnings[0]})` : ""}; the cache cannot be used`,
+        `${warnings.length > 0 ? ` (${warnings[0]})` : ""}; the cache cannot be used: ` +
+        JOURNAL_ADVICE,
     );
   }
   return { found, bucketNewestSeq, currentIndex, currentUsedBlocks, head, warnings };
@@ -237,7 +236,7 @@ async function refuseHidden(
         "BadFormat",
         `${where} bucket ${place.buckets[index]}, offset ${block * place.blockSectors} sectors: ` +
           `entry ${head.seq + 1} is damaged, but entry ${entry.header.sequence} behind it is ` +
-          `intact: writes that were flushed would be lost; ${ADVICE}`,
+          `intact: writes that were flushed would be lost; ${JOURNAL_ADVICE}`,
       );
     }
   }
@@ -261,7 +260,7 @@ function refuseGaps(
       if (!discarded) {
         throw new BcacheError(
           "BadFormat",
-          `${message}; ${ADVICE}`,
+          `${message}; ${JOURNAL_ADVICE}`,
         );
       }
       warnings.push(`${message}: discarded`);

@@ -30,6 +30,8 @@ export class BucketView {
   readonly use: Uint8Array;
   /** Sectors that the index points to. */
   readonly sectors: Uint32Array;
+  /** Buckets of which an error was found: no extent in them can be believed. */
+  readonly doubtful: Set<number> = new Set();
   /** Pointers that were ahead of the generation on disk. */
   adopted = 0;
   #mapWords: number;

@@ -10,7 +10,7 @@ import {
   DATA_OFFSET_SECTORS_DEFAULT,
   type Superblock,
 } from "../ondisk/superblock.ts";
-import { BEFORE_DATA } from "../ondisk/superblock_verify.ts";
+import { BEFORE_DATA, smallBlocksFault } from "../ondisk/superblock_verify.ts";
 import { equalUuids, formatUuid, isZeroUuid } from "../ondisk/uuid.ts";
 import { slotKind } from "../ondisk/uuid_table.ts";
 import { readSuperblockOf } from "./cache_image.ts";
@@ -102,14 +102,8 @@ async function compare(
     });
     return slot;
   }
-  if (superblock.blockSectors < image.superblock.blockSectors) {
-    fault("error", {
-      what: "its blocks are smaller than the cache's, so it cannot be attached",
-      found: `${superblock.blockSectors * 512} bytes`,
-      expected: `${image.superblock.blockSectors * 512} or more`,
-      advice: `make the cache with -w ${superblock.blockSectors * 512}`,
-    });
-  }
+  const small = smallBlocksFault(superblock.blockSectors, image.superblock.blockSectors);
+  if (small !== undefined) fault("error", small);
   if (uuids !== undefined && slot === undefined && (attached || state === "dirty")) {
     reportUnknown(device, superblock, fault);
   }

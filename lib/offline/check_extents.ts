@@ -57,7 +57,7 @@ const STALE_DIRTY_ADVICE = "after a power cut under Linux it was written back, a
 /** DEV of a placeholder, as a read miss leaves it behind. */
 const PLACEHOLDER_DEVICE = 0xfff;
 
-/** Goes over all extents. */
+/** Goes over all extents; what is wrong with them is reported, their buckets become doubtful. */
 export async function checkExtents(
   index: IndexView,
   report: Report,
@@ -76,7 +76,7 @@ export async function checkExtents(
 }
 
 /** Whether the journal brings the extent in slot `at` of a leaf's keys. */
-function isFromJournal({ keys, replayed }: EffectiveLeaf, at: number): boolean {
+export function isFromJournal({ keys, replayed }: EffectiveLeaf, at: number): boolean {
   const inode = keyInode(keys.words, at);
   const start = keyStart(keys.words, at);
   const covering = replayed.upperBound(inode, start) * SLOT_WORDS;
@@ -102,8 +102,9 @@ class ExtentChecker implements ExtentTally {
     sector: number | undefined,
     more: Pick<Finding, "what" | "found" | "expected"> & { advice?: string },
   ): void {
-    const { image } = this.#index;
+    const { image, buckets } = this.#index;
     const where = sector === undefined ? {} : { bucket: bucketOf(image, sector), sector };
+    if (where.bucket !== undefined && severity === "error") buckets.doubtful.add(where.bucket);
     this.#report({
       severity,
       subject: "btree",

@@ -133,6 +133,12 @@ async function dumpJournal(image: CacheImage, emit: Emit): Promise<void> {
     for (let block = 0; block < reader.blocksPerBucket;) {
       const sector = reader.sector(index, block);
       const where = { bucket: place.buckets[index]!, sector };
+      if (sector >= image.presentSectors) {
+        const unreadable = `the device ends at sector ${image.presentSectors}`;
+        const text = `unreadable: bucket ${where.bucket}, sector ${sector}: ${unreadable}`;
+        await emit({ text, json: { ...where, unreadable }, unreadable: true });
+        break;
+      }
       const entry = await intactEntryAt(reader, place, index, block);
       if (typeof entry === "object" && entry.header.sequence > newest) {
         newest = entry.header.sequence;

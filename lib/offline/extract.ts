@@ -17,8 +17,8 @@ import {
   pointerSector,
   SLOT_WORDS,
 } from "../ondisk/bkey.ts";
-import { checkExtents } from "./check_extents.ts";
-import { openCacheImage, wasStarted } from "./cache_image.ts";
+import { checkExtents, isFromJournal } from "./check_extents.ts";
+import { bucketOf, openCacheImage, wasStarted } from "./cache_image.ts";
 import { type Finding, Findings, findingText } from "./findings.ts";
 import {
   type EffectiveLeaf,
@@ -75,6 +75,9 @@ export interface Extraction {
 
 const DOUBTFUL_MAX = 1000;
 
+const LOST = "the cache has lost this dirty data";
+const DOUBTFUL_BUCKET = "its bucket in the cache has errors: the data may be old or another's";
+
 /**
  * Looks at the devices and prepares. Rejects when they do not belong together, and, unless this is
  * a rescue, when metadata is damaged.
@@ -117,6 +120,18 @@ function refusal(findings: Findings): BcacheError {
   const text = findingText(first).replace(/^error: /, "").split("; ")[0];
   const advice = "`check` lists all; --rescue extracts what can be read";
   return new BcacheError("BadFormat", `${text}${more}; ${advice}`);
+}
+
+/** Why what the image has in the range of an extent with a pointer may be wrong. */
+function doubtOfExtent(index: IndexView, leaf: EffectiveLeaf, at: number): string | undefined {
+  const { words } = leaf.keys;
+  const { image, buckets } = index;
+  const state = pointerState(index, words, at);
+  if (state === "elsewhere") return keyDirty(words, at) ? LOST : undefined;
+  if (buckets.doubtful.has(bucketOf(image, pointerSector(words, at)))) return DOUBTFUL_BUCKET;
+  // The journal may bring back what was written back long ago.
+  const isLost = state === "stale" && keyDirty(words, at) && !isFromJournal(leaf, at);
+  return isLost ? LOST : undefined;
 }
 
 class Copier {
@@ -206,8 +221,8 @@ class Copier {
     }
   }
 
-  async #extent({ keys, replayed }: EffectiveLeaf, at: number): Promise<void> {
-    const { words } = keys;
+  async #extent(leaf: EffectiveLeaf, at: number): Promise<void> {
+    const { words } = leaf.keys;
     const index = this.#index!;
     const { baseSectors, sizeSectors } = this.#target;
     const start = Math.max(keyStart(words, at) - baseSectors, this.#writer.position);
@@ -216,14 +231,9 @@ class Copier {
     const state = pointerState(index, words, at);
     const dirty = keyDirty(words, at);
     if (state === "none") return;
-    if (state !== "good") {
-      // The journal may bring back what was written back long ago.
-      const covering = replayed.upperBound(keyInode(words, at), keyStart(words, at)) * SLOT_WORDS;
-      const fromJournal = covering < replayed.count * SLOT_WORDS &&
-        keyStart(replayed.words, covering) <= keyStart(words, at);
-      if (dirty && !fromJournal) this.#doubt(start, end, "the cache has lost this dirty data");
-      return;
-    }
+    const doubt = doubtOfExtent(index, leaf, at);
+    if (doubt !== undefined) this.#doubt(start, end, doubt);
+    if (state !== "good") return;
     // Without generations a clean extent may be long gone, and the backing device has the data.
     if (!dirty && !index.priorities.complete && this.#target.backing !== undefined) return;
     await this.#backingUpTo(start);

@@ -10,6 +10,7 @@ import {
   SUPERBLOCK_BYTES,
   SUPERBLOCK_SECTOR,
 } from "../ondisk/superblock.ts";
+import { smallBlocksFault } from "../ondisk/superblock_verify.ts";
 import { equalUuids, formatUuid, isZeroUuid, parseUuid } from "../ondisk/uuid.ts";
 import type { UuidEntry } from "../ondisk/uuid_entry.ts";
 import { isServable, slotKind, VOLUME_SECTORS_MAX } from "../ondisk/uuid_table.ts";
@@ -47,6 +48,8 @@ interface Identity {
   readonly setUuid: Uint8Array;
   readonly state: "none" | "clean" | "dirty" | "stale";
   readonly dataOffsetSectors: number;
+  /** Undefined: of a damaged superblock. */
+  readonly blockSectors?: number;
   readonly isDamaged: boolean;
 }
 
@@ -71,8 +74,10 @@ export async function backingTarget(device: Device, context: Context): Promise<T
     );
   }
   const slot = index?.uuids === undefined ? undefined : slotOf(index.uuids, found.uuid);
+  const small = doubtOfBlocks(device, found, context);
   if (slot !== undefined) {
-    return { ...target, inode: slot, ...doubtOfPlaces(device, found, context, slot), ...damaged };
+    const misplaced = doubtOfPlaces(device, found, context, slot);
+    return { ...target, inode: slot, ...misplaced, ...small, ...damaged };
   }
   if (context.isLost) return { ...target, inode: undefined, ...damaged };
   if (!context.rescue) {
@@ -108,6 +113,24 @@ async function doubtOfState(
     "InvalidArgument",
     `${device.name}: ${what}; if the superblock is damaged, restore it from a copy; --rescue ` +
       "takes what the device itself has",
+  );
+}
+
+/** A mount refuses a device whose blocks are smaller than the cache's. */
+function doubtOfBlocks(
+  device: Device,
+  { blockSectors }: Identity,
+  { image, rescue }: Context,
+): { doubt?: string } {
+  if (image === undefined || blockSectors === undefined) return {};
+  const fault = smallBlocksFault(blockSectors, image.superblock.blockSectors);
+  if (fault === undefined) return {};
+  const { what, found, expected, advice } = fault;
+  const text = `${what}: found ${found}, expected ${expected}`;
+  if (rescue) return { doubt: text };
+  throw new BcacheError(
+    "InvalidArgument",
+    `${device.name}: ${text}; ${advice}; --rescue takes what there is`,
   );
 }
 
@@ -158,9 +181,9 @@ async function identify(device: Device, rescue: boolean): Promise<Identity> {
       const what = "this is a cache device, not a backing device";
       throw new BcacheError("InvalidArgument", `${device.name}: ${what}; give it with --cache`);
     }
-    const { uuid, setUuid, dataOffsetSectors } = superblock;
+    const { uuid, setUuid, dataOffsetSectors, blockSectors } = superblock;
     const state = backingState(superblock);
-    return { uuid, setUuid, dataOffsetSectors, state, isDamaged: false };
+    return { uuid, setUuid, dataOffsetSectors, blockSectors, state, isDamaged: false };
   }
   const page = new Uint8Array(SUPERBLOCK_BYTES);
   await tryRead(device, SUPERBLOCK_SECTOR, page);

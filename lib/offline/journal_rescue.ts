@@ -38,7 +38,7 @@ export async function rescueJournal(
   const seen = await scanJournal(image, report);
   if (seen?.complete === true) return seen;
   const place = journalPlace(image);
-  const rescue = new Rescue(place, seen);
+  const rescue = new Rescue(image, place, seen);
   const first = seen?.needed.at(-1)?.index ?? 0;
   for (let turn = 0; turn < place.buckets.length; turn++) {
     await rescue.readBucket((first + turn) % place.buckets.length, turn);
@@ -53,13 +53,15 @@ export async function rescueJournal(
 class Rescue {
   head: JournalHead | undefined;
   readonly found: Map<number, ScannedEntry>;
+  readonly #image: CacheImage;
   readonly #place: JournalPlace;
   readonly #reader: BucketReader;
   readonly #hadHead: boolean;
   /** Newer entries go on from the bucket before. */
   #goesOn = true;
 
-  constructor(place: JournalPlace, seen: JournalScan | undefined) {
+  constructor(image: CacheImage, place: JournalPlace, seen: JournalScan | undefined) {
+    this.#image = image;
     this.#place = place;
     this.#reader = new BucketReader(place);
     this.head = seen?.head;
@@ -77,7 +79,8 @@ class Rescue {
     const takesNewer = this.#goesOn;
     let newest = 0;
     let isUnreadable = false;
-    for (let block = 0; block < this.#reader.blocksPerBucket;) {
+    const blocks = blocksPresent(this.#image, index);
+    for (let block = 0; block < blocks;) {
       // A bad sector is asked for again by every large read around it, which takes seconds each.
       const entry = isUnreadable
         ? await entryAlone(this.#place, index, block)
@@ -100,6 +103,13 @@ class Rescue {
     this.found.set(seq, { seq, lastSeq, index, block });
     if (this.head === undefined || seq > this.head.seq) this.head = headOf(entry);
   }
+}
+
+/** The blocks of a journal bucket that begin before the device's end: fewer if it was cut short. */
+export function blocksPresent(image: CacheImage, index: number): number {
+  const { bucketSectors, blockSectors } = image.geometry;
+  const left = image.presentSectors - (image.superblock.firstBucket + index) * bucketSectors;
+  return Math.ceil(Math.max(0, Math.min(left, bucketSectors)) / blockSectors);
 }
 
 /** How many blocks an entry takes. */
@@ -149,6 +159,5 @@ async function entryAlone(
   if (await tryRead(device, sector, bytes) !== undefined) return undefined;
   if (verifyJset(bytes, leftBytes, place.magic) !== undefined) return undefined;
   const header = readJsetHeader(bytes);
-  if (header.sequence === 0) return undefined;
   return { header, bytes: bytes.subarray(0, length), index, block };
 }

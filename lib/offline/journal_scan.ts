@@ -6,7 +6,12 @@
  * Needed are the entries from the newest one's `last_seq` on. What is not needed may be anything.
  */
 import { BcacheError, messageOf } from "../base/errors.ts";
-import { BucketReader, type JournalPlace, type ParsedEntry } from "../journal/parse.ts";
+import {
+  BucketReader,
+  ImpossibleEntry,
+  type JournalPlace,
+  type ParsedEntry,
+} from "../journal/parse.ts";
 import { headOf, type JournalHead } from "../journal/reader.ts";
 import { JSET, JSET_VERSION, verifyJset } from "../ondisk/jset.ts";
 import { readU64, SEQUENCE_MAX, viewOf } from "../ondisk/layout.ts";
@@ -18,6 +23,9 @@ import { type Report, RESTORE } from "./findings.ts";
 export const ENTRIES_MAX = 65536;
 /** How far behind damage is searched for entries that it hides. */
 const HIDDEN_BYTES_MAX = 32 * 1024 * 1024;
+
+/** The damage of a bucket of which it was told already that it cannot be read. */
+const UNREADABLE = "unreadable";
 
 /** An entry's number and place. */
 export interface ScannedEntry {
@@ -64,7 +72,7 @@ class Scanner {
   readonly buckets: Map<number, BucketScan> = new Map();
   head: JournalHead | undefined;
   headIndex = 0;
-  /** Something could not be read: newer entries may be there. */
+  /** Something could not be read, or cannot be: newer entries may be there. */
   isUnreadable = false;
   #reader: BucketReader;
   #image: CacheImage;
@@ -114,11 +122,19 @@ class Scanner {
   #unreadable(index: number, block: number, error: unknown): string {
     if (!(error instanceof BcacheError)) throw error;
     this.isUnreadable = true;
+    if (error instanceof ImpossibleEntry) {
+      this.fault("error", { index, block }, {
+        what: "an entry with a right checksum says what cannot be",
+        found: error.detail,
+        advice: RESTORE,
+      });
+      return UNREADABLE;
+    }
     this.fault("error", { index, block }, {
       what: `cannot be read: ${messageOf(error)}`,
       advice: "see the kernel log of the storage",
     });
-    return "unreadable";
+    return UNREADABLE;
   }
 
   /** All entries of a bucket. */
@@ -152,7 +168,8 @@ class Scanner {
     const seqs: number[] = [];
     const first = this.#reader.sector(index, block);
     const bucketEnd = this.#reader.sector(index, 0) + this.place.bucketSectors;
-    const scanned = Math.min((bucketEnd - first) * 512, HIDDEN_BYTES_MAX);
+    const end = Math.min(bucketEnd, this.#image.presentSectors);
+    const scanned = Math.min(Math.max(0, end - first) * 512, HIDDEN_BYTES_MAX);
     const bytes = new Uint8Array(Math.floor(scanned / blockBytes) * blockBytes);
     if (await tryRead(this.place.device, first, bytes) !== undefined) return seqs;
     for (let at = 0; at < bytes.length; at += blockBytes) {
@@ -298,7 +315,8 @@ async function reportBehindNewest(scanner: Scanner, head: JournalHead): Promise<
       });
       return false;
     }
-    if (damage === undefined || await scanner.seqOfDamaged(index, block) <= head.seq) continue;
+    if (damage === undefined || damage === UNREADABLE) continue;
+    if (await scanner.seqOfDamaged(index, block) <= head.seq) continue;
     scanner.fault("warning", { index, block }, {
       what: `an incomplete entry behind the newest one, ${head.seq}`,
       found: damage,

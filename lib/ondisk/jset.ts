@@ -115,8 +115,9 @@ export function verifyJset(
   // Sequence numbers are exact as numbers; no journal lives long enough to leave 2^53.
   const sequence = readU64(view, JSET.seq);
   const lastSequence = readU64(view, JSET.last_seq);
-  if (!Number.isSafeInteger(sequence) || lastSequence > sequence) {
-    const detail = `sequence ${sequence}, oldest needed ${lastSequence}`;
+  if (sequence === 0 || !Number.isSafeInteger(sequence) || lastSequence > sequence) {
+    const detail = `sequence ${sequence}, oldest needed ${lastSequence}, expected the oldest ` +
+      "needed to be no newer, and the sequence from 1 to 2^53";
     return { reason: "bad sequence", detail };
   }
   return undefined;

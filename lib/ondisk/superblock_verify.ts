@@ -121,6 +121,25 @@ export function severalCachesFault(
   };
 }
 
+/**
+ * Why a backing device with blocks of `blockSectors` cannot be used through a cache with blocks of
+ * `ofCache`: what the cache has of it could be no whole blocks of its own. Undefined: it can.
+ */
+export function smallBlocksFault(
+  blockSectors: number,
+  ofCache: number,
+): { what: string; found: string; expected: string; advice: string } | undefined {
+  if (blockSectors >= ofCache) return undefined;
+  return {
+    what: "its blocks are smaller than the cache's, so it cannot be attached",
+    found: `${blockSectors * 512} bytes`,
+    expected: `${ofCache * 512} or more`,
+    advice:
+      `make the cache with -w ${blockSectors * 512}; if they were used together, one of the ` +
+      "superblocks is damaged: restore it from a copy",
+  };
+}
+
 /** Of keys that lie before a backing device's data offset. Nothing ever has such keys. */
 export const BEFORE_DATA =
   "the cache holds data of the part before the device's data, where the superblock is";
@@ -141,10 +160,12 @@ export function kindOfVersion(version: number): "cache" | "backing" | undefined 
   }
 }
 
-const RESTORE = "the superblock is damaged: restore sector 8 from a copy";
+/** What can be done about numbers that nothing ever wrote. */
+const DAMAGED = "the superblock is damaged: restore sector 8 from a copy, or save what can be " +
+  "read with `extract --rescue`";
 
 /** Every fault says what to do; mostly there is one thing. */
-function bad(found: string, advice: string = RESTORE): SuperblockFault {
+function bad(found: string, advice: string = DAMAGED): SuperblockFault {
   return { code: "BadFormat", detail: `${found}; ${advice}` };
 }
 
@@ -174,7 +195,7 @@ function verifyCommon(
   const high = view.getUint32(SUPERBLOCK.csum + 4, true);
   if (low !== sum[0] || high !== sum[1]) {
     const found = `checksum 0x${hex64(low, high)}, expected 0x${hex64(sum[0]!, sum[1]!)}`;
-    return { code: "BadChecksum", detail: `${found}; ${RESTORE}` };
+    return { code: "BadChecksum", detail: `${found}; ${DAMAGED}` };
   }
   if (isZeroUuid(page.subarray(SUPERBLOCK.uuid, SUPERBLOCK.uuid + UUID_BYTES))) {
     return bad("the device's UUID is all zero");
@@ -184,6 +205,7 @@ function verifyCommon(
     return bad(`write sequence ${sequence}, expected at most 2^52`);
   }
   const blockSectors = view.getUint16(SUPERBLOCK.block_size, true);
+  if (blockSectors === 0) return bad("block size 0 sectors");
   if (blockSectors < place.logicalBlockSectors) {
     const found = `block size ${blockSectors} sectors, smaller than the device's own`;
     return bad(`${found} (${place.logicalBlockSectors})`, "format it again with a larger -w");

@@ -1,6 +1,6 @@
 /** The table of damage holds: every cell is tried, and its outcome is what the cell says. */
 import { beforeAll, describe, test } from "bun:test";
-import { assert, assertEquals, assertRejects } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { readFileSync } from "node:fs";
 import { BcacheError } from "../../lib/base/errors.ts";
 import { crc64 } from "../../lib/base/crc64.ts";
@@ -45,6 +45,9 @@ function checkObserved(what: string, { outcome, check, detail, told }: Observed)
   const found = `${what}: ${outcome}, ${detail}`;
   assert(outcome !== "refuse" || check === "error", `\`check\` says why: ${found}`);
   assert(!detail.includes("\n"), `one line: ${found}`);
+  if (outcome === "refuse") {
+    assertMatch(detail, /^[^ ]+: .*; /, `the device, what is wrong and what to do: ${found}`);
+  }
   // What `check` can tell of data that is lost, the start tells as well.
   assert(outcome !== "old data" || check === "nothing" || told.length > 0, `told: ${found}`);
   const isLost = told.some((line) => line.includes("of dirty data were used again, first"));

@@ -3,13 +3,14 @@ import { readJournal } from "../../lib/journal/reader.ts";
 import { journalPlace } from "../../lib/offline/journal_scan.ts";
 import { keyDiskWords, pointerSector, SLOT_WORDS } from "../../lib/ondisk/bkey.ts";
 import { BSET_HEADER_BYTES, bsetBlocks, readBsetHeader } from "../../lib/ondisk/bset.ts";
-import { indexOf, resealNode } from "../offline/world.ts";
+import { indexOf, resealJset, resealNode } from "../offline/world.ts";
 import { BUCKET_SECTORS, type Sample } from "./set.ts";
 
 export const STRUCTURES = [
   "superblock of the cache",
   "superblock of a backing device",
   "journal: the newest entry",
+  "journal: the newest entry's numbers, with a right checksum",
   "journal: an entry in the middle",
   "journal: an entry no longer needed",
   "UUID table",
@@ -66,6 +67,11 @@ export async function placesOf(sample: Sample): Promise<Record<Structure, Place>
       backing: 1,
     }),
     "journal: the newest entry": place(entries.at(-1)!, 1, [0, 9, 17, 28, 33, 50, 110]),
+    // Its own number, the oldest that is needed, the root's level.
+    "journal: the newest entry's numbers, with a right checksum": place(entries.at(-1)!, 1, [], {
+      bits: [[16, 7], [23, 3], [33, 1], [39, 1], [169, 7]],
+      reseal: resealJset,
+    }),
     "journal: an entry in the middle": place(entries[entries.length >> 1]!, 1, [0, 9, 17, 28, 110]),
     "journal: an entry no longer needed": place(old, 1, [0, 9, 17, 28, 33, 110]),
     // The second device's entry: UUID, label, times, flags.

@@ -31,7 +31,7 @@ const OLD_ENTRY: Row = {
   "zeroed": ["proceed"],
   "an older version": ["proceed"],
 };
-/** Only single keys are changed here: the rest is damage of the set, which its checksum finds. */
+/** Only single fields are changed here: the rest is damage that a checksum finds. */
 const keys = (bit: readonly Outcome[], zeroed: readonly Outcome[]): Row => ({
   "a bit": bit,
   "a sector": [],
@@ -50,6 +50,10 @@ export const TABLE: Readonly<Record<Structure, Readonly<Record<SetState, Row>>>>
     dirty: REFUSED,
   },
   "journal: the newest entry": { clean: NEWEST_ENTRY, dirty: NEWEST_ENTRY },
+  "journal: the newest entry's numbers, with a right checksum": {
+    clean: keys(["refuse"], ["refuse"]),
+    dirty: keys(["refuse"], ["refuse"]),
+  },
   "journal: an entry in the middle": { clean: REFUSED, dirty: REFUSED },
   "journal: an entry no longer needed": { clean: OLD_ENTRY, dirty: OLD_ENTRY },
   "UUID table": {
@@ -92,7 +96,8 @@ export const CANNOT_BE_TOLD: Readonly<Partial<Record<Structure, string>>> = {
     "A power cut that tears the entry being written looks the same, and what is torn was never " +
     "promised. Nothing else on the device tells how far the journal had come. What was flushed " +
     "since the entry before is then as it was before. When its remains can be seen, the start " +
-    "and `check` say so in a warning. Damage of any older entry is found.",
+    "and `check` say so in a warning. Damage of any older entry is found, and so are numbers " +
+    "that cannot be in an entry whose checksum is right: no power cut writes that.",
   "UUID table of a set with a volume":
     "The size of a volume stands in its entry alone. With a smaller one it ends earlier, and " +
     "what is behind that end waits in the cache until the size is right again; without one it " +

@@ -8,6 +8,7 @@ import {
   type ReadJournalOptions,
 } from "../../lib/journal/reader.ts";
 import { JSET, JSET_HEADER_BYTES, sealJset } from "../../lib/ondisk/jset.ts";
+import { resealJset } from "../offline/world.ts";
 import { PowerDevice, SeededRandom } from "./power_device.ts";
 import { idsOf, KEY_WORDS, keyOf, Leaf, MAGIC, openJournal, placeOn, type Shape } from "./world.ts";
 
@@ -114,6 +115,30 @@ describe("reading the journal", () => {
     assertEquals(replay.head.seq, 11);
     assertEquals(replay.warnings.length, 1);
     assertStringIncludes(replay.warnings[0]!, "journal bucket 2, offset 3 sectors: checksum 0x");
+  });
+
+  test("refuses an entry with a right checksum whose numbers cannot be", async () => {
+    const numbers: Array<[seq: bigint, lastSeq: bigint]> = [
+      [12n, 13n],
+      [1n << 53n, 1n],
+      [(1n << 64n) - 1n, (1n << 64n) - 1n],
+      [0n, 0n],
+    ];
+    for (const [seq, lastSeq] of numbers) {
+      // The newest entry, in the middle of a bucket and at its start.
+      for (const [newest, bucket, block] of [[12, 1, 3], [9, 1, 0]] as const) {
+        const bytes = image(run(0, 1, newest, 1));
+        const view = new DataView(bytes.buffer, offsetOf(bucket, block), SECTOR_BYTES);
+        view.setBigUint64(JSET.seq, seq, true);
+        view.setBigUint64(JSET.last_seq, lastSeq, true);
+        resealJset(new Uint8Array(bytes.buffer, view.byteOffset, SECTOR_BYTES));
+        const error = await assertRejects(() => read(bytes), BcacheError);
+        assertEquals(error.code, "BadFormat");
+        const where = `journal bucket 2, offset ${block} sectors: an entry with a right checksum`;
+        assertStringIncludes(error.message, where);
+        assertStringIncludes(error.message, "extract --rescue");
+      }
+    }
   });
 
   test("refuses a journal whose newest entries are hidden behind damage", async () => {

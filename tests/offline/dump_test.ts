@@ -5,8 +5,10 @@ import fc from "fast-check";
 import type { Device } from "../../lib/device/device.ts";
 import { openFileDevice } from "../../lib/device/file.ts";
 import { dump, DUMP_PARTS, type DumpItem, type DumpPart } from "../../lib/offline/dump.ts";
+import { rescueJournal } from "../../lib/offline/journal_rescue.ts";
+import { SUPERBLOCK, VERSION } from "../../lib/ondisk/superblock.ts";
 import { unpackFixture } from "../support/fixtures.ts";
-import { copyOf, imageOf, patch, smallSet } from "./world.ts";
+import { copyOf, imageOf, patch, patchSuperblock, smallSet } from "./world.ts";
 
 async function itemsOf(device: Device, part: DumpPart): Promise<DumpItem[]> {
   const items: DumpItem[] = [];
@@ -89,6 +91,22 @@ describe("dump", () => {
       assertMatch(extents!.text, /^unreadable: error: .*superblock/);
     });
   });
+
+  test("counts no farther than the device, whatever its superblock says of buckets", async () => {
+    const { cache } = await smallSet({ end: "cut", writes: 100, seed: 32 });
+    await patchSuperblock(cache, (page) => {
+      const view = new DataView(page.buffer, page.byteOffset);
+      view.setBigUint64(SUPERBLOCK.version, BigInt(VERSION.cacheWithFeatures), true);
+      view.setBigUint64(SUPERBLOCK.feature_incompat, 2n, true);
+      view.setUint16(SUPERBLOCK.bucket_size, 31, true); // 1 TiB.
+    });
+    const items = await itemsOf(cache, "journal");
+    const buckets = (await imageOf(cache)).superblock.journalBucketCount;
+    const ends = items.filter(({ text }) => /the device ends at sector 19200$/.test(text));
+    assertEquals(ends.length, buckets);
+    assertEquals(items.length, buckets + 1, "and what is wrong with the superblock");
+    assertEquals(await rescueJournal(await imageOf(cache), () => {}), undefined);
+  }, 10_000);
 
   test("always ends, whatever the bytes are", async () => {
     const { cache: sound } = await smallSet({ end: "cut", writes: 300, seed: 31 });

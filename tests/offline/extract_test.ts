@@ -11,19 +11,32 @@ import { openFileDevice } from "../../lib/device/file.ts";
 import { MemoryDevice } from "../../lib/device/memory.ts";
 import { type ExtractResult, planExtract } from "../../lib/offline/extract.ts";
 import { USE } from "../../lib/offline/bucket_view.ts";
-import { effectiveLeaves } from "../../lib/offline/index_view.ts";
-import { keyPointers, keySizeSectors, pointerSector, SLOT_WORDS } from "../../lib/ondisk/bkey.ts";
+import { effectiveLeaves, type IndexView } from "../../lib/offline/index_view.ts";
+import {
+  keyPointers,
+  keySizeSectors,
+  pointerSector,
+  setKey,
+  SLOT_WORDS,
+} from "../../lib/ondisk/bkey.ts";
+import { JSET, JSET_HEADER_BYTES } from "../../lib/ondisk/jset.ts";
+import { viewOf } from "../../lib/ondisk/layout.ts";
+import { SUPERBLOCK } from "../../lib/ondisk/superblock.ts";
 import { findByJournal } from "../../lib/offline/lost_superblock.ts";
 import { findingText } from "../../lib/offline/findings.ts";
 import { SparseWriter } from "../../lib/offline/sparse_writer.ts";
 import { fixtures, unpackFixture, zeroTail } from "../support/fixtures.ts";
 import {
+  BUCKET_SECTORS,
   copyOf,
+  DATA_OFFSET,
   failingAt,
   imageOf,
   indexOf,
+  openSet,
   patch,
   patchSuperblock,
+  resealJset,
   type SmallSet,
   smallSet,
 } from "./world.ts";
@@ -41,6 +54,24 @@ async function extract(
   const image = new Uint8Array(plan.sizeSectors * 512);
   await output.read(0, image);
   return { image, result };
+}
+
+/** Adds keys to the newest journal entry. */
+async function appendToJournal(
+  cache: Device,
+  { journal: { place, needed } }: IndexView,
+  keys: readonly Uint32Array[],
+): Promise<void> {
+  const { index, block } = needed.at(-1)!;
+  const sector = place.buckets[index]! * BUCKET_SECTORS + block;
+  await patch(cache, sector, BUCKET_SECTORS - block, (bytes) => {
+    const words = new Uint32Array(bytes.buffer);
+    for (const key of keys) {
+      words.set(key, JSET_HEADER_BYTES / 4 + words[JSET.keys / 4]! * 2);
+      words[JSET.keys / 4]! += SLOT_WORDS / 2;
+    }
+    resealJset(bytes);
+  });
 }
 
 const hashOf = (bytes: Uint8Array) => createHash("sha256").update(bytes).digest("hex");
@@ -261,6 +292,48 @@ describe("what the engine leaves behind", () => {
     const { result } = await extract(sound.cache, { backing: failing }, true);
     assert(result.doubtful.some((range) => range.startByte <= 4984 * 512));
     assert(result.doubtful.every((range) => range.why.startsWith("the backing device cannot")));
+  }, LIMIT_MS);
+
+  test("extents of the journal that have errors are in doubt", async () => {
+    const index = await indexOf(sound.cache);
+    const { use, gen } = index.buckets;
+    const free = use.findLastIndex((each, bucket) => each === USE.none && bucket < 1199);
+    const extent = (start: number, device: number): Uint32Array => {
+      const slot = new Uint32Array(SLOT_WORDS);
+      const pointer = { sector: free * BUCKET_SECTORS, gen: gen[free]!, device };
+      const offset = DATA_OFFSET + start + 4;
+      setKey(slot, 0, { inode: 0, offset, sizeSectors: 4, dirty: true, pointer });
+      return slot;
+    };
+    const planted: Array<[keys: Uint32Array[], why: RegExp]> = [
+      [[extent(40, 0), extent(80, 0)], /its bucket in the cache has errors/],
+      [[extent(40, 1), extent(80, 2)], /the cache has lost this dirty data/],
+    ];
+    for (const [keys, why] of planted) {
+      const cache = await copyOf(sound.cache);
+      await appendToJournal(cache, index, keys);
+      const { image, result } = await extract(cache, { backing: sound.backing }, true);
+      const ranges = result.doubtful.map(({ startByte, endByte }) => [startByte, endByte]);
+      assertEquals(ranges, [[40 * 512, 44 * 512], [80 * 512, 84 * 512]]);
+      for (const { startByte, endByte, why: told } of result.doubtful) {
+        assertMatch(told, why);
+        image.set(sound.model.subarray(startByte, endByte), startByte);
+      }
+      assertEquals(Buffer.compare(image, sound.model), 0, "all else is right");
+    }
+  }, LIMIT_MS);
+
+  test("a device whose blocks are smaller than the cache's is refused, as by a mount", async () => {
+    const { cache, backing } = await smallSet({ end: "cut", writes: 50, blockSectors: 2 });
+    const smaller = (page: Uint8Array) => viewOf(page).setUint16(SUPERBLOCK.block_size, 1, true);
+    await patchSuperblock(backing, smaller);
+    const why = "backing: its blocks are smaller than the cache's";
+    await assertRejects(() => extract(cache, { backing }), BcacheError, why);
+    await assertRejects(() => openSet({ cache, backing }, { seed: 22 }), BcacheError, why);
+    const { result } = await extract(cache, { backing }, true);
+    const { startByte, endByte, why: told } = result.doubtful[0]!;
+    assertEquals([startByte, endByte], [0, result.sizeBytes]);
+    assertMatch(told, /its blocks are smaller than the cache's/);
   }, LIMIT_MS);
 
   test("devices that do not belong together are refused", async () => {

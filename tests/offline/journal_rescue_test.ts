@@ -6,6 +6,11 @@ import { beforeAll, describe, test } from "bun:test";
 import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import type { Device } from "../../lib/device/device.ts";
 import { MemoryDevice } from "../../lib/device/memory.ts";
+import { BcacheError } from "../../lib/base/errors.ts";
+import { checkCache } from "../../lib/offline/check.ts";
+import { findingText } from "../../lib/offline/findings.ts";
+import { JSET } from "../../lib/ondisk/jset.ts";
+import { viewOf, writeU64 } from "../../lib/ondisk/layout.ts";
 import type { CacheImage } from "../../lib/offline/cache_image.ts";
 import { dump } from "../../lib/offline/dump.ts";
 import { type ExtractResult, planExtract } from "../../lib/offline/extract.ts";
@@ -21,6 +26,7 @@ import {
   indexOf,
   openSet,
   patch,
+  resealJset,
   type SmallSet,
   smallSet,
 } from "./world.ts";
@@ -112,6 +118,28 @@ describe("a rescue with a damaged journal", () => {
       lost += await checkRescue(cache, [entry.seq]);
     }
     assert(lost > 0, "what damaged entries said is lost");
+  }, LIMIT_MS);
+
+  test("goes on without an entry of impossible numbers, which all others refuse", async () => {
+    const newest = journal.needed.at(-1)!;
+    const { backing } = sound;
+    for (const [field, value] of [["last_seq", newest.seq + 1], ["seq", 0]] as const) {
+      const cache = await copyOf(sound.cache);
+      await patch(cache, sectorOf(newest), 1, (bytes) => {
+        writeU64(viewOf(bytes), JSET[field], value);
+        resealJset(bytes);
+      });
+      const why = /an entry with a right checksum says what cannot be/;
+      const refusals = [
+        await assertRejects(() => openSet({ cache, backing }, { seed: 9 }), BcacheError),
+        await assertRejects(() => planExtract({ cache, of: { backing }, rescue: false })),
+      ];
+      for (const error of refusals) assertMatch((error as Error).message, why);
+      const { errors, findings } = await checkCache({ cache });
+      assert(errors > 0);
+      assertMatch(findingText(findings[0]!), why);
+      await checkRescue(cache, [newest.seq]);
+    }
   }, LIMIT_MS);
 
   test("also when several are damaged, and the first of every bucket", async () => {

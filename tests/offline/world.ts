@@ -3,7 +3,7 @@
  * then left as a shutdown or a power cut leaves them. And ways to plant damage in them.
  */
 import { BcacheError } from "../../lib/base/errors.ts";
-import { crc64Seeded } from "../../lib/base/crc64.ts";
+import { crc64, crc64Seeded } from "../../lib/base/crc64.ts";
 import { CacheSet } from "../../lib/cache/cache_set.ts";
 import { makeBacking, makeCache } from "../../lib/cache/make.ts";
 import type { CacheMode } from "../../lib/cache/ports.ts";
@@ -13,6 +13,8 @@ import { type CacheImage, openCacheImage } from "../../lib/offline/cache_image.t
 import { type Finding, findingText } from "../../lib/offline/findings.ts";
 import { type IndexView, openIndex } from "../../lib/offline/index_view.ts";
 import { BSET_HEADER_BYTES, bsetBlocks, readBsetHeader } from "../../lib/ondisk/bset.ts";
+import { JSET, jsetBytes } from "../../lib/ondisk/jset.ts";
+import { viewOf } from "../../lib/ondisk/layout.ts";
 import { magicsOf } from "../../lib/ondisk/magic.ts";
 import { sealSuperblock } from "../../lib/ondisk/superblock.ts";
 import { SimRandom } from "../simulation/sim_random.ts";
@@ -172,6 +174,15 @@ export function resealNode(bytes: Uint8Array, key: Uint32Array, blockBytes: numb
     words.set(sum, at / 4);
     block += bsetBlocks(header.keyWords64, blockBytes);
   }
+}
+
+/** Gives the journal entry at the start of `bytes` a right checksum again. */
+export function resealJset(bytes: Uint8Array): void {
+  const view = viewOf(bytes);
+  const sum = new Uint32Array(2);
+  crc64(bytes, 8, jsetBytes(view.getUint32(JSET.keys, true)), sum);
+  view.setUint32(JSET.csum, sum[0]!, true);
+  view.setUint32(JSET.csum + 4, sum[1]!, true);
 }
 
 /** The device, but for one sector that cannot be read. */

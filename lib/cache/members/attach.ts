@@ -16,7 +16,7 @@ import {
   SUPERBLOCK_SECTOR,
 } from "../../ondisk/superblock.ts";
 import { keyInode, keyStart, SLOT_WORDS } from "../../ondisk/bkey.ts";
-import { BEFORE_DATA, decodeSuperblock } from "../../ondisk/superblock_verify.ts";
+import { BEFORE_DATA, decodeSuperblock, smallBlocksFault } from "../../ondisk/superblock_verify.ts";
 import { equalUuids, formatUuid, isZeroUuid } from "../../ondisk/uuid.ts";
 import { emptyUuidEntry, type UuidEntry } from "../../ondisk/uuid_entry.ts";
 import { slotKind } from "../../ondisk/uuid_table.ts";
@@ -83,12 +83,10 @@ export function refuseBacking(
         `only ${source.device.sizeSectors} sectors`,
     );
   }
-  if (superblock.blockSectors < set.blockSectors) {
-    refuse(
-      "InvalidArgument",
-      `block size ${superblock.blockSectors * 512} is smaller than the cache's ` +
-        `${set.blockSectors * 512}; make the cache with -w ${superblock.blockSectors * 512}`,
-    );
+  const small = smallBlocksFault(superblock.blockSectors, set.blockSectors);
+  if (small !== undefined) {
+    const { what, found, expected, advice } = small;
+    refuse("InvalidArgument", `${what}: found ${found}, expected ${expected}; ${advice}`);
   }
   for (const other of set.others) {
     if (!equalUuids(other.uuid, superblock.uuid)) continue;

@@ -95,7 +95,8 @@ describe("attaching at run time", () => {
     await assertRejects(
       () => set.attach("/small"),
       BcacheError,
-      "/small: block size 512 is smaller than the cache's 4096; make the cache with -w 512",
+      "/small: its blocks are smaller than the cache's, so it cannot be attached: found 512 " +
+        "bytes, expected 4096 or more; make the cache with -w 512",
     );
     assertEquals(released, 1);
     assertEquals(set.volumes.length, 0);
