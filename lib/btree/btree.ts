@@ -33,7 +33,7 @@ import {
 import type { Magic } from "../ondisk/magic.ts";
 import type { BtreeNode } from "./node.ts";
 import { NodeCache } from "./node_cache.ts";
-import { type BtreeGeometry, readNode } from "./node_read.ts";
+import { type BtreeGeometry, INDEX_ADVICE, readNode } from "./node_read.ts";
 
 /** What a lookup found at a position. Reused by the caller: no allocation on the hit path. */
 export class Segment {
@@ -131,7 +131,8 @@ export class Btree {
     if (level > LEVEL_MAX) {
       throw new BcacheError(
         "BadFormat",
-        `journal: b-tree root at level ${level}, expected at most ${LEVEL_MAX}`,
+        `${this.deviceName}: journal: b-tree root at level ${level}, expected at most ` +
+          `${LEVEL_MAX}; ${INDEX_ADVICE}`,
       );
     }
     this.setRoot(await this.#read(key, 0, level));
@@ -210,25 +211,31 @@ export class Btree {
   #wrongChild(node: BtreeNode, child: BtreeNode): never {
     const end = `${keyInode(this.#foundWords, this.#foundAt)}:` +
       `${keyOffset(this.#foundWords, this.#foundAt)}`;
+    this.#refuse(
+      node,
+      `the key of the child that ends at ${end} names bucket ${child.bucket}, which is a node of ` +
+        `level ${child.level} that ends at ${child.endInode}:${child.endOffset} already`,
+    );
+  }
+
+  #noChild(node: BtreeNode, inode: number, offset: number): never {
+    this.#refuse(node, `no child for position ${inode}:${offset}`);
+  }
+
+  /** @throws BcacheError BadFormat: the index cannot be used, for what is wrong with this node */
+  #refuse(node: BtreeNode, what: string): never {
     const error = new BcacheError(
       "BadFormat",
-      `b-tree node (level ${node.level}) at bucket ${node.bucket}: the key of the child that ` +
-        `ends at ${end} names bucket ${child.bucket}, which is a node of level ${child.level} ` +
-        `that ends at ${child.endInode}:${child.endOffset} already; run check, and save what can ` +
-        "be read with extract --rescue",
+      `${this.deviceName}: b-tree node (level ${node.level}) at bucket ${node.bucket}: ${what}; ` +
+        INDEX_ADVICE,
     );
     this.#faults.raise(error);
     throw error;
   }
 
-  #noChild(node: BtreeNode, inode: number, offset: number): never {
-    const error = new BcacheError(
-      "BadFormat",
-      `b-tree node (level ${node.level}) at bucket ${node.bucket}: no child for position ` +
-        `${inode}:${offset}`,
-    );
-    this.#faults.raise(error);
-    throw error;
+  /** Of the cache device, for messages. */
+  get deviceName(): string {
+    return this.#device.name;
   }
 
   /** Reads the nodes on the way to one, and returns it. Rejects when one cannot be read. */

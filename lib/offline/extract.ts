@@ -215,13 +215,15 @@ class Copier {
     if (start >= end) return;
     const state = pointerState(index, words, at);
     const dirty = keyDirty(words, at);
-    if (state === "none") return;
+    if (state === "none" && !dirty) return;
     if (state !== "good") {
       // The journal may bring back what was written back long ago.
       const covering = replayed.upperBound(keyInode(words, at), keyStart(words, at)) * SLOT_WORDS;
       const fromJournal = covering < replayed.count * SLOT_WORDS &&
         keyStart(replayed.words, covering) <= keyStart(words, at);
-      if (dirty && !fromJournal) this.#doubt(start, end, "the cache has lost this dirty data");
+      if (dirty && !(state === "stale" && fromJournal)) {
+        this.#doubt(start, end, "the cache has lost this dirty data");
+      }
       return;
     }
     // Without generations a clean extent may be long gone, and the backing device has the data.
