@@ -23,7 +23,7 @@ import { findLaterEntry, type JournalReplay, readJournal } from "../journal/read
 import { freshJournal } from "../journal/writer.ts";
 import type { Btree } from "../btree/btree.ts";
 import type { BtreeNode } from "../btree/node.ts";
-import { INDEX_ADVICE, keyFault } from "../btree/node_read.ts";
+import { dirtFault, INDEX_ADVICE, keyFault, startFault } from "../btree/node_read.ts";
 import {
   INODE_MAX,
   keyDirty,
@@ -179,7 +179,7 @@ async function markIndex(engine: Engine, progress: StartReporter): Promise<void>
       throw new BcacheError(
         "BadFormat",
         `${engine.cache.name}: b-tree: the generations of its pointers contradict each other; ` +
-          "see what is left with `check`, save it with `extract --rescue`, or restore a copy",
+          INDEX_ADVICE,
       );
     }
     engine.buckets.forgetMarks();
@@ -198,7 +198,10 @@ async function markLevels(
   let total = 1;
   collector.marker.markKey(btree.root.key, 0, btree.root.level + 1);
   for (let level = btree.root.level; level >= 0; level--) {
-    await btree.walk(level, { inode: 0, offset: 0 }, (node) => {
+    let before = { inode: 0, offset: 0 };
+    await btree.walk(level, before, (node) => {
+      if (level === 0) refuseEarlyKeys(engine, node, before);
+      before = { inode: node.endInode, offset: node.endOffset };
       if (adoptNode(buckets, node)) moved = true;
       if (level === 0) {
         btree.forgetStaleDirt(node.base);
@@ -210,6 +213,18 @@ async function markLevels(
     });
   }
   return moved;
+}
+
+/** @param before where the leaf before ends */
+function refuseEarlyKeys(
+  engine: Engine,
+  leaf: BtreeNode,
+  before: { inode: number; offset: number },
+): void {
+  const fault = startFault(leaf, before);
+  if (fault === undefined) return;
+  const where = `${engine.cache.name}: b-tree node (level 0) at bucket ${leaf.bucket}`;
+  throw new BcacheError("BadFormat", `${where}: ${fault}; ${INDEX_ADVICE}`);
 }
 
 function countGood(btree: Btree, { base, level }: BtreeNode): number {
@@ -253,12 +268,13 @@ async function eachJournalKey(
       slot.set(entry.words.subarray(at, at + Math.min(words, SLOT_WORDS)));
       const fault = words > SLOT_WORDS
         ? `has ${keyPointers(entry.words, at)} pointers, expected at most 1`
-        : keyFault(slot, 0, 0, engine.geometry);
+        : keyFault(slot, 0, 0, engine.geometry) ?? dirtFault(slot, 0);
       at += words;
       if (fault !== undefined && fault !== "") {
         throw new BcacheError(
           "BadFormat",
-          `${engine.cache.name}: journal entry ${entry.seq}: key ${keyText(slot, 0)} ${fault}`,
+          `${engine.cache.name}: journal entry ${entry.seq}: key ${keyText(slot, 0)} ${fault}; ` +
+            INDEX_ADVICE,
         );
       }
       if (keySizeSectors(slot, 0) === 0) continue;
@@ -269,19 +285,35 @@ async function eachJournalKey(
   }
 }
 
-/** Buckets of journaled keys must not be reused before these are in the index. */
+/**
+ * Buckets of journaled keys must not be reused before these are in the index.
+ * @throws BcacheError BadFormat when their generations contradict each other
+ */
 async function pinJournalKeys(engine: Engine, replay: JournalReplay): Promise<Set<number>> {
   const pinned = new Set<number>();
   const { buckets, btree, collector } = engine;
-  await eachJournalKey(engine, replay, (slot) => {
+  await eachJournalKey(engine, replay, (slot, seq) => {
     if (btree.isBad(slot, 0, 0)) return;
     collector.marker.markKey(slot, 0, 0);
+    refuseOtherGen(engine, slot, seq);
     const bucket = Math.floor(pointerSector(slot, 0) / buckets.bucketSectors);
     if (pinned.has(bucket)) return;
     pinned.add(bucket);
     buckets.pin(bucket);
   });
   return pinned;
+}
+
+/** All generations are known: one that is not behind its bucket's is the bucket's. */
+function refuseOtherGen({ buckets, cache }: Engine, slot: Uint32Array, seq: number): void {
+  const bucket = Math.floor(pointerSector(slot, 0) / buckets.bucketSectors);
+  const gen = buckets.gen[bucket]!;
+  if (pointerGen(slot, 0) === gen) return;
+  throw new BcacheError(
+    "BadFormat",
+    `${cache.name}: journal entry ${seq}: key ${keyText(slot, 0)} contradicts others about its ` +
+      `bucket ${bucket}, which is at generation ${gen}; ${INDEX_ADVICE}`,
+  );
 }
 
 /**

@@ -13,7 +13,6 @@ import {
   keySizeSectors,
   keyStart,
   keyText,
-  pointerDevice,
   pointerGen,
   pointerSector,
   SLOT_WORDS,
@@ -53,9 +52,6 @@ export interface ExtentTally {
 
 const STALE_DIRTY_ADVICE = "after a power cut under Linux it was written back, and nothing is " +
   "lost; else the leaf is an older copy: compare with a backup";
-
-/** DEV of a placeholder, as a read miss leaves it behind. */
-const PLACEHOLDER_DEVICE = 0xfff;
 
 /** Goes over all extents; what is wrong with them is reported, their buckets become doubtful. */
 export async function checkExtents(
@@ -149,7 +145,6 @@ class ExtentChecker implements ExtentTally {
       const state = pointerState(this.#index, words, at);
       if (state === "good") this.#good(leaf, at);
       else if (state === "stale") this.#stale(leaf, at);
-      else if (state === "elsewhere" && keyDirty(words, at)) this.#elsewhere(words, at);
     }
   }
 
@@ -160,6 +155,13 @@ class ExtentChecker implements ExtentTally {
     const sector = pointerSector(words, at);
     const bucket = bucketOf(image, sector);
     const use = buckets.use[bucket]!;
+    if (pointerGen(words, at) !== buckets.gen[bucket]) {
+      this.#fault("error", sector, {
+        what: `extent ${keyText(words, at)} contradicts others about the generation of its bucket`,
+        found: `generation ${pointerGen(words, at)}`,
+        expected: String(buckets.gen[bucket]),
+      });
+    }
     if (use === USE.none) buckets.use[bucket] = USE.data;
     if (use > USE.data && isFromJournal(leaf, at)) {
       this.#fault("error", sector, {
@@ -218,15 +220,6 @@ class ExtentChecker implements ExtentTally {
       what: `dirty extent ${keyText(words, at)} is stale: its bucket was used again`,
       found: `generation ${pointerGen(words, at)}`,
       expected: String(this.#index.buckets.gen[bucketOf(this.#index.image, sector)]),
-    });
-  }
-
-  #elsewhere(words: Uint32Array, at: number): void {
-    const device = pointerDevice(words, at);
-    if (device === PLACEHOLDER_DEVICE) return;
-    this.#fault("error", undefined, {
-      what: `dirty extent ${keyText(words, at)} lies on cache device ${device} of the set`,
-      expected: "device 0: a set has one cache device",
     });
   }
 

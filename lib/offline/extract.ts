@@ -127,7 +127,7 @@ function doubtOfExtent(index: IndexView, leaf: EffectiveLeaf, at: number): strin
   const { words } = leaf.keys;
   const { image, buckets } = index;
   const state = pointerState(index, words, at);
-  if (state === "elsewhere") return keyDirty(words, at) ? LOST : undefined;
+  if (state === "none" || state === "elsewhere") return keyDirty(words, at) ? LOST : undefined;
   if (buckets.doubtful.has(bucketOf(image, pointerSector(words, at)))) return DOUBTFUL_BUCKET;
   // The journal may bring back what was written back long ago.
   const isLost = state === "stale" && keyDirty(words, at) && !isFromJournal(leaf, at);
@@ -230,7 +230,7 @@ class Copier {
     if (start >= end) return;
     const state = pointerState(index, words, at);
     const dirty = keyDirty(words, at);
-    if (state === "none") return;
+    if (state === "none" && !dirty) return;
     const doubt = doubtOfExtent(index, leaf, at);
     if (doubt !== undefined) this.#doubt(start, end, doubt);
     if (state !== "good") return;

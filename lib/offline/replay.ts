@@ -3,7 +3,7 @@
  * extents in which later keys win, to be laid over the leaves. Nothing is inserted anywhere.
  * Answers to `bch_journal_replay` of journal.c.
  */
-import { keyFault } from "../btree/node_read.ts";
+import { dirtFault, keyFault } from "../btree/node_read.ts";
 import { KeySet } from "../bset/key_set.ts";
 import { mergeExtents } from "../bset/merge.ts";
 import { BucketReader } from "../journal/parse.ts";
@@ -115,29 +115,35 @@ export async function readOverlay(
   let complete = scan.complete;
   let count = 0;
   for await (const { entry, keys, fault } of journalKeys(image, scan)) {
+    const { index, block, seq } = entry;
+    const bucket = scan.place.buckets[index]!;
+    const error = (what: string): void =>
+      into.report({
+        severity: "error",
+        subject: "journal",
+        device: image.device.name,
+        bucket,
+        sector: bucket * scan.place.bucketSectors + block * scan.place.blockSectors,
+        what,
+        advice: RESTORE,
+      });
     for (let at = 0; at < keys.count * SLOT_WORDS; at += SLOT_WORDS) {
+      const dirt = dirtFault(keys.words, at);
+      if (dirt !== undefined) error(`entry ${seq}: key ${keyText(keys.words, at)} ${dirt}`);
       builder.add(keys.words, at);
       if (keyPointers(keys.words, at) === 0 || pointerDevice(keys.words, at) !== 0) continue;
-      const bucket = bucketOf(image, pointerSector(keys.words, at));
-      into.buckets.adopt(bucket, pointerGen(keys.words, at));
+      const dataBucket = bucketOf(image, pointerSector(keys.words, at));
+      into.buckets.adopt(dataBucket, pointerGen(keys.words, at));
     }
     count += keys.count;
     const tooMany = builder.count > EXTENTS_MAX;
     if (fault === undefined && !tooMany) continue;
     complete = false;
-    const { index, block, seq } = entry;
-    const bucket = scan.place.buckets[index]!;
-    into.report({
-      severity: "error",
-      subject: "journal",
-      device: image.device.name,
-      bucket,
-      sector: bucket * scan.place.bucketSectors + block * scan.place.blockSectors,
-      what: tooMany
+    error(
+      tooMany
         ? `more than ${EXTENTS_MAX} extents up to entry ${seq}: too many to be looked at`
         : `entry ${seq}: ${fault}`,
-      advice: RESTORE,
-    });
+    );
     if (tooMany) break;
   }
   return { extents: builder.finish(), keys: count, complete };

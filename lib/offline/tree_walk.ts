@@ -173,6 +173,9 @@ class TreeWalk {
       const { what, block } = scanned.fault;
       this.#fault(key, { what: `node of level ${level}, block ${block}: ${what}` });
     }
+    for (const what of scanned.dirtFaults) {
+      this.#fault(key, { what: `node of level ${level}: ${what}` });
+    }
     this.#adopt(scanned.keys);
     await this.#options.visit?.({ key, level, lower, scanned });
     if (level > 0) return await this.#children(key, level, lower, scanned);

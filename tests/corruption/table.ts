@@ -112,8 +112,10 @@ export const CANNOT_BE_TOLD: Readonly<Partial<Record<Structure, string>>> = {
     "leaf. A copy from an earlier life of its bucket has another number, and is refused.",
   "a key, in a set whose checksum is right":
     "No disk does this: it takes an error of memory or of a program before the checksum is made. " +
-    "Keys that overlap, lie out of order, before the start or outside the buckets are refused; " +
-    "one that merely says another place is believed, since bcache keeps no checksum of data.",
+    "Keys that overlap, lie out of order, before their node or outside the buckets are refused, " +
+    "and dirty ones that have no data in this cache, and those whose generations contradict each " +
+    "other. That two keys name the same sectors `check` alone finds: a mount serves both. One " +
+    "that merely says another place is believed, since bcache keeps no checksum of data.",
   "a pointer, in a set whose checksum is right":
     "As with keys. A pointer of a wrong generation is taken for one whose data was dropped; when " +
     "that data was dirty, the log of the start and `check` say what is lost.",

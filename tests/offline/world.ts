@@ -4,6 +4,7 @@
  */
 import { BcacheError } from "../../lib/base/errors.ts";
 import { crc64, crc64Seeded } from "../../lib/base/crc64.ts";
+import type { KeySet } from "../../lib/bset/key_set.ts";
 import { CacheSet } from "../../lib/cache/cache_set.ts";
 import { makeBacking, makeCache } from "../../lib/cache/make.ts";
 import type { CacheMode } from "../../lib/cache/ports.ts";
@@ -12,8 +13,21 @@ import { MemoryDevice } from "../../lib/device/memory.ts";
 import { type CacheImage, openCacheImage } from "../../lib/offline/cache_image.ts";
 import { type Finding, findingText } from "../../lib/offline/findings.ts";
 import { type IndexView, openIndex } from "../../lib/offline/index_view.ts";
-import { BSET_HEADER_BYTES, bsetBlocks, readBsetHeader } from "../../lib/ondisk/bset.ts";
-import { JSET, jsetBytes } from "../../lib/ondisk/jset.ts";
+import { scanNode } from "../../lib/offline/node_scan.ts";
+import { pointerSector, SLOT_WORDS } from "../../lib/ondisk/bkey.ts";
+import {
+  BSET_HEADER_BYTES,
+  bsetBlocks,
+  encodeBset,
+  readBsetHeader,
+} from "../../lib/ondisk/bset.ts";
+import {
+  JSET,
+  JSET_HEADER_BYTES,
+  jsetBytes,
+  readJsetHeader,
+  sealJset,
+} from "../../lib/ondisk/jset.ts";
 import { viewOf } from "../../lib/ondisk/layout.ts";
 import { magicsOf } from "../../lib/ondisk/magic.ts";
 import { sealSuperblock } from "../../lib/ondisk/superblock.ts";
@@ -183,6 +197,54 @@ export function resealJset(bytes: Uint8Array): void {
   crc64(bytes, 8, jsetBytes(view.getUint32(JSET.keys, true)), sum);
   view.setUint32(JSET.csum, sum[0]!, true);
   view.setUint32(JSET.csum + 4, sum[1]!, true);
+}
+
+/** Changes the keys of a node and writes it anew, as one set with a right checksum. */
+export async function rewriteNode(
+  cache: Device,
+  key: Uint32Array,
+  level: number,
+  change: (keys: KeySet) => void,
+): Promise<void> {
+  const image = await imageOf(cache);
+  await patch(cache, pointerSector(key, 0), BUCKET_SECTORS, (bytes) => {
+    const { keys } = scanNode(image, key, level, bytes);
+    const words = new Uint32Array(bytes.buffer);
+    const [seqLow, seqHigh] = [words[4]!, words[5]!];
+    change(keys);
+    bytes.fill(0);
+    encodeBset(bytes, {
+      identity: {
+        magicLow: MAGICS.bset.low,
+        magicHigh: MAGICS.bset.high,
+        pointerLow: key[4]!,
+        pointerHigh: key[5]!,
+      },
+      seqLow,
+      seqHigh,
+      slots: keys.words,
+      slotWords: SLOT_WORDS,
+      count: keys.count,
+    });
+  });
+}
+
+/** Changes the newest journal entry and gives it a right checksum. */
+export function inNewestEntry(
+  cache: Device,
+  { journal }: IndexView,
+  change: (bytes: Uint8Array) => void,
+): Promise<void> {
+  const { place, needed } = journal;
+  const { index, block } = needed.at(-1)!;
+  const bucket = place.buckets[index]! * place.bucketSectors;
+  const at = block * place.blockSectors;
+  return patch(cache, bucket + at, place.bucketSectors - at, (bytes) => {
+    const length = JSET_HEADER_BYTES + readJsetHeader(bytes).keyWords * 8;
+    const entry = bytes.subarray(0, Math.ceil(length / 512) * 512);
+    change(entry);
+    sealJset(entry, readJsetHeader(entry), MAGICS.jset);
+  });
 }
 
 /** The device, but for one sector that cannot be read. */

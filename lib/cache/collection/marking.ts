@@ -14,6 +14,7 @@ import type { Log } from "../../base/runtime.ts";
 import type { Faults } from "../../base/sync.ts";
 import type { Btree } from "../../btree/btree.ts";
 import type { BtreeNode } from "../../btree/node.ts";
+import { INDEX_ADVICE } from "../../btree/node_read.ts";
 import { type BucketTable, MARK, MARK_CONFLICT } from "../../buckets/table.ts";
 import type { KeySet } from "../../bset/key_set.ts";
 import {
@@ -143,7 +144,7 @@ export class Marker {
 
   /**
    * Marks the bucket of one key that stands in a node of `level`. @returns its staleness
-   * @throws BcacheError BadFormat when the bucket is used both as node and as data
+   * @throws BcacheError BadFormat when the bucket is used both for metadata and as data
    */
   markKey(words: Uint32Array, at: number, level: number): number {
     const size = keySizeSectors(words, at);
@@ -155,8 +156,8 @@ export class Marker {
     if (stale !== MARK_CONFLICT) return stale;
     const error = new BcacheError(
       "BadFormat",
-      `inconsistent pointers: bucket ${bucket} is used as b-tree node and as data ` +
-        `(key ${keyText(words, at)} at level ${level})`,
+      `${this.#btree.deviceName}: b-tree: inconsistent pointers: bucket ${bucket} is used for ` +
+        `metadata and as data (key ${keyText(words, at)} at level ${level}); ${INDEX_ADVICE}`,
     );
     this.#faults.raise(error);
     this.#log("error", error.message);

@@ -13,6 +13,8 @@ export class DirtyMap implements DirtyWatcher {
   readonly regions: DirtyRegions;
   /** Writing a part of a stripe costs the device more than writing all of it. */
   partialStripesExpensive: boolean;
+  /** How often it became another one. */
+  changes = 0;
   #stripes: Stripes;
   #deviceSectors: number;
   #btree: Btree | undefined;
@@ -34,6 +36,7 @@ export class DirtyMap implements DirtyWatcher {
   }
 
   add(start: number, sectors: number): void {
+    this.changes++;
     this.#stripes.add(start, sectors);
     this.regions.add(start, sectors);
   }

@@ -12,6 +12,7 @@
 import { BcacheError, messageOf } from "../../base/errors.ts";
 import { Signal } from "../../base/sync.ts";
 import { formatBytes } from "../../base/units.ts";
+import { INDEX_ADVICE } from "../../btree/node_read.ts";
 import type { CachedDevice } from "../requests/cached_device.ts";
 import { setFailed } from "../faults.ts";
 import { KeyBuffer } from "../key_buffer.ts";
@@ -24,8 +25,8 @@ import { StarvationWatch } from "./writeback_starvation.ts";
 
 /** With so many failures in a row the rest of a scan would fail as well. */
 const FAILURES_MAX = 16;
-/** So many scans in a row that find nothing mean that there is nothing to be found. */
-const EMPTY_SCANS_MAX = 10;
+/** So many scans in a row that change nothing mean that no scan will. */
+const FUTILE_SCANS_MAX = 10;
 /** Rest after a failure, at least. */
 const FAILURE_REST_MS = 1000;
 /** Timers do not take more than 2^31 ms; looking once more after a day costs nothing. */
@@ -59,8 +60,10 @@ export class Writeback {
   #draining = 0;
   #drainFailure: unknown;
   #passDone = new Signal();
-  /** Scans of the whole device that found nothing although there is dirty data. */
-  #emptyScans = 0;
+  /** Scans of the whole device after which all that was dirty still is, and nothing else is. */
+  #futileScans = 0;
+  /** `changes` of the device's dirty map when the last one ended. */
+  #changesSeen = 0;
   /** Nothing comes of age before this. */
   #ageDueMs = 0;
   #ageLimitSeconds = 0;
@@ -209,7 +212,7 @@ export class Writeback {
       await this.#failed(error, signal);
       return;
     }
-    const failure = scanned ? this.#output.takeFailure() : undefined;
+    const failure = scanned ? this.#output.takeFailure() ?? this.#futility() : undefined;
     if (failure !== undefined) await this.#failed(failure, signal);
     else this.#passDone.raise();
     if (scanned && this.#mayRun(signal) && !this.#unpaced) await this.#rest(signal);
@@ -222,17 +225,24 @@ export class Writeback {
 
   async #becomeClean(): Promise<void> {
     await this.#dev.becomeClean(this.#settleClean);
-    if (!this.#dev.needsWriteback) {
-      this.#emptyScans = 0;
-      return this.#parts.noteClean();
-    }
-    // Something may have become dirty behind the scan, but hardly time and again.
-    if (++this.#emptyScans < EMPTY_SCANS_MAX) return;
-    this.#emptyScans = 0;
-    throw new BcacheError(
+    if (!this.#dev.needsWriteback) this.#parts.noteClean();
+  }
+
+  /**
+   * A scan has come round, and nothing of it failed. Why no further one will change anything, when
+   * that is so: what counts as dirty is in the index where no lookup finds it, or not at all.
+   */
+  #futility(): BcacheError | undefined {
+    const { map, dirtySectors, name } = this.#dev;
+    const isFutile = dirtySectors > 0 && map.changes === this.#changesSeen;
+    this.#changesSeen = map.changes;
+    this.#futileScans = isFutile ? this.#futileScans + 1 : 0;
+    if (this.#futileScans < FUTILE_SCANS_MAX) return undefined;
+    this.#futileScans = 0;
+    return new BcacheError(
       "BadFormat",
-      `${formatBytes(this.#dev.dirtySectors * 512)} count as dirty, but the index has no such ` +
-        "extents; check the cache device",
+      `${this.#parts.cache.name}: b-tree: ${formatBytes(dirtySectors * 512)} of ${name} count as ` +
+        `dirty, but no lookup finds them, so they cannot be written back; ${INDEX_ADVICE}`,
     );
   }
 
