@@ -10,7 +10,7 @@ import { connect, isIP } from "node:net";
 import { BcacheError, messageOf } from "../../lib/base/errors.ts";
 import { Connections } from "./connections.ts";
 import { expectationRefusal, listenerErrorResponse, refuseUnread } from "./refusals.ts";
-import { tryLockName } from "./socket_lock.ts";
+import { isListening, tryLockName } from "./socket_lock.ts";
 
 /** How long open connections are waited for when a server is closed. */
 const CLOSE_PATIENCE_MS = 500;
@@ -131,7 +131,10 @@ async function listenLocked(app: Servable, path: string): Promise<Listening> {
   };
 }
 
-/** Whether a process accepts connections at the Unix socket. */
+/**
+ * Whether a process listens at the Unix socket. One that is stopped or overloaded does, though its
+ * queue of connections may be full and refuse ours.
+ */
 export function isAnswered(path: string): Promise<boolean> {
   return new Promise((resolve) => {
     const socket = connect(path);
@@ -139,7 +142,7 @@ export function isAnswered(path: string): Promise<boolean> {
       socket.destroy();
       resolve(true);
     });
-    socket.once("error", () => resolve(false));
+    socket.once("error", () => resolve(isListening(path)));
   });
 }
 
