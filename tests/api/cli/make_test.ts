@@ -3,7 +3,7 @@ import { afterEach, beforeEach, test } from "bun:test";
 import { assertEquals, assertMatch, assertRejects, assertStringIncludes } from "@std/assert";
 import { spawnSync } from "node:child_process";
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
-import { linkSync, truncateSync, writeFileSync } from "node:fs";
+import { linkSync, symlinkSync, truncateSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { makeRequest } from "../../../api/cli/make.ts";
@@ -62,6 +62,17 @@ test("make creates missing files, sparse, and formats them as one set", async ()
 test("make without --size does not create a missing file, and says how to", async () => {
   await refused({ cache: [at("c")] }, "does not exist; check the path, or add --size SIZE");
   assertEquals(readdirSync(directory), []);
+});
+
+test("make says of links in a circle what they are", async () => {
+  symlinkSync("two", at("one"));
+  symlinkSync("one", at("two"));
+  for (const size of [undefined, "300M"]) {
+    const advice = "links lead in a circle; remove the link";
+    await refused({ cache: [at("one")], ...(size === undefined ? {} : { size }) }, advice);
+  }
+  const error = await assertRejects(() => openFileDevice(at("one")), BcacheError, "in a circle");
+  assertEquals(error.code, "WrongState");
 });
 
 test("make creates no file in /dev and in no folder that is missing, and says why", async () => {
