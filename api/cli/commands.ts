@@ -47,7 +47,27 @@ export function createParser(program: Program): Command {
   addGetAndSet(parser, program);
   addOffline(parser, program);
   addHelp(parser, program);
+  parser.hook("preAction", (_, command) => refuseEmptyPaths(command));
   return parser;
+}
+
+/** The arguments that are paths, or lead to one; options say so as `<path>`. */
+const PATH_ARGUMENTS = ["mountpoint", "device", "backing", "cache"];
+
+/** An empty path would be the current directory. */
+function refuseEmptyPaths(command: Command): void {
+  const given: Array<[string, unknown]> = [];
+  command.registeredArguments.forEach((argument, at) => {
+    if (!PATH_ARGUMENTS.includes(argument.name())) return;
+    given.push([`<${argument.name()}>`, command.processedArgs[at]]);
+  });
+  for (const option of command.options.filter(({ flags }) => flags.includes("<path"))) {
+    given.push([`--${option.name()}`, command.getOptionValue(option.attributeName())]);
+  }
+  for (const [name, value] of given) {
+    if (value !== "" && !(Array.isArray(value) && value.includes(""))) continue;
+    throw new UsageError(`${name} is empty; expected a path`);
+  }
 }
 
 /** `help volume create` as well as `volume create --help`. */

@@ -9,6 +9,7 @@ import { BcacheError } from "../../lib/base/errors.ts";
 import type { Device } from "../../lib/device/device.ts";
 import { createSparseFile, removeCreatedFile } from "../../lib/device/create.ts";
 import { openFileDevice } from "../../lib/device/file.ts";
+import { systemError } from "../../lib/device/host.ts";
 import { type Extraction, type ExtractResult, planExtract } from "../../lib/offline/extract.ts";
 import type { VolumeName } from "../../lib/offline/extract_target.ts";
 import { findingText } from "../../lib/offline/findings.ts";
@@ -92,7 +93,11 @@ function refuseOutput({ outputPath, force, cachePath, of }: ExtractCommand): voi
 }
 
 function statOf(path: string): fs.Stats | undefined {
-  return fs.statSync(path, { throwIfNoEntry: false });
+  try {
+    return fs.statSync(path, { throwIfNoEntry: false });
+  } catch (error) {
+    throw systemError(`${path} cannot be looked at`, error);
+  }
 }
 
 /** Writes to a file beside, makes it durable, then gives it its name: all or nothing. */

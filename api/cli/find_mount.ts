@@ -6,6 +6,7 @@ import { ControlClient } from "../control/client.ts";
 import { isDeadMount, mountAt, mountEntries, realMountPoint } from "../control/mount_table.ts";
 import { controlSocketPath, controlSockets, runDirectoryPath } from "../control/run_directory.ts";
 import { isAnswered, removeDeadSocket } from "../http/serve.ts";
+import { holderOfName } from "../http/socket_lock.ts";
 import type { Program } from "./program.ts";
 
 /** As /proc/self/mountinfo has it. */
@@ -24,6 +25,16 @@ export async function findMount(program: Program, path: string): Promise<Control
       "NotFound",
       `the process that served ${path} has ended; ` +
         `run bcache-fuse unmount ${path}, then mount again`,
+    );
+  }
+  const lost = unreachableAt(program, real);
+  if (lost !== undefined) {
+    const server = lost.pid === undefined ? "" : `; process ${lost.pid} serves it`;
+    throw new BcacheError(
+      "NotFound",
+      `${path} is a mount of bcache-fuse without its control socket ${lost.socket} ` +
+        "(it was removed, or belongs to another user or XDG_RUNTIME_DIR)" +
+        `${server}; run bcache-fuse unmount ${path}, then mount again`,
     );
   }
   const folder = dirname(real);
@@ -58,4 +69,28 @@ export function deadMounts(alive: readonly string[]): string[] {
     .filter(({ type, mountPoint }) => type === MOUNT_TYPE && !alive.includes(mountPoint))
     .map(({ mountPoint }) => mountPoint);
   return [...new Set(points)].filter(isDeadMount);
+}
+
+/** A mount that is served and cannot be asked: its control socket is not where it should be. */
+export interface UnreachableMount {
+  readonly mountPoint: string;
+  readonly socket: string;
+  /** Who serves it, if that can be seen. */
+  readonly pid: number | undefined;
+}
+
+/** The mount at exactly `real`, if it has no control socket for this user. */
+export function unreachableAt(program: Program, real: string): UnreachableMount | undefined {
+  if (mountAt(real)?.type !== MOUNT_TYPE) return undefined;
+  const socket = controlSocketPath(runDirectoryPath(program.environment), real);
+  if (existsSync(socket)) return undefined;
+  return { mountPoint: real, socket, pid: holderOfName(socket) };
+}
+
+/** All of this run directory: a process has still locked the name of the socket that is missing. */
+export function unreachableMounts(program: Program): UnreachableMount[] {
+  const points = mountEntries().filter(({ type }) => type === MOUNT_TYPE)
+    .map(({ mountPoint }) => mountPoint);
+  return [...new Set(points)].map((point) => unreachableAt(program, point))
+    .filter((lost) => lost?.pid !== undefined) as UnreachableMount[];
 }

@@ -17,6 +17,7 @@ import { sidecarPath, strayedSidecar } from "../../lib/cache/members/open_backin
 import { createSparseFile, nameExists, removeCreatedFile } from "../../lib/device/create.ts";
 import { SECTOR_BYTES } from "../../lib/device/device.ts";
 import { type FileDevice, openFileDevice } from "../../lib/device/file.ts";
+import { refuseDanglingLink } from "../../lib/device/host.ts";
 import { BLOCK_SECTORS_DEFAULT } from "../../lib/ondisk/format.ts";
 import { DATA_OFFSET_SECTORS_DEFAULT } from "../../lib/ondisk/superblock.ts";
 import {
@@ -59,6 +60,7 @@ class OpenFiles {
   /** Opens `path` for this process alone; a missing file is created if there is a size for it. */
   async open(path: string, sizeBytes: number | undefined): Promise<FileDevice> {
     if (!existsSync(path)) {
+      refuseDanglingLink(path);
       refuseToCreate(path);
       if (sizeBytes === undefined) {
         throw new BcacheError(

@@ -3,7 +3,7 @@ import type { DeviceStatus, SetStatus, VolumeStatus } from "../../lib/cache/port
 import { type ControlClient, ProcessGoneError } from "../control/client.ts";
 import { isDeadMount, realMountPoint } from "../control/mount_table.ts";
 import type { MountInfo } from "../http/schema.ts";
-import { deadMounts, findAllMounts, findMount } from "./find_mount.ts";
+import { deadMounts, findAllMounts, findMount, unreachableMounts } from "./find_mount.ts";
 import { counted, formatBytes, printable, table } from "./format.ts";
 import type { Program } from "./program.ts";
 
@@ -17,6 +17,12 @@ interface MountStatus {
 interface DeadMount {
   mount: { mountPoint: string };
   dead: true;
+}
+
+/** A mount that is served, and whose control socket is missing. */
+interface LostMount {
+  mount: { mountPoint: string; pid: number | undefined };
+  unreachable: true;
 }
 
 /** `status [MOUNTPOINT] [--json]`. With JSON one object for one mount, a list for all. */
@@ -34,7 +40,11 @@ export async function runStatus(
   // One that hangs must not hide the others.
   if (silent !== undefined && all.length === 0) throw silent.reason;
   const dead = deadMounts(all.map(({ mount }) => mount.mountPoint)).map(deadMount);
-  printAll(program, { all, dead }, options.json);
+  const lost = unreachableMounts(program).map(({ mountPoint, pid }): LostMount => ({
+    mount: { mountPoint, pid },
+    unreachable: true,
+  }));
+  printAll(program, { all, dead, lost }, options.json);
   if (silent !== undefined) throw silent.reason;
 }
 
@@ -57,12 +67,22 @@ function jsonText(value: unknown): string {
 
 function printAll(
   program: Program,
-  { all, dead }: { all: readonly MountStatus[]; dead: readonly DeadMount[] },
+  { all, dead, lost }: {
+    all: readonly MountStatus[];
+    dead: readonly DeadMount[];
+    lost: readonly LostMount[];
+  },
   json: boolean,
 ): void {
-  if (json) return program.out(jsonText([...all, ...dead]));
-  if (all.length + dead.length === 0) program.out("nothing is mounted\n");
-  program.out([...all.map(statusText), ...dead.map(deadText)].join("\n"));
+  if (json) return program.out(jsonText([...all, ...dead, ...lost]));
+  if (all.length + dead.length + lost.length === 0) program.out("nothing is mounted\n");
+  program.out([...all.map(statusText), ...dead.map(deadText), ...lost.map(lostText)].join("\n"));
+}
+
+function lostText({ mount }: LostMount): string {
+  const path = printable(mount.mountPoint);
+  return `${path}  PID ${mount.pid}, UNREACHABLE: its control socket was removed; ` +
+    `run bcache-fuse unmount ${path}\n`;
 }
 
 function deadMount(mountPoint: string): DeadMount {

@@ -6,7 +6,7 @@ import { BcacheError, messageOf } from "../../lib/base/errors.ts";
 import type { SetRemains } from "../../lib/cache/ports.ts";
 import type { ControlClient } from "../control/client.ts";
 import { isDeadMount, mountAt, realMountPoint } from "../control/mount_table.ts";
-import { findMount } from "./find_mount.ts";
+import { findMount, unreachableAt, type UnreachableMount } from "./find_mount.ts";
 import { formatBytes, oneLine } from "./format.ts";
 import { flushWithProgress } from "./progress.ts";
 import type { Program } from "./program.ts";
@@ -23,10 +23,12 @@ export async function runUnmount(
 ): Promise<void> {
   const real = realMountPoint(options.mountPoint);
   if (isDeadMount(real)) {
-    detachDeadMount(real);
+    detachByHand(real, "now");
     program.out(`unmounted ${options.mountPoint}, whose process had ended\n`);
     return;
   }
+  const lost = unreachableAt(program, real);
+  if (lost !== undefined) return await unmountUnreachable(program, lost, options);
   const client = await findMount(program, options.mountPoint);
   const { pid } = await client.mountInfo();
   if (options.flush) await flushWithProgress(program, client);
@@ -96,13 +98,38 @@ function isAlive(pid: number): boolean {
   }
 }
 
-/** A mount whose server was killed: nothing can be lost any more, the kernel only has to let go. */
-function detachDeadMount(real: string): void {
+/** The kernel tells the server that its mount is over; it ends as after any unmounting. */
+async function unmountUnreachable(
+  program: Program,
+  { mountPoint, socket, pid }: UnreachableMount,
+  options: { mountPoint: string; flush: boolean; force: boolean },
+): Promise<void> {
+  const path = options.mountPoint;
+  if (options.flush) {
+    throw new BcacheError(
+      "NotFound",
+      `${path} cannot be flushed: its control socket ${socket} is missing; run bcache-fuse ` +
+        `unmount ${path} without --flush, then bcache-fuse writeback`,
+    );
+  }
+  detachByHand(mountPoint, options.force ? "now" : "unless busy");
+  const late = pid === undefined || await hasEnded(pid)
+    ? ""
+    : `; the process ${pid} has not ended yet`;
+  program.out(`unmounted ${path}, whose control socket was missing${late}\n`);
+}
+
+/** Has the kernel let go of a mount whose server was killed, or cannot be asked. */
+function detachByHand(real: string, when: "now" | "unless busy"): void {
   const isRoot = process.getuid?.() === 0;
-  const [command, flags] = isRoot ? ["umount", ["-l"]] : ["fusermount3", ["-u", "-z"]];
-  const done = spawnSync(command, [...flags, "--", real], { encoding: "utf8" });
+  const command = isRoot ? "umount" : "fusermount3";
+  const lazily = when === "now" ? [isRoot ? "-l" : "-z"] : [];
+  const words = [...(isRoot ? [] : ["-u"]), ...lazily, "--", real];
+  const options = { encoding: "utf8", timeout: END_PATIENCE_MS, killSignal: "SIGKILL" } as const;
+  const done = spawnSync(command, words, options);
   if (done.status === 0) return;
   const reason = oneLine(done.error ? messageOf(done.error) : done.stderr);
+  if (/busy/i.test(reason)) throw busyError(real, new BcacheError("Busy", reason));
   throw new BcacheError("Permission", `cannot unmount ${real}: ${reason}; try it as root`);
 }
 

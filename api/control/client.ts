@@ -15,7 +15,7 @@ import type {
 } from "../../lib/cache/ports.ts";
 import { errorOfProblem } from "../http/problem.ts";
 import type { MountInfo, Unmounted } from "../http/schema.ts";
-import { holderOfName } from "../http/socket_lock.ts";
+import { holderOfName, isListening } from "../http/socket_lock.ts";
 
 /** A process that does not answer a question by now is stopped, or hangs. */
 const ANSWER_PATIENCE_MS = 10_000;
@@ -164,9 +164,10 @@ export class ControlClient implements CacheControl {
       const fail = (error: Error): void => {
         clearTimeout(patience);
         const { socketPath } = this;
-        reject(
-          isSilent ? silentError(socketPath, error) : new ProcessGoneError(socketPath, error),
-        );
+        if (isSilent) return reject(silentError(socketPath, error));
+        const isFull = isRefusal(error) && isListening(socketPath);
+        const full = new Error("its queue of connections is full", { cause: error });
+        reject(isFull ? silentError(socketPath, full) : new ProcessGoneError(socketPath, error));
       };
       // One call per connection: a process that ends need not wait for us to close it.
       const headers: Record<string, string> = payload === undefined ? { connection: "close" } : {
@@ -202,6 +203,11 @@ export class ControlClient implements CacheControl {
       call.end(payload);
     });
   }
+}
+
+/** Of a connection that was not taken; the runtimes differ in what they call it. */
+function isRefusal(error: Error): boolean {
+  return "code" in error && (error.code === "EAGAIN" || error.code === "ECONNREFUSED");
 }
 
 function forced(options: { force?: boolean }): string {

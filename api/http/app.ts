@@ -65,15 +65,24 @@ export function createApp(options: AppOptions): App {
   addVolumeRoutes(app, context);
   addAttributeRoutes(app, context);
   if (options.mount) addMountRoutes(app, options.mount, context);
-  app.doc31("/openapi.json", {
-    openapi: "3.1.0",
-    info: {
-      title: "bcache-fuse",
-      version: options.version,
-      description: "Statistics of a running bcache cache set, and its steering wheel.",
-    },
-  });
+  addDescription(app, options.version);
   return app;
+}
+
+/** The document takes milliseconds to make, and is the same each time: it is made once. */
+function addDescription(app: App, version: string): void {
+  let text: string | undefined;
+  app.get("/openapi.json", (c) => {
+    text ??= JSON.stringify(app.getOpenAPI31Document({
+      openapi: "3.1.0",
+      info: {
+        title: "bcache-fuse",
+        version,
+        description: "Statistics of a running bcache cache set, and its steering wheel.",
+      },
+    }));
+    return c.body(text, 200, { "content-type": "application/json" });
+  });
 }
 
 function addRefusals(app: App, options: AppOptions): void {

@@ -36,6 +36,8 @@ export const REQUEST_CODES = {
   405: "MethodNotAllowed",
   413: "ContentTooLarge",
   415: "UnsupportedMediaType",
+  417: "ExpectationFailed",
+  431: "HeadTooLarge",
   500: "Internal",
 } as const;
 export type RequestStatus = keyof typeof REQUEST_CODES;
@@ -63,6 +65,8 @@ const TITLES: Readonly<Record<string, string>> = {
   MethodNotAllowed: "Method not allowed",
   ContentTooLarge: "Content too large",
   UnsupportedMediaType: "Unsupported media type",
+  ExpectationFailed: "Expectation failed",
+  HeadTooLarge: "Request head too large",
   Internal: "Internal error",
 };
 

@@ -2,16 +2,20 @@
  * Serves an app on a TCP address or a Unix socket, with the same code under Bun and Deno
  * (node:http, through Hono's node-server; both runtimes carry it).
  */
-import { createAdaptorServer } from "@hono/node-server";
+import { getRequestListener } from "@hono/node-server";
 import { lookup } from "node:dns/promises";
 import { chmodSync, rmSync } from "node:fs";
-import type { Server } from "node:http";
+import { createServer, type Server } from "node:http";
 import { connect, isIP } from "node:net";
 import { BcacheError, messageOf } from "../../lib/base/errors.ts";
-import { tryLockName } from "./socket_lock.ts";
+import { Connections } from "./connections.ts";
+import { expectationRefusal, listenerErrorResponse, refuseUnread } from "./refusals.ts";
+import { isListening, tryLockName } from "./socket_lock.ts";
 
 /** How long open connections are waited for when a server is closed. */
 const CLOSE_PATIENCE_MS = 500;
+/** How long a client may take to read one answer. */
+const TAKE_PATIENCE_MS = 30_000;
 
 /** Anything with Hono's `fetch`. */
 export interface Servable {
@@ -59,8 +63,13 @@ export function urlOf({ host, port }: HostPort): string {
 }
 
 /** Listens on TCP. Port 0 takes a free one. Throws AddressInUse, Permission or InvalidArgument. */
-export async function listenTcp(app: Servable, at: HostPort): Promise<Listening> {
-  const server = serverOf(app);
+export async function listenTcp(
+  app: Servable,
+  at: HostPort,
+  options: { takeMs?: number } = {},
+): Promise<Listening> {
+  const serving = serverOf(app, options.takeMs ?? TAKE_PATIENCE_MS);
+  const { server } = serving;
   try {
     await listening(server, () => server.listen({ host: at.host, port: at.port }));
   } catch (error) {
@@ -73,7 +82,7 @@ export async function listenTcp(app: Servable, at: HostPort): Promise<Listening>
   }
   const bound = server.address();
   const port = bound !== null && typeof bound === "object" ? bound.port : at.port;
-  return { address: urlOf({ host: at.host, port }), close: () => close(server) };
+  return { address: urlOf({ host: at.host, port }), close: () => close(serving) };
 }
 
 /**
@@ -96,7 +105,8 @@ export async function listenUnix(app: Servable, path: string): Promise<Listening
 }
 
 async function listenLocked(app: Servable, path: string): Promise<Listening> {
-  const server = serverOf(app);
+  const serving = serverOf(app, TAKE_PATIENCE_MS);
+  const { server } = serving;
   try {
     await listening(server, () => server.listen(path));
   } catch (error) {
@@ -115,13 +125,16 @@ async function listenLocked(app: Servable, path: string): Promise<Listening> {
   return {
     address: path,
     close: async () => {
-      await close(server);
+      await close(serving);
       removeSocket(path);
     },
   };
 }
 
-/** Whether a process accepts connections at the Unix socket. */
+/**
+ * Whether a process listens at the Unix socket. One that is stopped or overloaded does, though its
+ * queue of connections may be full and refuse ours.
+ */
 export function isAnswered(path: string): Promise<boolean> {
   return new Promise((resolve) => {
     const socket = connect(path);
@@ -129,7 +142,7 @@ export function isAnswered(path: string): Promise<boolean> {
       socket.destroy();
       resolve(true);
     });
-    socket.once("error", () => resolve(false));
+    socket.once("error", () => resolve(isListening(path)));
   });
 }
 
@@ -145,15 +158,24 @@ function removeSocket(path: string): void {
   rmSync(path, { force: true });
 }
 
-function serverOf(app: Servable): Server {
-  const server = createAdaptorServer({
-    fetch: (request: Request) => app.fetch(request),
-  }) as Server;
-  // A stranger who opens connections and says nothing must not use up our file descriptors.
-  server.maxConnections = 256;
-  server.headersTimeout = 10_000;
-  server.requestTimeout = 30_000;
-  return server;
+interface Serving {
+  readonly server: Server;
+  readonly connections: Connections;
+}
+
+function serverOf(app: Servable, takeMs: number): Serving {
+  const answer = getRequestListener((request) => app.fetch(request), {
+    errorHandler: listenerErrorResponse,
+  });
+  const connections = new Connections(async (incoming, outgoing) => {
+    if (expectationRefusal(incoming, outgoing)) return;
+    await answer(incoming, outgoing);
+  }, takeMs);
+  // A request without a Host is the app's to refuse, in its own words.
+  const server = createServer({ requireHostHeader: false });
+  connections.attachTo(server);
+  refuseUnread(server, connections);
+  return { server, connections };
 }
 
 function listening(server: Server, listen: () => void): Promise<void> {
@@ -168,7 +190,8 @@ function listening(server: Server, listen: () => void): Promise<void> {
 }
 
 /** Answers under way get a moment to go out: the reply to "unmount" is one of them. */
-function close(server: Server): Promise<void> {
+function close({ server, connections }: Serving): Promise<void> {
+  connections.beginClose();
   return new Promise((resolve) => {
     const patience = setTimeout(() => server.closeAllConnections(), CLOSE_PATIENCE_MS);
     server.close(() => {

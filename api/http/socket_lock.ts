@@ -54,6 +54,20 @@ export function holderOfName(path: string): number | undefined {
   return undefined;
 }
 
+/** The flag of a socket that takes connections, SO_ACCEPTCON, in /proc/net/unix. */
+const TAKES_CONNECTIONS = "00010000";
+
+/**
+ * Whether some process has a listening socket of the absolute name `path`. The error of connecting
+ * does not tell: Bun says ECONNREFUSED also when the queue of connections is full.
+ */
+export function isListening(path: string): boolean {
+  // 0000000000000000: 00000002 00000000 00010000 0001 01 12345 /run/bcache-fuse/mnt.sock
+  return readFileSync("/proc/net/unix", "utf8").split("\n").some((line) =>
+    line.endsWith(` ${path}`) && line.split(" ")[3] === TAKES_CONNECTIONS
+  );
+}
+
 function openLock(path: string): number {
   try {
     return openSync(path, constants.O_RDWR | constants.O_CREAT, 0o600);

@@ -72,6 +72,7 @@ const CODES: Readonly<Record<string, ErrorCode>> = {
   EBUSY: "Busy",
   EEXIST: "Exists",
   EISDIR: "InvalidArgument",
+  ELOOP: "WrongState",
 };
 
 /** `ENOSPC`, ... of an error of node:fs; undefined for any other error. */
@@ -88,6 +89,7 @@ const ADVICE: Readonly<Record<string, string>> = {
   EIO: "the storage reports an error; see the kernel log",
   ENOENT: "there is no such file; check the path, or create it",
   ENOTDIR: "a part of the path is not a directory",
+  ELOOP: "its links lead in a circle; remove the link, or name the file itself",
   EACCES: "no permission; run as a user who may, or change the file's mode",
   EPERM: "no permission; run as a user who may",
   EROFS: "the file system is mounted read-only",
@@ -104,10 +106,18 @@ export function systemError(action: string, error: unknown): BcacheError {
   return new BcacheError(CODES[code] ?? "DeviceIo", message, { cause: error });
 }
 
-/** Throws WrongState for a link to nothing: what it should lead to is not lost, only elsewhere. */
+/**
+ * Throws WrongState for a link to nothing, or to itself: what it should lead to is not lost, only
+ * elsewhere.
+ */
 export function refuseDanglingLink(path: string): void {
   if (!fs.lstatSync(path, { throwIfNoEntry: false })?.isSymbolicLink()) return;
-  if (fs.existsSync(path)) return;
+  try {
+    fs.statSync(path);
+    return;
+  } catch (error) {
+    if (systemCode(error) === "ELOOP") throw systemError(path, error);
+  }
   throw new BcacheError(
     "WrongState",
     `${path} is a link to ${fs.readlinkSync(path)}, which is not there; bring that back (is a ` +

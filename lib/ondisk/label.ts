@@ -29,6 +29,10 @@ export function encodeLabel(text: string): Uint8Array {
     const found = "the label holds a control character";
     throw new BcacheError("InvalidArgument", `${found}; use printable characters`);
   }
+  if (!text.isWellFormed()) {
+    const found = "the label holds half a character (a lone surrogate)";
+    throw new BcacheError("InvalidArgument", `${found}; use whole ones`);
+  }
   const raw = new Uint8Array(LABEL_BYTES);
   raw.set(encoded);
   return raw;

@@ -55,6 +55,7 @@ test("labels of up to 32 bytes survive, longer ones and control characters are r
   }
   assertThrows(() => encodeLabel("x".repeat(33)), BcacheError, "33 bytes, at most 32");
   assertThrows(() => encodeLabel("a\nb"), BcacheError, "control character");
+  assertThrows(() => encodeLabel("a\ud800b"), BcacheError, "half a character");
   assertEquals(decodeLabel(Uint8Array.of(0x1b, 0x5b, 0x41, 0)), "\ufffd[A");
 });
 

@@ -179,6 +179,13 @@ const WRONG: ReadonlyArray<readonly [number, RegExp, readonly string[]]> = [
     "abc",
   ]],
   [1, /none does not exist/, ["show", "none"]],
+  [2, /<device> is empty; expected a path; see bcache-fuse show --help/, ["show", ""]],
+  [2, /--cache is empty/, ["make", "-C", ""]],
+  [2, /--bdev is empty/, ["make", "-B", "b", ""]],
+  [2, /<mountpoint> is empty/, ["mount", "-C", "c", "-B", "b", ""]],
+  [2, /--backing is empty/, ["mount", "-C", "c", "-B", "", "m"]],
+  [2, /<backing> is empty/, ["attach", "m", ""]],
+  [2, /--output is empty/, ["extract", "-C", "c", "-B", "b", "-o", ""]],
   [
     1,
     /"writeback_precent"; did you mean writeback_percent[^?]*\? bcache-fuse get/,

@@ -64,6 +64,17 @@ test("make without --size does not create a missing file, and says how to", asyn
   assertEquals(readdirSync(directory), []);
 });
 
+test("make says of links in a circle what they are", async () => {
+  symlinkSync("two", at("one"));
+  symlinkSync("one", at("two"));
+  for (const size of [undefined, "300M"]) {
+    const advice = "links lead in a circle; remove the link";
+    await refused({ cache: [at("one")], ...(size === undefined ? {} : { size }) }, advice);
+  }
+  const error = await assertRejects(() => openFileDevice(at("one")), BcacheError, "in a circle");
+  assertEquals(error.code, "WrongState");
+});
+
 test("make creates no file in /dev and in no folder that is missing, and says why", async () => {
   const disk = "/dev/bcache-fuse-no-such-disk";
   await refused({ bdev: [disk], size: "20M" }, `${disk}: no such device; lsblk lists`);

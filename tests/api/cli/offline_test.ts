@@ -8,6 +8,7 @@ import {
   readdirSync,
   rmSync,
   statSync,
+  symlinkSync,
   truncateSync,
   writeFileSync,
 } from "node:fs";
@@ -253,6 +254,9 @@ describe("extract", () => {
 
     writeFileSync(image, "mine");
     await refused(1, /image exists already; .*--force/, ...from, "-o", image);
+    symlinkSync("circle", join(folder, "circle"));
+    const circle = ["-o", join(folder, "circle"), "--force"];
+    await refused(1, /circle cannot be looked at: .*remove the link/, ...from, ...circle);
     const itself = pathOf("cache.img");
     const read = /cache\.img is the cache device itself, which is only read; name another file/;
     await refused(1, read, ...from, "-o", itself, "--force");

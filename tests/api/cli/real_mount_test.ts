@@ -12,6 +12,7 @@ import {
   readFileSync,
 } from "node:fs";
 import { readdirSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { connect, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
@@ -174,6 +175,69 @@ testWithMount("a mount whose process was killed is refused, named, and cleared a
   assertEquals([cleared.status, cleared.out], [0, "unmounted mnt, whose process had ended\n"]);
   assertEquals(mountAt(mountPoint), undefined);
   assertEquals((await run(...MOUNT, "mnt")).status, 0);
+  assertEquals((await run("unmount", "mnt")).status, 0);
+});
+
+testWithMount("a mount whose control socket was removed is told of, and unmounted", async () => {
+  assertEquals((await run(...MOUNT, "mnt")).status, 0);
+  const pid = await pidOf();
+  const runDirectory = join(directory, "bcache-fuse");
+  const [socket] = readdirSync(runDirectory).filter((name) => name.endsWith(".sock"));
+  rmSync(join(runDirectory, socket!));
+  const one = await run("status", "mnt");
+  assertEquals([one.status, one.out], [1, ""]);
+  assertMatch(one.err, /^bcache-fuse: mnt is a mount .* without its control socket \S+ .*\n$/);
+  assertStringIncludes(one.err, `; process ${pid} serves it; run bcache-fuse unmount mnt, `);
+  assertStringIncludes(
+    (await run("status")).out,
+    `${mountPoint}  PID ${pid}, UNREACHABLE: its control socket was removed; ` +
+      `run bcache-fuse unmount ${mountPoint}\n`,
+  );
+  assertMatch((await run("unmount", "mnt", "--flush")).err, /cannot be flushed/);
+  const held = openSync(join(mountPoint, "bcache0"), "r");
+  const busy = await run("unmount", "mnt");
+  closeSync(held);
+  assertEquals(busy.status, 1);
+  assertMatch(busy.err, /is in use by/);
+  const cleared = await run("unmount", "mnt");
+  const line = "unmounted mnt, whose control socket was missing\n";
+  assertEquals([cleared.status, cleared.out, cleared.err], [0, line, ""]);
+  assertEquals([isRunning(pid), mountAt(mountPoint)], [false, undefined]);
+});
+
+testWithMount("a stopped mount whose queue of connections is full is not called gone", async () => {
+  assertEquals((await run(...MOUNT, "mnt")).status, 0);
+  const pid = await pidOf();
+  const runDirectory = join(directory, "bcache-fuse");
+  const [socket] = readdirSync(runDirectory).filter((name) => name.endsWith(".sock"));
+  process.kill(pid, "SIGSTOP");
+  const clients: Socket[] = [];
+  try {
+    let isFull = false;
+    for (let count = 0; count < 6000 && !isFull; count++) {
+      isFull = await new Promise<boolean>((resolve) => {
+        const client = connect(join(runDirectory, socket!));
+        clients.push(client);
+        client.once("connect", () => resolve(false));
+        client.once("error", () => resolve(true));
+      });
+    }
+    assertEquals(isFull, true);
+    for (const words of [["status"], ["status", "mnt"], ["unmount", "mnt"]]) {
+      const { status, err } = await run(...words);
+      assertEquals(status, 1);
+      assertMatch(
+        err,
+        new RegExp(
+          `^bcache-fuse: process ${pid} does not answer: its queue of connections is full`,
+        ),
+      );
+      assertStringIncludes(err, `kill -CONT ${pid} goes on with it`);
+    }
+  } finally {
+    for (const client of clients) client.destroy();
+    process.kill(pid, "SIGCONT");
+  }
   assertEquals((await run("unmount", "mnt")).status, 0);
 });
 
