@@ -2,7 +2,7 @@
 import { resolve } from "node:path";
 import { findMount } from "./find_mount.ts";
 import { formatBytes, printable } from "./format.ts";
-import { type Program, UsageError } from "./program.ts";
+import type { Program } from "./program.ts";
 import { withProgress } from "./progress.ts";
 
 /** `attach MOUNTPOINT BACKING [--force]`. */
@@ -11,9 +11,6 @@ export async function runAttach(
   options: { mountPoint: string; backingPath: string; force: boolean },
 ): Promise<void> {
   const { mountPoint, force } = options;
-  if (options.backingPath === "") {
-    throw new UsageError("the backing device's path is empty; name a device or an image");
-  }
   const client = await findMount(program, mountPoint);
   const device = await client.attach(resolve(options.backingPath), { force });
   program.out(

@@ -98,7 +98,7 @@ describe("attach, detach and stop", () => {
     assertEquals(bench.control.calls[1], "attach /disk by force");
     const nameless = await bench.run("attach", bench.mountPoint, "");
     assertEquals([nameless.status, bench.control.calls.length], [2, 2]);
-    assertMatch(nameless.err, /the backing device's path is empty/);
+    assertMatch(nameless.err, /<backing> is empty; expected a path/);
   });
 
   test("status lists the devices that are there now, not those of the start", async () => {
