@@ -62,11 +62,18 @@ export interface BucketEnd {
 export class ImpossibleEntry extends BcacheError {
   /** Found and expected numbers. */
   readonly detail: string;
+  readonly #sequence: number;
 
-  constructor(where: string, detail: string) {
+  constructor(where: string, detail: string, sequence: number) {
     const what = "an entry with a right checksum says what cannot be";
     super("BadFormat", `${where}: ${what}: ${detail}; ${JOURNAL_ADVICE}`);
     this.detail = detail;
+    this.#sequence = sequence;
+  }
+
+  /** Whether it is older than entry `sequence`: where that may follow it is nobody's concern. */
+  isBefore(sequence: number): boolean {
+    return this.#sequence > 0 && this.#sequence < sequence;
   }
 }
 
@@ -111,7 +118,7 @@ export class BucketReader {
     let expectedSeq = 0;
     // Every turn moves on by at least one block, so this ends.
     while (at < this.blocksPerBucket) {
-      const found = await this.entryAt(index, at);
+      const found = await this.#next(index, at, expectedSeq);
       if (typeof found === "string") return { block: at, damage: found };
       if (found === undefined) return { block: at };
       const { header } = found;
@@ -121,6 +128,20 @@ export class BucketReader {
       if (!take(found)) break;
     }
     return { block: at };
+  }
+
+  /** As `entryAt`, where entry `expectedSeq` would be next: of a former round there is none. */
+  async #next(
+    index: number,
+    block: number,
+    expectedSeq: number,
+  ): Promise<ParsedEntry | string | undefined> {
+    try {
+      return await this.entryAt(index, block);
+    } catch (error) {
+      if (error instanceof ImpossibleEntry && error.isBefore(expectedSeq)) return undefined;
+      throw error;
+    }
   }
 
   /**
@@ -142,7 +163,7 @@ export class BucketReader {
       const { device, buckets, blockSectors } = this.#place;
       const offset = block * blockSectors;
       const where = `${device.name}: journal bucket ${buckets[index]}, offset ${offset} sectors`;
-      throw new ImpossibleEntry(where, fault.detail);
+      throw new ImpossibleEntry(where, fault.detail, readJsetHeader(bytes).sequence);
     }
     if (fault) return fault.detail;
     const header = readJsetHeader(bytes);

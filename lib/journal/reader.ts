@@ -23,7 +23,13 @@ import { keyDiskWords, keyOffset, keyPointers, keySizeSectors } from "../ondisk/
 import { SECTOR_BYTES } from "../device/device.ts";
 import { SEQUENCE_MAX } from "../ondisk/layout.ts";
 import { JSET, JSET_HEADER_BYTES, JSET_KEY_BYTES, JSET_VERSION } from "../ondisk/jset.ts";
-import { BucketReader, JOURNAL_ADVICE, type JournalPlace, type ParsedEntry } from "./parse.ts";
+import {
+  BucketReader,
+  ImpossibleEntry,
+  JOURNAL_ADVICE,
+  type JournalPlace,
+  type ParsedEntry,
+} from "./parse.ts";
 import type { JournalStart } from "./writer.ts";
 
 const HEADER_WORDS = JSET_HEADER_BYTES / 4;
@@ -230,8 +236,8 @@ async function refuseHidden(
   for (const { index, block } of spots) {
     const end = Math.min(reader.blocksPerBucket, block + blocksMax);
     for (let at = block; at < end; at++) {
-      const entry = await reader.entryAt(index, at);
-      if (typeof entry !== "object" || entry.header.sequence <= head.seq) continue;
+      const entry = await newerAt(reader, { index, block: at }, head.seq);
+      if (entry === undefined) continue;
       throw new BcacheError(
         "BadFormat",
         `${where} bucket ${place.buckets[index]}, offset ${block * place.blockSectors} sectors: ` +
@@ -239,6 +245,21 @@ async function refuseHidden(
           `intact: writes that were flushed would be lost; ${JOURNAL_ADVICE}`,
       );
     }
+  }
+}
+
+/** The intact entry at a block, if it is newer than entry `seq`. */
+async function newerAt(
+  reader: BucketReader,
+  { index, block }: { index: number; block: number },
+  seq: number,
+): Promise<ParsedEntry | undefined> {
+  try {
+    const entry = await reader.entryAt(index, block);
+    return typeof entry === "object" && entry.header.sequence > seq ? entry : undefined;
+  } catch (error) {
+    if (error instanceof ImpossibleEntry && error.isBefore(seq + 1)) return undefined;
+    throw error;
   }
 }
 

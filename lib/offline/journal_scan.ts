@@ -174,9 +174,11 @@ class Scanner {
     if (await tryRead(this.place.device, first, bytes) !== undefined) return seqs;
     for (let at = 0; at < bytes.length; at += blockBytes) {
       const rest = bytes.subarray(at);
-      if (verifyJset(rest, rest.length, this.place.magic) !== undefined) continue;
+      const fault = verifyJset(rest, rest.length, this.place.magic);
+      // Written whole with a number that cannot be, too, unless that is an older one's.
+      if (fault !== undefined && fault.reason !== "bad sequence") continue;
       const found = readU64(viewOf(rest), JSET.seq);
-      if (found > seq) seqs.push(found);
+      if (found === 0 || found > seq) seqs.push(found);
     }
     return seqs.sort((a, b) => a - b);
   }

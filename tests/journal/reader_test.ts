@@ -141,6 +141,20 @@ describe("reading the journal", () => {
     }
   });
 
+  test("passes over such an entry of a former round behind the newest one", async () => {
+    const bytes = image(run(0, 1, 12, 1));
+    // Bucket 1 has entries 9-12; the next bucket, too, is looked at for newer ones.
+    for (const [bucket, block] of [[1, 4], [1, 6], [2, 5]] as const) {
+      const from = offsetOf(1, 0);
+      bytes.copyWithin(offsetOf(bucket, block), from, from + SECTOR_BYTES);
+      const view = new DataView(bytes.buffer, offsetOf(bucket, block), SECTOR_BYTES);
+      view.setBigUint64(JSET.seq, 6n, true);
+      view.setBigUint64(JSET.last_seq, 7n, true);
+      resealJset(new Uint8Array(bytes.buffer, view.byteOffset, SECTOR_BYTES));
+    }
+    assertEquals((await read(bytes)).head.seq, 12);
+  });
+
   test("refuses a journal whose newest entries are hidden behind damage", async () => {
     const damages: Array<(bytes: Uint8Array, at: number) => void> = [
       (bytes, at) => void (bytes[at + 100]! ^= 1),
