@@ -139,7 +139,7 @@ describe("keys that cannot be true", () => {
     for (const end of ["cut", "close"] as const) {
       sets.set(end, await smallSet({ writes: 1000, seed: 5, end }));
     }
-  }, 60_000);
+  });
 
   for (const { name, pattern, plant } of PLANTS) {
     for (const end of ["cut", "close"]) {
