@@ -26,6 +26,11 @@ export class CountingDevice extends ForwardingDevice {
     return (this.inner as { tailBytes?: number }).tailBytes ?? 0;
   }
 
+  /** Where the path of a file leads; undefined where the device does not say. */
+  get filePath(): string | undefined {
+    return (this.inner as { filePath?: string }).filePath;
+  }
+
   /** As `fileState` of a file device; undefined where the device has none. */
   async fileState(options: { settled: boolean }): Promise<FileState | undefined> {
     const { inner } = this;

@@ -22,6 +22,34 @@ function valueIn(path: string): number {
 }
 
 test(
+  "an image is the same by a link to it, also after a kill",
+  () =>
+    inWorkshop(async (place) => {
+      const [image, link, cache] = ["disk.img", "link.img", "cache.img"].map((name) =>
+        place.path(name)
+      ) as [string, string, string];
+      await run("truncate", "-s", "16M", image);
+      await run("ln", "-s", image, link);
+      const make = ["make", "-C", cache, "--size", "64M", "-b", "64k", "-B", link, "--sidecar"];
+      await bcacheFuse(...make, "--writeback");
+      const flags = ["--set", "writeback_running=0"];
+      const first = await place.mount({ cache, backing: link, flags });
+      fill(first.file, 5);
+      await run("sync", first.file);
+      await place.kill(first);
+      for (const backing of [image, link]) {
+        const again = await place.mount({ cache, backing, flags });
+        assertEquals(valueIn(again.file), 5);
+        await place.unmount(again);
+        await bcacheFuse("check", "--cache", cache, "--backing", backing);
+      }
+      await bcacheFuse("writeback", "--cache", cache, "--backing", link);
+      assertEquals(valueIn(image), 5);
+    }),
+  60_000,
+);
+
+test(
   "check of an edited image with dirty data advises what a mount takes",
   () =>
     inWorkshop(async (place) => {

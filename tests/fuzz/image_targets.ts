@@ -216,6 +216,7 @@ async function extracted({ cache, backing }: Damaged, rescue: boolean): Promise<
 
 /** Counts itself as open until it is closed; what is under it stays open. */
 class CountedDevice extends ForwardingDevice {
+  readonly filePath = undefined;
   readonly #open: Set<Device>;
 
   constructor(inner: Device, open: Set<Device>) {
@@ -251,7 +252,7 @@ const sidecar: FuzzTarget = {
       const changed = isShort ? new MemoryDevice(random.below(17)) : new OverlayDevice(beside);
       if (!isShort) await damage(random, changed, SUPERBLOCK_PLACE);
       const opened = new Set<Device>();
-      const open = (path: string): Promise<Device> =>
+      const open = (path: string): Promise<CountedDevice> =>
         Promise.resolve(new CountedDevice(path === "plain" ? image : changed, opened));
       const device = await attemptLater(() => openBacking("plain", open));
       if (device instanceof BcacheError) {

@@ -24,8 +24,11 @@ import { formatUuid } from "../../ondisk/uuid.ts";
 export interface FileLike extends Device {
   /** Bytes behind the last whole sector. */
   readonly tailBytes?: number;
-  /** Where a link leads that the file was named by; undefined: its name. */
-  readonly filePath?: string;
+  /**
+   * Where a link leads that the file was named by; undefined: its name. Not optional: whoever wraps
+   * a file and forgets it would look for the sidecar beside the link.
+   */
+  readonly filePath: string | undefined;
   /**
    * Its size and time of modification; undefined: it is a block device, or cannot be told.
    * `settled` makes both durable first, with all that was written.
