@@ -17,6 +17,7 @@ import { isServable, VOLUME_SECTORS_MAX } from "../../ondisk/uuid_table.ts";
 import { countKeys, dropKeys } from "./drop_keys.ts";
 import type { Engine } from "../engine.ts";
 import { FlashStore } from "./flash_store.ts";
+import { formatBytes } from "../../base/units.ts";
 import { RangeLocks } from "../ranges.ts";
 import type { RequestParts } from "../request_parts.ts";
 import { freeSlot, invalidated } from "./slots.ts";
@@ -160,10 +161,8 @@ export class FlashVolumes {
     if (sectors === 0) return;
     throw new BcacheError(
       "HoldsData",
-      `${name}: holds ${sectors * SECTOR} bytes behind the new end of ${
-        from * SECTOR
-      } bytes that ` +
-        "are nowhere else; they are given up by force only " +
+      `${name}: holds ${formatBytes(sectors * SECTOR)} behind the new end of ` +
+        `${formatBytes(from * SECTOR)} that are nowhere else; they are given up by force only ` +
         '(bcache-fuse volume resize --force, over HTTP "force":true)',
     );
   }

@@ -122,7 +122,7 @@ describe("a volume on the cache alone", () => {
     await write(volume, 65536 - 512, 1024, 8);
     await write(volume, MIB - 4096, 4096, 9);
     await volume.zero(MIB - 512, 512);
-    const behind = "bcache0: holds 4096 bytes behind the new end of 65536 bytes";
+    const behind = "bcache0: holds 4.0 KiB behind the new end of 64.0 KiB";
     for (
       const cut of [
         () => set.resizeVolume("bcache0", 65536),
