@@ -19,7 +19,7 @@ export async function runDump(program: Program, command: DumpCommand): Promise<v
   let unreadable = 0;
   let text = "";
   const emit = async (item: DumpItem): Promise<void> => {
-    if (item.unreadable) unreadable++;
+    if (item.unreadable) unreadable += item.places ?? 1;
     text += command.json
       ? `${JSON.stringify(item.json)}\n`
       : `${item.text.split("\n").map(shown).join("\n")}\n`;

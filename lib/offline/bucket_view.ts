@@ -1,7 +1,7 @@
 /**
  * What is known of every bucket when a cache is looked at offline: its generation, who uses it,
- * and which of its sectors the index points to. Eleven bytes a bucket, and a bounded number of
- * sector maps. Answers to `struct bucket` of bcache.h and the marks of `bch_btree_gc`.
+ * and which of its sectors the index points to. Eleven bytes and a bit a bucket, and a bounded
+ * number of sector maps. Answers to `struct bucket` of bcache.h and the marks of `bch_btree_gc`.
  */
 import { genAfter } from "../buckets/table.ts";
 
@@ -30,10 +30,10 @@ export class BucketView {
   readonly use: Uint8Array;
   /** Sectors that the index points to. */
   readonly sectors: Uint32Array;
-  /** Buckets of which an error was found: no extent in them can be believed. */
-  readonly doubtful: Set<number> = new Set();
   /** Pointers that were ahead of the generation on disk. */
   adopted = 0;
+  /** A bit for each bucket: all may be doubtful, and a Set takes fewer than an image may have. */
+  #doubtful: Uint8Array;
   #mapWords: number;
   /** The place of a bucket's map, plus one; 0: none yet. */
   #mapOf: Uint32Array;
@@ -48,9 +48,19 @@ export class BucketView {
     this.genKnown = new Uint8Array(bucketCount);
     this.use = new Uint8Array(bucketCount);
     this.sectors = new Uint32Array(bucketCount);
+    this.#doubtful = new Uint8Array(Math.ceil(bucketCount / 8));
     this.#mapOf = new Uint32Array(bucketCount);
     this.#mapWords = Math.ceil(bucketSectors / 32);
     this.#mapsMax = Math.floor(MAPS_BYTES_MAX / (this.#mapWords * 4));
+  }
+
+  /** Notes that an error was found of a bucket: no extent in it can be believed. */
+  doubt(bucket: number): void {
+    this.#doubtful[bucket >>> 3]! |= 1 << (bucket & 7);
+  }
+
+  isDoubtful(bucket: number): boolean {
+    return (this.#doubtful[bucket >>> 3]! & (1 << (bucket & 7))) !== 0;
   }
 
   /** Takes over the generation of a pointer that is ahead of what is known. */

@@ -100,7 +100,7 @@ class ExtentChecker implements ExtentTally {
   ): void {
     const { image, buckets } = this.#index;
     const where = sector === undefined ? {} : { bucket: bucketOf(image, sector), sector };
-    if (where.bucket !== undefined && severity === "error") buckets.doubtful.add(where.bucket);
+    if (where.bucket !== undefined && severity === "error") buckets.doubt(where.bucket);
     this.#report({
       severity,
       subject: "btree",

@@ -1,7 +1,8 @@
 /**
  * `dump`: what lies in a structure of a cache device, item by item, as far as it can be read.
  * Items are handed over one at a time, so memory does not grow with the device; what cannot be
- * read becomes an item that says so. Extents look as in the kernel's debugfs.
+ * read becomes an item that says so, and of what comes between two items a bounded number is kept.
+ * Extents look as in the kernel's debugfs.
  */
 import { formatBytes, isoTime } from "../base/units.ts";
 import type { KeySet } from "../bset/key_set.ts";
@@ -28,7 +29,7 @@ import { SUPERBLOCK_BYTES, SUPERBLOCK_SECTOR } from "../ondisk/superblock.ts";
 import { formatUuid } from "../ondisk/uuid.ts";
 import { slotKind } from "../ondisk/uuid_table.ts";
 import { bucketOf, type CacheImage, openCacheImage, tryRead, wasStarted } from "./cache_image.ts";
-import { type Finding, findingText, type Report } from "./findings.ts";
+import { Findings, findingText, type Report } from "./findings.ts";
 import { effectiveLeaves, type IndexView, openIndex, pointerState } from "./index_view.ts";
 import { blocksOf, intactEntryAt, rescueJournal } from "./journal_rescue.ts";
 import { journalPlace, scanJournal, type ScannedEntry } from "./journal_scan.ts";
@@ -54,6 +55,8 @@ export interface DumpItem {
   readonly json: unknown;
   /** The item only tells that something cannot be read. */
   readonly unreadable?: boolean;
+  /** How many such things it tells of; default 1. */
+  readonly places?: number;
 }
 
 /** Takes an item; the next one comes when the promise has settled. */
@@ -62,13 +65,17 @@ export type Emit = (item: DumpItem) => void | Promise<void>;
 /** Dumps one structure. Never rejects for what is on the device. */
 export async function dump(device: Device, part: DumpPart, emit: Emit): Promise<void> {
   if (part === "superblock") return await dumpSuperblock(device, emit);
-  const problems: Finding[] = [];
-  const report: Report = (finding) => void problems.push(finding);
+  const problems = new Findings();
+  const { report } = problems;
   const tellProblems = async (): Promise<void> => {
-    for (const finding of problems.splice(0)) {
+    const { kept, omitted } = problems.take();
+    for (const finding of kept) {
       const text = findingText(finding);
       await emit({ text: `unreadable: ${text}`, json: { unreadable: finding }, unreadable: true });
     }
+    if (omitted === 0) return;
+    const text = `unreadable: ... and ${omitted} more`;
+    await emit({ text, json: { unreadable: { omitted } }, unreadable: true, places: omitted });
   };
   const tell: Emit = async (item) => {
     await tellProblems();

@@ -128,7 +128,7 @@ function doubtOfExtent(index: IndexView, leaf: EffectiveLeaf, at: number): strin
   const { image, buckets } = index;
   const state = pointerState(index, words, at);
   if (state === "none" || state === "elsewhere") return keyDirty(words, at) ? LOST : undefined;
-  if (buckets.doubtful.has(bucketOf(image, pointerSector(words, at)))) return DOUBTFUL_BUCKET;
+  if (buckets.isDoubtful(bucketOf(image, pointerSector(words, at)))) return DOUBTFUL_BUCKET;
   // The journal may bring back what was written back long ago.
   const isLost = state === "stale" && keyDirty(words, at) && !isFromJournal(leaf, at);
   return isLost ? LOST : undefined;

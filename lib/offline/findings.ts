@@ -54,6 +54,14 @@ export class Findings {
     else this.warnings++;
     if (this.kept.length < this.#keptMax) this.kept.push(finding);
   };
+
+  /** Hands over what came since the last time, and makes room for what comes next. */
+  take(): { readonly kept: readonly Finding[]; readonly omitted: number } {
+    const { omitted } = this;
+    this.errors = 0;
+    this.warnings = 0;
+    return { kept: this.kept.splice(0), omitted };
+  }
 }
 
 /** One line: `error: CACHE: btree: bucket 7, sector 896: WHAT: found A, expected B; ADVICE`. */

@@ -5,7 +5,7 @@
  *
  * Answers to `bch_btree_node_read_done` of btree.c.
  */
-import { dirtFault, keyFault } from "../btree/node_read.ts";
+import { keyFault } from "../btree/node_read.ts";
 import { KeySet } from "../bset/key_set.ts";
 import { mergeAll, mergeExtents, mergePointers } from "../bset/merge.ts";
 import {
@@ -20,6 +20,7 @@ import {
 import { BSET_HEADER_WORDS, bsetBlocks, bsetFault, readBsetHeader } from "../ondisk/bset.ts";
 import { hex64 } from "../base/crc64.ts";
 import type { CacheImage } from "./cache_image.ts";
+import { DirtFaults } from "./dirt_faults.ts";
 
 export interface ScannedNode {
   /** Keys of all sound sets, the newer winning; what was overwritten is gone. */
@@ -33,22 +34,22 @@ export interface ScannedNode {
   /** The first thing wrong, and the block it is in. */
   readonly fault: { readonly what: string; readonly block: number } | undefined;
   /** Of a leaf: what is wrong with dirty keys that cannot have their data; they are in `keys`. */
-  readonly dirtFaults: readonly string[];
+  readonly dirtFault: string | undefined;
 }
 
 /** What is wrong with keys, while their set is decoded. */
 class KeyDecoder {
   fault: string | undefined;
-  readonly #dirtFaults: string[];
+  readonly #dirt: DirtFaults;
   #slot = new Uint32Array(SLOT_WORDS);
   #level: number;
   #image: CacheImage;
 
-  /** @param dirtFaults takes what is wrong with dirty keys */
-  constructor(image: CacheImage, level: number, dirtFaults: string[]) {
+  /** @param dirt takes the dirty keys of a leaf that cannot have their data */
+  constructor(image: CacheImage, level: number, dirt: DirtFaults) {
     this.#image = image;
     this.#level = level;
-    this.#dirtFaults = dirtFaults;
+    this.#dirt = dirt;
   }
 
   /** The keys of words [from, to), up to the first that cannot be. */
@@ -73,8 +74,7 @@ class KeyDecoder {
       if (set.count > 0 && !this.#follows(set)) {
         return this.#stop(set, `key ${keyText(slot, 0)} is out of order`);
       }
-      const dirt = this.#level === 0 ? dirtFault(slot, 0) : undefined;
-      if (dirt !== undefined) this.#dirtFaults.push(`key ${keyText(slot, 0)} ${dirt}`);
+      if (this.#level === 0) this.#dirt.note(slot, 0);
       set.push(slot, 0);
     }
     return set;
@@ -119,7 +119,7 @@ export function scanNode(
     return words[at + 4] === seqLow && words[at + 5] === seqHigh;
   };
   const sets: KeySet[] = [];
-  const dirtFaults: string[] = [];
+  const dirt = new DirtFaults();
   let what = seqLow === 0 && seqHigh === 0
     ? "bad btree header: found sequence number 0"
     : undefined;
@@ -132,7 +132,7 @@ export function scanNode(
     if (what !== undefined) break;
     const { keyWords64 } = readBsetHeader(words, start / 4);
     const from = start / 4 + BSET_HEADER_WORDS;
-    const decoder = new KeyDecoder(image, level, dirtFaults);
+    const decoder = new KeyDecoder(image, level, dirt);
     const set = decoder.decode(words, from, from + keyWords64 * 2);
     sets.push(set);
     keysOnDisk += set.count;
@@ -152,7 +152,7 @@ export function scanNode(
     usedBlocks,
     seq: hex64(seqLow, seqHigh),
     fault: what === undefined ? undefined : { what, block },
-    dirtFaults,
+    dirtFault: dirt.text,
   };
 }
 

@@ -3,7 +3,7 @@
  * extents in which later keys win, to be laid over the leaves. Nothing is inserted anywhere.
  * Answers to `bch_journal_replay` of journal.c.
  */
-import { dirtFault, keyFault } from "../btree/node_read.ts";
+import { keyFault } from "../btree/node_read.ts";
 import { KeySet } from "../bset/key_set.ts";
 import { mergeExtents } from "../bset/merge.ts";
 import { BucketReader } from "../journal/parse.ts";
@@ -25,6 +25,7 @@ import {
 import { JSET_HEADER_BYTES } from "../ondisk/jset.ts";
 import type { BucketView } from "./bucket_view.ts";
 import { bucketOf, type CacheImage } from "./cache_image.ts";
+import { DirtFaults } from "./dirt_faults.ts";
 import { type Report, RESTORE } from "./findings.ts";
 import { intactEntryAt } from "./journal_rescue.ts";
 import type { JournalScan, ScannedEntry } from "./journal_scan.ts";
@@ -127,14 +128,15 @@ export async function readOverlay(
         what,
         advice: RESTORE,
       });
+    const dirt = new DirtFaults();
     for (let at = 0; at < keys.count * SLOT_WORDS; at += SLOT_WORDS) {
-      const dirt = dirtFault(keys.words, at);
-      if (dirt !== undefined) error(`entry ${seq}: key ${keyText(keys.words, at)} ${dirt}`);
+      dirt.note(keys.words, at);
       builder.add(keys.words, at);
       if (keyPointers(keys.words, at) === 0 || pointerDevice(keys.words, at) !== 0) continue;
       const dataBucket = bucketOf(image, pointerSector(keys.words, at));
       into.buckets.adopt(dataBucket, pointerGen(keys.words, at));
     }
+    if (dirt.text !== undefined) error(`entry ${seq}: ${dirt.text}`);
     count += keys.count;
     const tooMany = builder.count > EXTENTS_MAX;
     if (fault === undefined && !tooMany) continue;

@@ -173,8 +173,8 @@ class TreeWalk {
       const { what, block } = scanned.fault;
       this.#fault(key, { what: `node of level ${level}, block ${block}: ${what}` });
     }
-    for (const what of scanned.dirtFaults) {
-      this.#fault(key, { what: `node of level ${level}: ${what}` });
+    if (scanned.dirtFault !== undefined) {
+      this.#fault(key, { what: `node of level ${level}: ${scanned.dirtFault}` });
     }
     this.#adopt(scanned.keys);
     await this.#options.visit?.({ key, level, lower, scanned });

@@ -120,7 +120,7 @@ const node: FuzzTarget = {
       const scanned = scanNode(image, key, level, bytes);
       const read = newNode({ key, at: 0, level }, geometry);
       const failure = attempt(() => decodeNode(read, bytes, { geometry, magic: magics.bset }));
-      if (scanned.fault !== undefined || scanned.dirtFaults.length > 0) {
+      if (scanned.fault !== undefined || scanned.dirtFault !== undefined) {
         return expect(failure instanceof BcacheError, "what `check` reports the engine refuses");
       }
       if (failure instanceof BcacheError) {

@@ -8,7 +8,7 @@ import { dump, DUMP_PARTS, type DumpItem, type DumpPart } from "../../lib/offlin
 import { rescueJournal } from "../../lib/offline/journal_rescue.ts";
 import { SUPERBLOCK, VERSION } from "../../lib/ondisk/superblock.ts";
 import { unpackFixture } from "../support/fixtures.ts";
-import { copyOf, imageOf, patch, patchSuperblock, smallSet } from "./world.ts";
+import { copyOf, imageOf, patch, patchSuperblock, plantChildren, smallSet } from "./world.ts";
 
 async function itemsOf(device: Device, part: DumpPart): Promise<DumpItem[]> {
   const items: DumpItem[] = [];
@@ -18,7 +18,7 @@ async function itemsOf(device: Device, part: DumpPart): Promise<DumpItem[]> {
 
 async function withFixture(name: string, body: (cache: Device) => Promise<void>): Promise<void> {
   const unpacked = unpackFixture(name);
-  const cache = await openFileDevice(unpacked.pathOf("cache.img"), { readOnly: true });
+  const cache = await openFileDevice(unpacked.pathOf("cache.img"));
   try {
     await body(cache);
   } finally {
@@ -91,6 +91,21 @@ describe("dump", () => {
       assertMatch(extents!.text, /^unreadable: error: .*superblock/);
     });
   });
+
+  test("keeps a thousand findings until it can tell them, and counts the rest", () =>
+    withFixture("multilevel-powercut", async (cache) => {
+      await plantChildren(cache, 1300);
+      for (const part of ["btree", "extents"] as const) {
+        const items = await itemsOf(cache, part);
+        const findings = items.filter(({ text }) => text.startsWith("unreadable: error: "));
+        assertMatch(findings[1]!.text, /ends at 0:2 belongs to a b-tree node already/);
+        const [rest] = items.filter(({ text }) => /^unreadable: \.\.\. and \d+ more$/.test(text));
+        // A child with keys behind its end, 1299 in its bucket, and the gap behind them.
+        assertEquals([findings.length, rest?.places], [1000, 301]);
+        assertEquals(rest!.json, { unreadable: { omitted: 301 } });
+        assertEquals(rest!.unreadable, true);
+      }
+    }));
 
   test("counts no farther than the device, whatever its superblock says of buckets", async () => {
     const { cache } = await smallSet({ end: "cut", writes: 100, seed: 32 });

@@ -9,8 +9,10 @@ import type { KeySet } from "../../lib/bset/key_set.ts";
 import { MemoryDevice } from "../../lib/device/memory.ts";
 import { checkCache } from "../../lib/offline/check.ts";
 import { planExtract } from "../../lib/offline/extract.ts";
+import { findingText } from "../../lib/offline/findings.ts";
 import type { IndexView } from "../../lib/offline/index_view.ts";
 import {
+  clearPointer,
   type KeyFields,
   keyInode,
   keyOffset,
@@ -161,6 +163,29 @@ describe("keys that cannot be true", () => {
       });
     }
   }
+
+  test("however many of one journal entry or leaf are one finding, which counts them", async () => {
+    const { cache: sound } = sets.get("cut")!;
+    const key = { inode: 0, offset: 100, sizeSectors: 8, dirty: true };
+    for (const count of [1, 2, 100]) {
+      const journal = await copyOf(sound);
+      await journaled(() => new Array(count).fill(key))(journal, await indexOf(journal));
+      const leaf = await copyOf(sound);
+      await inLeaf(({ words }) => {
+        for (let at = 0; at < count * SLOT_WORDS; at += SLOT_WORDS) {
+          clearPointer(words, at);
+          setDirty(words, at, true);
+        }
+      })(leaf, await indexOf(leaf));
+      for (const cache of [journal, leaf]) {
+        const texts = (await checkCache({ cache })).findings.map(findingText);
+        const faults = texts.filter((text) => /dirty has no pointer to its data/.test(text));
+        const of = count === 1 ? "" : ` (the first of ${count} such keys)`;
+        assertEquals(faults.length, 1);
+        assert(faults[0]!.includes(`dirty has no pointer to its data${of}; `), faults[0]);
+      }
+    }
+  });
 
   test("a rescue takes the keys behind one that cannot be true, and lists that one", async () => {
     const { backing, cache: sound, model } = sets.get("close")!;

@@ -14,7 +14,7 @@ import { type CacheImage, openCacheImage } from "../../lib/offline/cache_image.t
 import { type Finding, findingText } from "../../lib/offline/findings.ts";
 import { type IndexView, openIndex } from "../../lib/offline/index_view.ts";
 import { scanNode } from "../../lib/offline/node_scan.ts";
-import { pointerSector, SLOT_WORDS } from "../../lib/ondisk/bkey.ts";
+import { keySizeSectors, pointerSector, setOffset, SLOT_WORDS } from "../../lib/ondisk/bkey.ts";
 import {
   BSET_HEADER_BYTES,
   bsetBlocks,
@@ -207,7 +207,7 @@ export async function rewriteNode(
   change: (keys: KeySet) => void,
 ): Promise<void> {
   const image = await imageOf(cache);
-  await patch(cache, pointerSector(key, 0), BUCKET_SECTORS, (bytes) => {
+  await patch(cache, pointerSector(key, 0), keySizeSectors(key, 0), (bytes) => {
     const { keys } = scanNode(image, key, level, bytes);
     const words = new Uint32Array(bytes.buffer);
     const [seqLow, seqHigh] = [words[4]!, words[5]!];
@@ -215,8 +215,8 @@ export async function rewriteNode(
     bytes.fill(0);
     encodeBset(bytes, {
       identity: {
-        magicLow: MAGICS.bset.low,
-        magicHigh: MAGICS.bset.high,
+        magicLow: image.magics.bset.low,
+        magicHigh: image.magics.bset.high,
         pointerLow: key[4]!,
         pointerHigh: key[5]!,
       },
@@ -226,6 +226,19 @@ export async function rewriteNode(
       slotWords: SLOT_WORDS,
       count: keys.count,
     });
+  });
+}
+
+/** Makes the root a node of `count` children, all of them the first of its leaves. */
+export async function plantChildren(cache: Device, count: number): Promise<void> {
+  const { journal: { head }, tree } = await indexOf(cache);
+  const child = tree.leaves[0]!.key!.slice();
+  await rewriteNode(cache, head.rootKey, head.rootLevel, (keys) => {
+    keys.clear();
+    for (let number = 1; number <= count; number++) {
+      setOffset(child, 0, number);
+      keys.push(child, 0);
+    }
   });
 }
 

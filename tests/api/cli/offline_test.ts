@@ -21,6 +21,7 @@ import { makeDevices } from "../../../api/cli/make_devices.ts";
 import { main } from "../../../api/cli/main.ts";
 import { openFileDevice } from "../../../lib/device/file.ts";
 import { openLibc } from "../../../lib/runtime/libc.ts";
+import { plantChildren } from "../../offline/world.ts";
 import { hashOfFile, type UnpackedFixture, unpackFixture } from "../../support/fixtures.ts";
 
 const LIMIT_MS = 60_000;
@@ -171,6 +172,16 @@ describe("dump", () => {
     assertEquals(status, 4);
     assertMatch(out, /^unreadable: .*bucket 19\b/);
     assertMatch(err, /^bcache-fuse: .*: 1 place could not be read; see "unreadable" above\n$/);
+  });
+
+  test("counts what it does not tell one by one, too", async () => {
+    const path = fixture("multilevel-powercut").pathOf("cache.img");
+    const cache = await openFileDevice(path);
+    await plantChildren(cache, 1300);
+    await cache.close();
+    const { out, err } = await run("dump", path, "btree");
+    assertMatch(out, /\nunreadable: \.\.\. and 301 more\n$/);
+    assertMatch(err, /: 1301 places could not be read; see "unreadable" above\n$/);
   });
 
   test("looks at a device that is in use, and knows its structures", async () => {
