@@ -2,12 +2,12 @@
  * `show`: the superblock of a device or image, also while it is mounted: nothing is locked, and
  * nothing but the page is read.
  */
-import { closeSync, fstatSync, lstatSync, openSync, readSync, realpathSync } from "node:fs";
+import { closeSync, fstatSync, openSync, readSync } from "node:fs";
 import { constants } from "node:fs";
 import { BcacheError, messageOf } from "../../lib/base/errors.ts";
 import { sidecarPath } from "../../lib/cache/members/open_backing.ts";
 import { nameExists } from "../../lib/device/create.ts";
-import { refuseDanglingLink } from "../../lib/device/host.ts";
+import { followLink, refuseDanglingLink } from "../../lib/device/host.ts";
 import { SECTOR_BYTES } from "../../lib/device/device.ts";
 import { showSuperblock, superblockToJson } from "../../lib/ondisk/show.ts";
 import { SUPERBLOCK_BYTES, SUPERBLOCK_SECTOR } from "../../lib/ondisk/superblock.ts";
@@ -15,8 +15,11 @@ import { hasSuperblockMagic } from "../../lib/ondisk/superblock_verify.ts";
 import type { Program } from "./program.ts";
 
 /** `show DEV [--json]`. Prints what can be told, then throws BadFormat if that is not all well. */
-export function runShow(program: Program, options: { path: string; json: boolean }): void {
-  const { path, page } = pageOf(options.path);
+export async function runShow(
+  program: Program,
+  options: { path: string; json: boolean },
+): Promise<void> {
+  const { path, page } = await pageOf(options.path);
   const shown = showSuperblock(page);
   program.out(options.json ? `${JSON.stringify(superblockToJson(page), null, 2)}\n` : shown.text);
   if (shown.error === undefined) return;
@@ -29,9 +32,9 @@ export function runShow(program: Program, options: { path: string; json: boolean
 }
 
 /** The page that counts: a sidecar goes before what the image itself holds, as in mount. */
-function pageOf(path: string): { path: string; page: Uint8Array } {
+async function pageOf(path: string): Promise<{ path: string; page: Uint8Array }> {
   const page = readPage(path);
-  const beside = sidecarPath(lstatSync(path).isSymbolicLink() ? realpathSync(path) : path);
+  const beside = sidecarPath(await followLink(path));
   return nameExists(beside) ? { path: beside, page: readPage(beside) } : { path, page };
 }
 

@@ -126,13 +126,16 @@ export function refuseDanglingLink(path: string): void {
 }
 
 /**
- * The file that `path` leads to: a link at its end is followed, to wherever it leads. A path that
- * ends in no link, or leads nowhere, is returned as it is.
+ * The file that `path` leads to: a link at its end is followed to a regular file, wherever that
+ * lies. A link to a device is not: what is kept beside /dev/dm-0 is gone after a restart, and the
+ * name may be another device's then. A path that ends in no link, or leads nowhere, is returned as
+ * it is.
  */
 export async function followLink(path: string): Promise<string> {
   try {
     // Not in this thread: a file system that hangs must not hang who serves others.
     if (!(await fs.promises.lstat(path)).isSymbolicLink()) return path;
+    if (!(await fs.promises.stat(path)).isFile()) return path;
     return await fs.promises.realpath(path);
   } catch {
     return path;

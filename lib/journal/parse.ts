@@ -56,19 +56,26 @@ export interface BucketEnd {
   readonly block: number;
   /** Something that is no entry, although it carries the journal's magic number. */
   readonly damage?: string;
+  /** Its checksum is right: no power cut tore it. */
+  readonly isWhole?: boolean;
 }
+
+/** What an entry is whose checksum is right, and whose numbers cannot be. */
+export const IMPOSSIBLE = "an entry with a right checksum says what cannot be";
 
 /** An entry with a right checksum and numbers that cannot be. */
 export class ImpossibleEntry extends BcacheError {
   /** Found and expected numbers. */
   readonly detail: string;
+  /** Within its bucket. */
+  readonly block: number;
   readonly #sequence: number;
 
-  constructor(where: string, detail: string, sequence: number) {
-    const what = "an entry with a right checksum says what cannot be";
-    super("BadFormat", `${where}: ${what}: ${detail}; ${JOURNAL_ADVICE}`);
+  constructor(where: string, detail: string, at: { block: number; sequence: number }) {
+    super("BadFormat", `${where}: ${IMPOSSIBLE}: ${detail}; ${JOURNAL_ADVICE}`);
     this.detail = detail;
-    this.#sequence = sequence;
+    this.block = at.block;
+    this.#sequence = at.sequence;
   }
 
   /** Whether it is older than entry `sequence`: where that may follow it is nobody's concern. */
@@ -120,6 +127,9 @@ export class BucketReader {
     while (at < this.blocksPerBucket) {
       const found = await this.#next(index, at, expectedSeq);
       if (typeof found === "string") return { block: at, damage: found };
+      if (found instanceof ImpossibleEntry) {
+        return { block: at, damage: `${IMPOSSIBLE}: ${found.detail}`, isWhole: true };
+      }
       if (found === undefined) return { block: at };
       const { header } = found;
       if (expectedSeq !== 0 && header.sequence !== expectedSeq) return { block: at };
@@ -130,16 +140,19 @@ export class BucketReader {
     return { block: at };
   }
 
-  /** As `entryAt`, where entry `expectedSeq` would be next: of a former round there is none. */
+  /**
+   * As `entryAt`, where entry `expectedSeq` would be next. Returns an impossible one that calls
+   * itself older: it may be of a former round, or that very one with a wrong number.
+   */
   async #next(
     index: number,
     block: number,
     expectedSeq: number,
-  ): Promise<ParsedEntry | string | undefined> {
+  ): Promise<ParsedEntry | ImpossibleEntry | string | undefined> {
     try {
       return await this.entryAt(index, block);
     } catch (error) {
-      if (error instanceof ImpossibleEntry && error.isBefore(expectedSeq)) return undefined;
+      if (error instanceof ImpossibleEntry && error.isBefore(expectedSeq)) return error;
       throw error;
     }
   }
@@ -163,7 +176,8 @@ export class BucketReader {
       const { device, buckets, blockSectors } = this.#place;
       const offset = block * blockSectors;
       const where = `${device.name}: journal bucket ${buckets[index]}, offset ${offset} sectors`;
-      throw new ImpossibleEntry(where, fault.detail, readJsetHeader(bytes).sequence);
+      const { sequence } = readJsetHeader(bytes);
+      throw new ImpossibleEntry(where, fault.detail, { block, sequence });
     }
     if (fault) return fault.detail;
     const header = readJsetHeader(bytes);

@@ -25,6 +25,7 @@ import { SEQUENCE_MAX } from "../ondisk/layout.ts";
 import { JSET, JSET_HEADER_BYTES, JSET_KEY_BYTES, JSET_VERSION } from "../ondisk/jset.ts";
 import {
   BucketReader,
+  IMPOSSIBLE,
   ImpossibleEntry,
   JOURNAL_ADVICE,
   type JournalPlace,
@@ -165,7 +166,7 @@ async function readBuckets(place: JournalPlace, reader: BucketReader): Promise<S
         `${block * place.blockSectors} sectors: ${detail}; the rest of the bucket is ignored`,
     );
   };
-  const bucketNewestSeq = await firstSeqs(place, reader, warn);
+  const { bucketNewestSeq, impossible } = await firstSeqs(place, reader, warn);
   const order = bucketNewestSeq.map((_, index) => index)
     .filter((index) => bucketNewestSeq[index]! > 0)
     .sort((a, b) => bucketNewestSeq[b]! - bucketNewestSeq[a]!);
@@ -193,6 +194,11 @@ async function readBuckets(place: JournalPlace, reader: BucketReader): Promise<S
     // Older buckets hold only what is older than this one's first entry.
     if (head !== undefined && firstSeq <= head.lastSeq) break;
   }
+  for (const [index, entry] of impossible) {
+    // Of a former round it is nobody's concern; else it may be one that is needed.
+    if (!entry.isBefore(head?.lastSeq ?? 0)) throw entry;
+    warn(index, 0, `${IMPOSSIBLE}: ${entry.detail}`);
+  }
   if (head === undefined) {
     throw new BcacheError(
       "BadFormat",
@@ -204,19 +210,26 @@ async function readBuckets(place: JournalPlace, reader: BucketReader): Promise<S
   return { found, bucketNewestSeq, currentIndex, currentUsedBlocks, head, warnings };
 }
 
-/** Per bucket the number of its first entry; 0 for none. */
+/** Per bucket the number of its first entry, 0 for none; and those whose first cannot be. */
 async function firstSeqs(
   place: JournalPlace,
   reader: BucketReader,
   warn: (index: number, block: number, detail: string) => void,
-): Promise<number[]> {
-  const seqs: number[] = [];
+): Promise<{ bucketNewestSeq: number[]; impossible: Map<number, ImpossibleEntry> }> {
+  const bucketNewestSeq: number[] = [];
+  const impossible = new Map<number, ImpossibleEntry>();
   for (let index = 0; index < place.buckets.length; index++) {
-    const first = await reader.entryAt(index, 0, true);
-    if (typeof first === "string") warn(index, 0, first);
-    seqs.push(typeof first === "object" ? first.header.sequence : 0);
+    try {
+      const first = await reader.entryAt(index, 0, true);
+      if (typeof first === "string") warn(index, 0, first);
+      bucketNewestSeq.push(typeof first === "object" ? first.header.sequence : 0);
+    } catch (error) {
+      if (!(error instanceof ImpossibleEntry)) throw error;
+      impossible.set(index, error);
+      bucketNewestSeq.push(0);
+    }
   }
-  return seqs;
+  return { bucketNewestSeq, impossible };
 }
 
 /**

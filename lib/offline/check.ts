@@ -8,6 +8,7 @@
  */
 import { BcacheError } from "../base/errors.ts";
 import type { Device } from "../device/device.ts";
+import { IMPOSSIBLE, ImpossibleEntry } from "../journal/parse.ts";
 import { findLaterEntry } from "../journal/reader.ts";
 import { decodeLabel } from "../ondisk/label.ts";
 import { formatUuid } from "../ondisk/uuid.ts";
@@ -16,7 +17,7 @@ import { USE } from "./bucket_view.ts";
 import { type CacheImage, openCacheImage, wasStarted } from "./cache_image.ts";
 import { checkBackings, type CheckedBacking } from "./check_backing.ts";
 import { checkExtents, type ExtentTally } from "./check_extents.ts";
-import { type Finding, Findings, type Report } from "./findings.ts";
+import { type Finding, Findings, type Report, RESTORE } from "./findings.ts";
 import { journalPlace } from "./journal_scan.ts";
 import { type IndexView, type OnProgress, openIndex } from "./index_view.ts";
 
@@ -138,7 +139,12 @@ async function reportOldSuperblock(image: CacheImage, report: Report): Promise<v
       advice: "the superblock is an old copy: restore sector 8 from a newer one",
     });
   } catch (error) {
-    if (!(error instanceof BcacheError)) throw error; // What cannot be read tells nothing.
+    if (!(error instanceof BcacheError)) throw error;
+    if (!(error instanceof ImpossibleEntry)) return; // What cannot be read tells nothing.
+    const what = IMPOSSIBLE;
+    const { detail: found } = error;
+    const about = { subject: "journal", device: device.name } as const;
+    report({ severity: "error", ...about, what, found, advice: RESTORE });
   }
 }
 

@@ -8,6 +8,7 @@
 import { BcacheError, messageOf } from "../base/errors.ts";
 import {
   BucketReader,
+  IMPOSSIBLE,
   ImpossibleEntry,
   type JournalPlace,
   type ParsedEntry,
@@ -64,6 +65,16 @@ interface BucketScan {
   /** Where its entries end, and what is there instead of the next. */
   endBlock: number;
   damage: string | undefined;
+  /** What is there has a right checksum, but its numbers cannot be. */
+  isWhole?: boolean;
+}
+
+/** What lies behind the place where recovery ends. */
+interface Hidden {
+  /** Numbers of intact entries, in order. */
+  readonly seqs: number[];
+  /** The first whose checksum is right and whose numbers cannot be. */
+  impossible: { block: number; detail: string } | undefined;
 }
 
 class Scanner {
@@ -77,6 +88,7 @@ class Scanner {
   #reader: BucketReader;
   #image: CacheImage;
   #report: Report;
+  #impossibleFirst: Array<[index: number, entry: ImpossibleEntry]> = [];
 
   constructor(image: CacheImage, report: Report) {
     this.#image = image;
@@ -103,7 +115,7 @@ class Scanner {
   async firstSeqs(): Promise<number[]> {
     const seqs: number[] = [];
     for (let index = 0; index < this.place.buckets.length; index++) {
-      const first = await this.#entryAt(index, 0);
+      const first = await this.#firstEntry(index);
       seqs.push(typeof first === "object" ? first.header.sequence : 0);
       const damage = typeof first === "string" ? first : undefined;
       this.buckets.set(index, { newestSeq: 0, endBlock: 0, damage });
@@ -111,26 +123,40 @@ class Scanner {
     return seqs;
   }
 
-  async #entryAt(index: number, block: number): Promise<ParsedEntry | string | undefined> {
+  async #firstEntry(index: number): Promise<ParsedEntry | string | undefined> {
     try {
-      return await this.#reader.entryAt(index, block, true);
+      return await this.#reader.entryAt(index, 0, true);
     } catch (error) {
-      return this.#unreadable(index, block, error);
+      if (!(error instanceof ImpossibleEntry)) return this.#unreadable(index, error);
+      this.#impossibleFirst.push([index, error]);
+      return UNREADABLE;
     }
   }
 
-  #unreadable(index: number, block: number, error: unknown): string {
+  /** Reports buckets whose first entry cannot be: of a former round it is nobody's concern. */
+  reportImpossibleFirst(): void {
+    for (const [index, entry] of this.#impossibleFirst) {
+      if (entry.isBefore(this.head?.lastSeq ?? 0)) this.#impossible("warning", index, entry);
+      else this.#unreadable(index, entry);
+    }
+  }
+
+  #impossible(severity: "error" | "warning", index: number, entry: ImpossibleEntry): void {
+    this.fault(severity, { index, block: entry.block }, {
+      what: IMPOSSIBLE,
+      found: entry.detail,
+      advice: severity === "error" ? RESTORE : "nothing: it is older than what is needed",
+    });
+  }
+
+  #unreadable(index: number, error: unknown): string {
     if (!(error instanceof BcacheError)) throw error;
     this.isUnreadable = true;
     if (error instanceof ImpossibleEntry) {
-      this.fault("error", { index, block }, {
-        what: "an entry with a right checksum says what cannot be",
-        found: error.detail,
-        advice: RESTORE,
-      });
+      this.#impossible("error", index, error);
       return UNREADABLE;
     }
-    this.fault("error", { index, block }, {
+    this.fault("error", { index, block: this.buckets.get(index)?.endBlock ?? 0 }, {
       what: `cannot be read: ${messageOf(error)}`,
       advice: "see the kernel log of the storage",
     });
@@ -147,8 +173,10 @@ class Scanner {
       });
       scan.endBlock = end.block;
       scan.damage = end.damage;
+      scan.isWhole = end.isWhole ?? false;
     } catch (error) {
-      scan.damage = this.#unreadable(index, scan.endBlock, error);
+      if (error instanceof ImpossibleEntry) scan.endBlock = error.block;
+      scan.damage = this.#unreadable(index, error);
     }
   }
 
@@ -162,25 +190,26 @@ class Scanner {
     this.headIndex = index;
   }
 
-  /** Numbers of intact entries newer than `seq` in a bucket, from a block on. */
-  async hiddenBehind(index: number, block: number, seq: number): Promise<number[]> {
+  /** What was written whole and is newer than `seq` in a bucket, from a block on. */
+  async hiddenBehind(index: number, block: number, seq: number): Promise<Hidden> {
     const blockBytes = this.place.blockSectors * 512;
-    const seqs: number[] = [];
+    const hidden: Hidden = { seqs: [], impossible: undefined };
     const first = this.#reader.sector(index, block);
     const bucketEnd = this.#reader.sector(index, 0) + this.place.bucketSectors;
     const end = Math.min(bucketEnd, this.#image.presentSectors);
     const scanned = Math.min(Math.max(0, end - first) * 512, HIDDEN_BYTES_MAX);
     const bytes = new Uint8Array(Math.floor(scanned / blockBytes) * blockBytes);
-    if (await tryRead(this.place.device, first, bytes) !== undefined) return seqs;
+    if (await tryRead(this.place.device, first, bytes) !== undefined) return hidden;
     for (let at = 0; at < bytes.length; at += blockBytes) {
       const rest = bytes.subarray(at);
       const fault = verifyJset(rest, rest.length, this.place.magic);
-      // Written whole with a number that cannot be, too, unless that is an older one's.
-      if (fault !== undefined && fault.reason !== "bad sequence") continue;
       const found = readU64(viewOf(rest), JSET.seq);
-      if (found === 0 || found > seq) seqs.push(found);
+      if (fault === undefined && found > seq) hidden.seqs.push(found);
+      const isImpossible = fault?.reason === "bad sequence" && (found === 0 || found > seq);
+      if (isImpossible) hidden.impossible ??= { block: block + at / blockBytes, ...fault };
     }
-    return seqs.sort((a, b) => a - b);
+    hidden.seqs.sort((a, b) => a - b);
+    return hidden;
   }
 
   /** The number that a damaged entry carries; 0 when it cannot be read. */
@@ -213,6 +242,7 @@ export async function scanJournal(
     });
     break;
   }
+  scanner.reportImpossibleFirst();
   const { head } = scanner;
   if (head === undefined) {
     const damaged = [...scanner.buckets.values()].find((bucket) => bucket.damage !== undefined);
@@ -270,7 +300,7 @@ function reportGaps(
       scanner.fault("error", at, {
         what: `entries ${expected}-${entry.seq - 1} missing ` +
           `(replaying ${head.lastSeq}-${head.seq})`,
-        ...(damage === undefined ? {} : { found: damage }),
+        ...(damage === undefined || damage === UNREADABLE ? {} : { found: damage }),
         advice: RESTORE,
       });
     }
@@ -302,28 +332,38 @@ async function reportBehindNewest(scanner: Scanner, head: JournalHead): Promise<
   const { place, headIndex } = scanner;
   const next = (headIndex + 1) % place.buckets.length;
   const current = scanner.buckets.get(headIndex)!;
-  const spots = [{ index: headIndex, block: current.endBlock, damage: current.damage }];
-  if (next !== headIndex) {
-    spots.push({ index: next, block: 0, damage: scanner.buckets.get(next)!.damage });
-  }
-  for (const { index, block, damage } of spots) {
-    const hidden = await scanner.hiddenBehind(index, block, head.seq);
-    if (hidden.length > 0) {
-      scanner.fault("error", { index, block }, {
-        what: `entries ${hidden[0]}-${hidden.at(-1)} are intact, but recovery ends at ` +
-          `${head.seq}, since what should follow is damaged`,
-        ...(damage === undefined ? {} : { found: damage }),
+  const spots = [{ index: headIndex, block: current.endBlock }];
+  if (next !== headIndex) spots.push({ index: next, block: 0 });
+  for (const at of spots) {
+    const { damage, isWhole } = scanner.buckets.get(at.index)!;
+    const found = damage === undefined ? {} : { found: damage };
+    const { seqs, impossible } = await scanner.hiddenBehind(at.index, at.block, head.seq);
+    if (seqs.length > 0) {
+      scanner.fault("error", at, {
+        what: `entries ${seqs[0]}-${seqs.at(-1)} are intact, but recovery ends at ${head.seq}, ` +
+          "since what should follow is damaged",
+        ...found,
         advice: `do not mount it for writing; ${RESTORE}`,
       });
       return false;
     }
+    if (impossible !== undefined && damage !== UNREADABLE) {
+      const { block, detail } = impossible;
+      const where = { index: at.index, block };
+      scanner.fault("error", where, { what: IMPOSSIBLE, found: detail, advice: RESTORE });
+    }
+    if (impossible !== undefined) return false;
     if (damage === undefined || damage === UNREADABLE) continue;
-    if (await scanner.seqOfDamaged(index, block) <= head.seq) continue;
-    scanner.fault("warning", { index, block }, {
-      what: `an incomplete entry behind the newest one, ${head.seq}`,
-      found: damage,
-      advice: "nothing, if the power failed while it was written: it was never acknowledged; " +
-        "else the last writes are lost",
+    const isNext = isWhole || await scanner.seqOfDamaged(at.index, at.block) > head.seq;
+    if (!isNext) continue;
+    scanner.fault("warning", at, {
+      what: `${isWhole ? "an impossible" : "an incomplete"} entry behind the newest one, ` +
+        `${head.seq}`,
+      ...found,
+      advice: isWhole
+        ? "nothing, if it is older than that; else the last writes are lost"
+        : "nothing, if the power failed while it was written: it was never acknowledged; else " +
+          "the last writes are lost",
     });
   }
   return true;

@@ -79,6 +79,17 @@ function run(bucket: number, from: number, to: number, lastSeq: number): Planted
   return entries;
 }
 
+/** An entry that calls itself 6 and needs those from 7 on, rightly sealed. */
+function plantImpossible(bytes: Uint8Array, bucket: number, block: number): void {
+  const at = offsetOf(bucket, block);
+  const from = offsetOf(1, 0);
+  bytes.copyWithin(at, from, from + SECTOR_BYTES);
+  const view = new DataView(bytes.buffer, at, SECTOR_BYTES);
+  view.setBigUint64(JSET.seq, 6n, true);
+  view.setBigUint64(JSET.last_seq, 7n, true);
+  resealJset(new Uint8Array(bytes.buffer, at, SECTOR_BYTES));
+}
+
 describe("reading the journal", () => {
   test("finds the entries from last_seq to the newest, whichever bucket is newest", async () => {
     for (let bucket = 0; bucket < SHAPE.buckets; bucket++) {
@@ -141,18 +152,32 @@ describe("reading the journal", () => {
     }
   });
 
-  test("passes over such an entry of a former round behind the newest one", async () => {
+  test("passes over such an older entry behind the newest one, with a warning", async () => {
     const bytes = image(run(0, 1, 12, 1));
     // Bucket 1 has entries 9-12; the next bucket, too, is looked at for newer ones.
-    for (const [bucket, block] of [[1, 4], [1, 6], [2, 5]] as const) {
-      const from = offsetOf(1, 0);
-      bytes.copyWithin(offsetOf(bucket, block), from, from + SECTOR_BYTES);
-      const view = new DataView(bytes.buffer, offsetOf(bucket, block), SECTOR_BYTES);
-      view.setBigUint64(JSET.seq, 6n, true);
-      view.setBigUint64(JSET.last_seq, 7n, true);
-      resealJset(new Uint8Array(bytes.buffer, view.byteOffset, SECTOR_BYTES));
-    }
-    assertEquals((await read(bytes)).head.seq, 12);
+    for (const [bucket, block] of [[1, 6], [2, 5]] as const) plantImpossible(bytes, bucket, block);
+    const quiet = await read(bytes);
+    assertEquals([quiet.head.seq, quiet.warnings], [12, []]);
+    // This may be the next entry with a wrong number.
+    plantImpossible(bytes, 1, 4);
+    const { head, warnings } = await read(bytes);
+    assertEquals([head.seq, warnings.length], [12, 1]);
+    assertStringIncludes(warnings[0]!, "bucket 2, offset 4 sectors: an entry with a right");
+    assertStringIncludes(warnings[0]!, "sequence 6, oldest needed 7");
+  });
+
+  test("passes over one at the start of a bucket that is not needed, with a warning", async () => {
+    const bytes = image(run(0, 2, 20, 10));
+    plantImpossible(bytes, 0, 0);
+    plantImpossible(bytes, 3, 0);
+    const replay = await read(bytes);
+    assertEquals(await seqsOf(replay), Array.from({ length: 11 }, (_, index) => 10 + index));
+    assertEquals(replay.warnings.length, 2);
+    assertStringIncludes(replay.warnings[0]!, "journal bucket 1, offset 0 sectors: an entry with");
+    // With a number that is needed it may be that entry.
+    const needing = image(run(0, 2, 20, 6));
+    plantImpossible(needing, 3, 0);
+    await assertRejects(() => read(needing), BcacheError, "bucket 4, offset 0 sectors: an entry");
   });
 
   test("refuses a journal whose newest entries are hidden behind damage", async () => {

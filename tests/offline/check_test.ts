@@ -12,9 +12,7 @@ import type { MemoryDevice } from "../../lib/device/memory.ts";
 import { checkCache, type CheckReport } from "../../lib/offline/check.ts";
 import { findingText } from "../../lib/offline/findings.ts";
 import type { IndexView } from "../../lib/offline/index_view.ts";
-import { setBackingState, setSynchronous, type Superblock } from "../../lib/ondisk/superblock.ts";
-import { encodeSuperblock } from "../../lib/ondisk/superblock.ts";
-import { decodeSuperblock } from "../../lib/ondisk/superblock_verify.ts";
+import { setBackingState, setSynchronous } from "../../lib/ondisk/superblock.ts";
 import {
   genAt,
   prioAt,
@@ -27,6 +25,7 @@ import { readJsetHeader, sealJset } from "../../lib/ondisk/jset.ts";
 import { fixtures, unpackFixture } from "../support/fixtures.ts";
 import {
   BUCKET_SECTORS,
+  changeSuperblock,
   copyOf,
   indexOf,
   MAGICS,
@@ -40,14 +39,6 @@ const LIMIT_MS = 60_000;
 
 function textsOf(report: CheckReport): string[] {
   return report.findings.map(findingText);
-}
-
-async function changeSuperblock(device: Device, change: (superblock: Superblock) => void) {
-  await patch(device, 8, 8, (page) => {
-    const superblock = decodeSuperblock(page, device);
-    change(superblock);
-    page.set(encodeSuperblock(superblock));
-  });
 }
 
 /** What must be found in each damaged fixture; the others are sound. */

@@ -30,7 +30,8 @@ import {
 } from "../../lib/ondisk/jset.ts";
 import { viewOf } from "../../lib/ondisk/layout.ts";
 import { magicsOf } from "../../lib/ondisk/magic.ts";
-import { sealSuperblock } from "../../lib/ondisk/superblock.ts";
+import { encodeSuperblock, sealSuperblock, type Superblock } from "../../lib/ondisk/superblock.ts";
+import { decodeSuperblock } from "../../lib/ondisk/superblock_verify.ts";
 import { SimRandom } from "../simulation/sim_random.ts";
 import { drainMicrotasks, ManualClock } from "../support/manual_clock.ts";
 
@@ -159,6 +160,18 @@ export async function patch(
   await device.read(atSector, bytes);
   change(bytes);
   await device.write(atSector, bytes);
+}
+
+/** Changes what a superblock says. */
+export async function changeSuperblock(
+  device: Device,
+  change: (superblock: Superblock) => void,
+): Promise<void> {
+  await patch(device, 8, 8, (page) => {
+    const superblock = decodeSuperblock(page, device);
+    change(superblock);
+    page.set(encodeSuperblock(superblock));
+  });
 }
 
 /** Changes a superblock and gives it a right checksum again. */

@@ -1,8 +1,9 @@
 /**
  * Opening a backing device by its path: either the file carries its superblock itself, or it is a
- * plain image whose superblock lies in `PATH.bcache` beside it (not beside a link to it: an image
- * has one superblock, by whatever name it is asked for). The two joined (the sidecar's sectors up
- * to the data offset, then the image) are a backing device, for Linux too.
+ * plain image whose superblock lies in `PATH.bcache` beside it. Not beside a link to it: an image
+ * has one superblock, by whatever name it is asked for. (A disk's lies beside the name it is asked
+ * for, since names in /dev come and go.) The two joined (the sidecar's sectors up to the data
+ * offset, then the image) are a backing device, for Linux too.
  *
  * A sidecar goes before a superblock found inside the image: `make` refuses one for an image that
  * is a bcache device already, so that one is data, say of a guest that uses bcache itself.
@@ -25,7 +26,7 @@ export interface BackingDevice extends Device {
   admit?(): Promise<void>;
 }
 
-/** Where the superblock of a plain image is kept. `imagePath` is no link. */
+/** Where the superblock of a plain image is kept. `imagePath` is no link to a file. */
 export function sidecarPath(imagePath: string): string {
   return `${imagePath}.bcache`;
 }
@@ -47,8 +48,8 @@ export async function openBacking(
     const beside = sidecarPath(filePath);
     sidecar = await openIfThere(beside, open);
     if (sidecar) return await join(sidecar, image, whenChanged);
-    if (await readsAsBcache(image)) return image;
     if (filePath !== path) await refuseStrayed(path, filePath, open);
+    if (await readsAsBcache(image)) return image;
     const found = `${path} has no bcache superblock, and there is no ${beside}`;
     const advice =
       "if it had one, bring that back: a cache may hold newer data of this image than " +

@@ -182,25 +182,20 @@ export class CachedDevice implements Dependent {
   async setLabel(label: Uint8Array, register: () => Promise<void>): Promise<void> {
     await this.#labels.run(async () => {
       const before = this.superblock.label;
-      await this.#storeLabel(label.slice());
+      const chosen = label.slice();
+      await this.#superblockWrites.run(() => this.#store(() => this.superblock.label = chosen));
       try {
         await register();
       } catch (error) {
-        // What the caller is told is why it was refused, and not that this fails as well.
-        await this.#storeLabel(before).catch(() => {});
-        // It is not shown in any case, and the next write of the superblock carries the old one.
-        this.superblock.label = before;
+        await this.#superblockWrites.run(async () => {
+          // It is not shown in any case, and any later write of the superblock has the old one.
+          this.superblock.label = before;
+          // What the caller is told is why it was refused, and not that this fails as well.
+          await this.writeSuperblock().catch(() => {});
+        });
         throw error;
       }
     });
-  }
-
-  async #storeLabel(label: Uint8Array): Promise<void> {
-    await this.#superblockWrites.run(() =>
-      this.#store(() => {
-        this.superblock.label = label;
-      })
-    );
   }
 
   /** Resolves when the superblock on disk says dirty: before the first dirty write is answered. */

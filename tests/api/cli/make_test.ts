@@ -28,10 +28,10 @@ function make(options: Parameters<typeof makeRequest>[0]): Promise<string> {
   return makeDevices(makeRequest(options));
 }
 
-function show(path: string): string {
+async function show(path: string): Promise<string> {
   let out = "";
   const program = { out: (text: string) => void (out += text) } as unknown as Program;
-  runShow(program, { path, json: false });
+  await runShow(program, { path, json: false });
   return out;
 }
 
@@ -44,18 +44,19 @@ test("make creates missing files, sparse, and formats them as one set", async ()
   const options = { cache: [at("c")], bdev: [at("b1"), at("b2")], bucket: "64k", size: "64M" };
   const told = await make({ ...options, writeback: true, label: "two words" });
   assertEquals(told.trim().split("\n").length, 3);
-  const sets = ["c", "b1", "b2"].map((name) => {
+  const sets = new Set<string | undefined>();
+  for (const name of ["c", "b1", "b2"]) {
     assertEquals(statSync(at(name)).size, 64 * MIB);
     assertEquals(statSync(at(name)).blocks * 512 < MIB, true);
-    return /cset\.uuid\t\t(\S+)/.exec(show(at(name)))?.[1];
-  });
-  assertEquals(new Set(sets).size, 1);
-  assertMatch(show(at("c")), /sectors_per_bucket\t128\n/);
-  assertMatch(show(at("b1")), /cache_mode\t1 \[writeback\]/);
+    sets.add(/cset\.uuid\t\t(\S+)/.exec(await show(at(name)))?.[1]);
+  }
+  assertEquals(sets.size, 1);
+  assertMatch(await show(at("c")), /sectors_per_bucket\t128\n/);
+  assertMatch(await show(at("b1")), /cache_mode\t1 \[writeback\]/);
   if (!HAS_TOOLS) return;
   for (const name of ["c", "b1", "b2"]) {
     const debian = spawnSync("bcache-super-show", [at(name)], { encoding: "utf8" });
-    assertEquals([debian.status, debian.stdout], [0, show(at(name))]);
+    assertEquals([debian.status, debian.stdout], [0, await show(at(name))]);
   }
 });
 
@@ -103,7 +104,7 @@ test("make refuses what is in use by a file system until forced, and changes not
   assertEquals(readFileSync(at("b")).equals(image), true);
   assertEquals(existsSync(at("c")), false);
   await make({ ...options, force: true });
-  assertMatch(show(at("b")), /sb\.magic\t\tok/);
+  assertMatch(await show(at("b")), /sb\.magic\t\tok/);
   await refused(options, "bcache");
 });
 
@@ -208,7 +209,7 @@ test("make --sidecar leaves the image byte for byte, and show finds it", async (
   await make({ bdev: [at("i")], sidecar: true });
   assertEquals(readFileSync(at("i")).equals(image), true);
   assertEquals(statSync(at("i.bcache")).size, 8192);
-  assertMatch(show(at("i")), /\[backing device\]/);
+  assertMatch(await show(at("i")), /\[backing device\]/);
   await refused({ bdev: [at("i")], sidecar: true }, "--force");
   truncateSync(at("i"), 8 * MIB + 1);
   rmSync(at("i.bcache"));
@@ -237,7 +238,7 @@ test("an image has one sidecar, beside itself, whatever link it is named by", as
   symlinkSync(at("i"), at("link"));
   await make({ bdev: [at("link")], sidecar: true });
   assertEquals([existsSync(at("i.bcache")), existsSync(at("link.bcache"))], [true, false]);
-  assertEquals(show(at("link")), show(at("i")));
+  assertEquals(await show(at("link")), await show(at("i")));
   renameSync(at("i.bcache"), at("link.bcache"));
   const words = `lies beside the link, expected beside the image; move it there: mv`;
   await refused({ bdev: [at("link")], sidecar: true }, words);

@@ -12,6 +12,9 @@ import type { Program } from "../../../api/cli/program.ts";
 import { BcacheError } from "../../../lib/base/errors.ts";
 import { unpackFixture } from "../../support/fixtures.ts";
 
+/** Each starts several runtimes, which takes its time on a machine that does other things too. */
+const LIMIT_MS = 60_000;
+
 const HAS_TOOLS = spawnSync("bcache-super-show", ["--help"]).error === undefined;
 const LAUNCHER = join(import.meta.dirname!, "../../../api/cli/launch.sh");
 
@@ -31,11 +34,14 @@ beforeAll(() => {
 });
 afterAll(() => rmSync(directory, { recursive: true, force: true }));
 
-function show(path: string, json = false): { out: string; error: BcacheError | undefined } {
+async function show(
+  path: string,
+  json = false,
+): Promise<{ out: string; error: BcacheError | undefined }> {
   let out = "";
   const program = { out: (text: string) => void (out += text) } as unknown as Program;
   try {
-    runShow(program, { path, json });
+    await runShow(program, { path, json });
     return { out, error: undefined };
   } catch (error) {
     if (error instanceof BcacheError) return { out, error };
@@ -48,43 +54,43 @@ const debian = (path: string) =>
 
 describe("show", () => {
   if (!HAS_TOOLS) return;
-  test("prints what bcache-super-show prints, for both kinds", () => {
+  test("prints what bcache-super-show prints, for both kinds", async () => {
     for (const path of [cache, backing]) {
-      const { out, error } = show(path);
+      const { out, error } = await show(path);
       assertEquals(error, undefined);
       assertEquals(out, debian(path));
       assertMatch(out, /sb\.magic\t\tok/);
     }
   });
-  test("prints JSON", () => {
-    const json = JSON.parse(show(backing, true).out);
+  test("prints JSON", async () => {
+    const json = JSON.parse((await show(backing, true)).out);
     assertEquals([json.kind, json.backing.dataOffsetSectors], ["backing", 32]);
   });
-  test("finds the superblock beside an image that has none", () => {
+  test("finds the superblock beside an image that has none", async () => {
     const image = join(directory, "image");
     writeFileSync(image, new Uint8Array(65536));
-    const refusal = show(image).error?.message ?? "";
+    const refusal = (await show(image)).error?.message ?? "";
     assertMatch(refusal, /bad magic.*no bcache device, or .* restore bytes 4096-8191 from a copy/);
     assertMatch(refusal, /do not make it anew/);
     const expected = debian(backing);
     renameSync(backing, `${image}.bcache`);
-    assertEquals(show(image).out, expected);
+    assertEquals((await show(image)).out, expected);
     renameSync(`${image}.bcache`, backing);
   });
-  test("prints what can be told of a damaged one, and fails", () => {
+  test("prints what can be told of a damaged one, and fails", async () => {
     const file = openSync(cache, "r+");
     writeSync(file, new Uint8Array([1, 2, 3]), 0, 3, 4096 + 200);
-    const { out, error } = show(cache);
+    const { out, error } = await show(cache);
     assertEquals(out, debian(cache));
     assertEquals(error?.code, "BadFormat");
     assertMatch(error?.message ?? "", /bad csum.*damaged/);
   });
 });
 
-test("show refuses what is too short to hold a superblock", () => {
+test("show refuses what is too short to hold a superblock", async () => {
   const short = join(directory, "short");
   writeFileSync(short, new Uint8Array(8191));
-  assertMatch(show(short).error?.message ?? "", /ends before byte 8192/);
+  assertMatch((await show(short)).error?.message ?? "", /ends before byte 8192/);
 });
 
 describe("the installed command", () => {
@@ -100,7 +106,7 @@ describe("the installed command", () => {
       assertEquals(wrong.status, 2);
       assertMatch(wrong.stderr, /^bcache-fuse: missing required argument 'device'; see .*\n$/);
     }
-  });
+  }, LIMIT_MS);
   test("fails when its output does not fit on the disk", () => {
     const full = openSync("/dev/full", "w");
     for (const runtime of ["bun", "deno"]) {
@@ -111,7 +117,7 @@ describe("the installed command", () => {
       assertMatch(result.stderr, /^bcache-fuse: standard output cannot be written, .*\n$/);
     }
     closeSync(full);
-  });
+  }, LIMIT_MS);
   test("gives a slow reader all of it, and one that goes away no trouble", () => {
     const { pathOf, remove } = unpackFixture("three-level");
     const dump = `'${LAUNCHER}' dump '${pathOf("cache.img")}' extents`;
@@ -131,7 +137,7 @@ describe("the installed command", () => {
     } finally {
       remove();
     }
-  });
+  }, LIMIT_MS);
   test("refuses a runtime that is none", () => {
     const env = { ...process.env, BCACHE_FUSE_RUNTIME: "foo" };
     const result = spawnSync(LAUNCHER, ["--version"], { encoding: "utf8", env });
@@ -139,7 +145,7 @@ describe("the installed command", () => {
       2,
       "bcache-fuse: BCACHE_FUSE_RUNTIME=foo: expected bun or deno\n",
     ]);
-  });
+  }, LIMIT_MS);
   test("says what to do when there is no runtime", () => {
     // A copy far from the project's own packages, with a path that has the shell's tools alone.
     const bin = join(directory, "bin");
@@ -157,5 +163,5 @@ describe("the installed command", () => {
     const missing = start({ BCACHE_FUSE_RUNTIME: "deno" });
     assertEquals(missing.status, 1);
     assertMatch(missing.stderr, /^bcache-fuse: deno was not found; install it, or unset .*\n$/);
-  });
+  }, LIMIT_MS);
 });

@@ -93,6 +93,41 @@ test("a link to an image leads to the sidecar of the image", () =>
     assertEquals(error.code, "WrongState");
   }));
 
+test("a sidecar beside a link is refused also when the image itself reads as a device", () =>
+  inWorld(async ({ image, open }) => {
+    const device = await openFileDevice(image);
+    await makeBacking(device, ids); // As a guest might.
+    await device.close();
+    const link = `${image}.link`;
+    symlinkSync(image, link);
+    createSparseFile(sidecarPath(link), 8192);
+    const error = await assertRejects(() => openBacking(link, open), BcacheError, "move it there");
+    assertEquals(error.code, "WrongState");
+  }));
+
+// Attaching loop devices is for root.
+if (process.getuid?.() === 0) {
+  test("the sidecar of a disk lies beside the link that names it, not in /dev", () =>
+    inWorld(async ({ image, open }) => {
+      const env = { ...process.env, PATH: `${process.env["PATH"]}:/usr/sbin:/sbin` };
+      const attach = ["--find", "--show", image];
+      const loop = execFileSync("losetup", attach, { env, encoding: "utf8" }).trim();
+      try {
+        const link = `${image}.disk`;
+        symlinkSync(loop, link);
+        const disk = await openFileDevice(link);
+        assertEquals(disk.filePath, link);
+        await disk.close();
+        await withSidecar(link);
+        const device = await openBacking(link, open);
+        assertEquals([device.hasSidecar, device.sizeSectors], [true, 16 + 2048]);
+        await device.close();
+      } finally {
+        execFileSync("losetup", ["-d", loop], { env });
+      }
+    }));
+}
+
 test("a file with a superblock of its own is the backing device", () =>
   inWorld(async ({ image, open }) => {
     const device = await openFileDevice(image);
