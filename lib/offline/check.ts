@@ -2,7 +2,8 @@
  * `check`: whether a cache set is consistent, found out without writing anything and without the
  * engine. Every structure is looked at, and what recovery would make of it; findings say what,
  * where, found, expected, what to do. Never rejects for what is on the devices, ends for any
- * bytes, and memory is bounded: eleven bytes a bucket, and some 200 MiB beside that.
+ * bytes, and memory is bounded: eleven bytes a bucket, 64 MiB of leaves, and the extents that the
+ * journal speaks of (twice while they are put in order: 768 MiB for the largest journal).
  *
  * Answers to `bch_btree_check` and the checks that Linux spreads over registration.
  */

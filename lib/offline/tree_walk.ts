@@ -158,8 +158,14 @@ class TreeWalk {
     });
   }
 
+  /** Ranges next to each other are one: there are no more than the device has leaves. */
   #missing(lower: Position, upper: Position): void {
-    this.leaves.push({ lower, upper, key: undefined, sound: false, kept: undefined });
+    const last = this.leaves.at(-1);
+    const joins = last?.key === undefined && last !== undefined &&
+      comparePositions(last.upper, lower) === 0;
+    if (joins) this.leaves.pop();
+    const from = joins ? last.lower : lower;
+    this.leaves.push({ lower: from, upper, key: undefined, sound: false, kept: undefined });
   }
 
   /** One node and all below it. Its keys lie behind `lower`. */

@@ -12,7 +12,7 @@ import { MemoryDevice } from "../../lib/device/memory.ts";
 import { checkCache } from "../../lib/offline/check.ts";
 import { planExtract } from "../../lib/offline/extract.ts";
 import { findingText } from "../../lib/offline/findings.ts";
-import type { IndexView } from "../../lib/offline/index_view.ts";
+import { type IndexView, openIndex } from "../../lib/offline/index_view.ts";
 import {
   clearPointer,
   copySlot,
@@ -31,16 +31,19 @@ import { viewOf, writeU64 } from "../../lib/ondisk/layout.ts";
 import { PRIO_SET, readPrioSetHeader, sealPrioSet } from "../../lib/ondisk/prio_set.ts";
 import { sealSuperblock, SUPERBLOCK } from "../../lib/ondisk/superblock.ts";
 import { USE } from "../../lib/offline/bucket_view.ts";
+import { LAST_POSITION } from "../../lib/offline/node_scan.ts";
 import { drainMicrotasks } from "../support/manual_clock.ts";
 import { unpackFixture } from "../support/fixtures.ts";
 import {
   BUCKET_SECTORS,
   copyOf,
+  imageOf,
   indexOf,
   inNewestEntry,
   openSet,
   patch,
   patchSuperblock,
+  plantChildren,
   resealNode,
   rewriteNode,
   type SmallSet,
@@ -82,6 +85,16 @@ function dropDead(keys: KeySet, { buckets }: IndexView): void {
     if (isStale || keyOffset(keys.words, at) === 0) keys.removeAt(number);
   }
 }
+
+test("children that cannot be read are one range, however many", async () => {
+  const { cache } = await smallSet({ seed: 3 });
+  await plantChildren(cache, 300);
+  const leaves = (await openIndex(await imageOf(cache), { report: () => {} }))!.tree.leaves;
+  assertEquals(leaves.map(({ key, lower, upper }) => [key !== undefined, lower, upper]), [
+    [true, { inode: 0, offset: 0 }, { inode: leaves[0]!.upper.inode, offset: 1 }],
+    [false, leaves[0]!.upper, LAST_POSITION],
+  ]);
+});
 
 const PLANTS: readonly Plant[] = [
   {
