@@ -17,7 +17,7 @@ import {
   removeDeadSocket,
   urlOf,
 } from "../../../api/http/serve.ts";
-import { tryLockName } from "../../../api/http/socket_lock.ts";
+import { isListening, tryLockName } from "../../../api/http/socket_lock.ts";
 import { BcacheError } from "../../../lib/base/errors.ts";
 import { FakeControl } from "../fake_control.ts";
 
@@ -157,6 +157,14 @@ describe("the control socket", () => {
     assertEquals(await isAnswered(path), true);
     await won[0]!.value.close();
     assertEquals([existsSync(path), existsSync(`${path}.lock`)], [false, false]);
+  });
+  test("is looked for in the list of sockets, which may be closed to us", async () => {
+    const path = join(directory, "listed.sock");
+    const listening = await listenUnix(appOver(new FakeControl()), path);
+    assertEquals([isListening(path), isListening(`${path}x`)], [true, false]);
+    assertEquals(isListening(path, join(directory, "no-such-list")), false);
+    await listening.close();
+    assertEquals(isListening(path), false);
   });
   test("is removed for the dead, and kept for who is about to take it", async () => {
     const path = await deadSocket("taken.sock");
