@@ -34,8 +34,7 @@ export async function runUnmount(
   if (options.flush) await flushWithProgress(program, client);
   if (!options.force) await refuseLoss(client);
   const left = leftText(await unmountBy(client, real, options.force));
-  const late = await hasEnded(pid) ? "" : `; the process ${pid} has not ended yet`;
-  program.out(`unmounted ${options.mountPoint}${left}${late}\n`);
+  program.out(`unmounted ${options.mountPoint}${left}${await lateText(pid)}\n`);
 }
 
 /** What the mount has left, in words; "" when that is nothing, or not known. */
@@ -79,6 +78,12 @@ async function unmountBy(
   }
 }
 
+/** Waits for the process; in words what is known of its end, "" when it has ended. */
+export async function lateText(pid: number | undefined): Promise<string> {
+  if (pid === undefined) return "; its process cannot be seen and may still be writing";
+  return await hasEnded(pid) ? "" : `; the process ${pid} has not ended yet`;
+}
+
 async function hasEnded(pid: number): Promise<boolean> {
   for (let waitedMs = 0; waitedMs < END_PATIENCE_MS; waitedMs += POLL_MS) {
     if (!isAlive(pid)) return true;
@@ -113,10 +118,7 @@ async function unmountUnreachable(
     );
   }
   detachByHand(mountPoint, options.force ? "now" : "unless busy");
-  const late = pid === undefined || await hasEnded(pid)
-    ? ""
-    : `; the process ${pid} has not ended yet`;
-  program.out(`unmounted ${path}, whose control socket was missing${late}\n`);
+  program.out(`unmounted ${path}, whose control socket was missing${await lateText(pid)}\n`);
 }
 
 /** Has the kernel let go of a mount whose server was killed, or cannot be asked. */
