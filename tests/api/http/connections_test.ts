@@ -3,10 +3,12 @@ import { afterEach, describe, test } from "bun:test";
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
-import { connect, type Socket } from "node:net";
+import { createServer } from "node:http";
+import { type AddressInfo, connect, type Socket } from "node:net";
 import process from "node:process";
 import { createApp } from "../../../api/http/app.ts";
-import { CONNECTIONS_MAX, WAITING_MAX } from "../../../api/http/connections.ts";
+import { Connections, CONNECTIONS_MAX, WAITING_MAX } from "../../../api/http/connections.ts";
+import { refuseUnread } from "../../../api/http/refusals.ts";
 import { type Listening, listenTcp, parseHostPort } from "../../../api/http/serve.ts";
 import { FakeControl } from "../fake_control.ts";
 
@@ -256,4 +258,23 @@ describe("what is no request of ours is answered with a problem", () => {
       assertMatch(problem.detail, detail);
     });
   }
+});
+
+test("a request whose rest does not come in time is told so", async () => {
+  const server = createServer();
+  const connections = new Connections(() => Promise.resolve(), 1000);
+  connections.attachTo(server);
+  refuseUnread(server, connections);
+  // What the runtimes say after half a minute or more.
+  const late = Object.assign(new Error("Request timeout"), { code: "ERR_HTTP_REQUEST_TIMEOUT" });
+  server.on("connection", (socket) => server.emit("clientError", late, socket));
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", () => resolve()));
+  const { port } = server.address() as AddressInfo;
+  const { text, closed, socket } = await client("GET / HT", true, `127.0.0.1:${port}`);
+  await Promise.race([until(() => text().includes("}"), "an answer came"), closed]);
+  socket.destroy();
+  server.close();
+  assertMatch(text(), /^HTTP\/1\.1 408 /);
+  assertStringIncludes(text(), '"code":"RequestTimeout"');
+  assertStringIncludes(text(), "did not come to its end in time");
 });
