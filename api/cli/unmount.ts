@@ -117,19 +117,38 @@ async function unmountUnreachable(
         `unmount ${path} without --flush, then bcache-fuse writeback`,
     );
   }
-  detachByHand(mountPoint, options.force ? "now" : "unless busy");
+  detachByHand(mountPoint, options.force ? "now" : "unless busy", { pid });
   program.out(`unmounted ${path}, whose control socket was missing${await lateText(pid)}\n`);
 }
 
-/** Has the kernel let go of a mount whose server was killed, or cannot be asked. */
-function detachByHand(real: string, when: "now" | "unless busy"): void {
+/**
+ * Has the kernel let go of a mount whose server was killed, or cannot be asked.
+ * @param server what is known of the server, for a message
+ */
+export function detachByHand(
+  real: string,
+  when: "now" | "unless busy",
+  server: { pid?: number | undefined; patienceMs?: number } = {},
+): void {
+  const { pid, patienceMs = END_PATIENCE_MS } = server;
   const isRoot = process.getuid?.() === 0;
   const command = isRoot ? "umount" : "fusermount3";
   const lazily = when === "now" ? [isRoot ? "-l" : "-z"] : [];
-  const words = [...(isRoot ? [] : ["-u"]), ...lazily, "--", real];
-  const options = { encoding: "utf8", timeout: END_PATIENCE_MS, killSignal: "SIGKILL" } as const;
-  const done = spawnSync(command, words, options);
+  const done = spawnSync(command, [...(isRoot ? [] : ["-u"]), ...lazily, "--", real], {
+    encoding: "utf8",
+    env: { ...process.env, LC_ALL: "C" }, // What it says is read below.
+    timeout: patienceMs,
+    killSignal: "SIGKILL",
+  });
   if (done.status === 0) return;
+  if (done.error !== undefined && "code" in done.error && done.error.code === "ETIMEDOUT") {
+    const who = pid === undefined ? "the process that serves it" : `process ${pid}`;
+    throw new BcacheError(
+      "Shutdown",
+      `cannot unmount ${real}: ${who} does not answer; if it is stopped, kill -CONT ` +
+        `${pid ?? "and its PID"} goes on with it; then unmount again`,
+    );
+  }
   const reason = oneLine(done.error ? messageOf(done.error) : done.stderr);
   if (/busy/i.test(reason)) throw busyError(real, new BcacheError("Busy", reason));
   throw new BcacheError("Permission", `cannot unmount ${real}: ${reason}; try it as root`);
