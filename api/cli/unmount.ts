@@ -5,7 +5,7 @@ import process from "node:process";
 import { BcacheError, messageOf } from "../../lib/base/errors.ts";
 import type { SetRemains } from "../../lib/cache/ports.ts";
 import type { ControlClient } from "../control/client.ts";
-import { isDeadMount, mountAt, realMountPoint } from "../control/mount_table.ts";
+import { deletedDevicesOf, isDeadMount, mountAt, realMountPoint } from "../control/mount_table.ts";
 import { findMount, unreachableAt, type UnreachableMount } from "./find_mount.ts";
 import { formatBytes, oneLine } from "./format.ts";
 import { flushWithProgress } from "./progress.ts";
@@ -103,6 +103,18 @@ function isAlive(pid: number): boolean {
   }
 }
 
+/** The same of a server that cannot be asked what its files hold. */
+export function refuseDeleted(pid: number, mountPoint: string): void {
+  const [first, ...more] = deletedDevicesOf(pid);
+  if (first === undefined) return;
+  const others = more.length === 0 ? "" : ` (and ${more.join(", ")})`;
+  throw new BcacheError(
+    "Busy",
+    `${first}${others} was deleted while in use, and ends with this mount: copy the files of ` +
+      `${mountPoint} to another place first; or give it up with --force`,
+  );
+}
+
 /** The kernel tells the server that its mount is over; it ends as after any unmounting. */
 async function unmountUnreachable(
   program: Program,
@@ -117,6 +129,7 @@ async function unmountUnreachable(
         `unmount ${path} without --flush, then bcache-fuse writeback`,
     );
   }
+  if (!options.force && pid !== undefined) refuseDeleted(pid, path);
   detachByHand(mountPoint, options.force ? "now" : "unless busy", { pid });
   program.out(`unmounted ${path}, whose control socket was missing${await lateText(pid)}\n`);
 }

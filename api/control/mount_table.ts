@@ -3,9 +3,10 @@
  * resolved without touching the mount itself: a dead or hung FUSE mount must not hang us too.
  */
 import { spawnSync } from "node:child_process";
-import { readdirSync, readFileSync, readlinkSync, realpathSync } from "node:fs";
+import { readdirSync, readFileSync, readlinkSync, realpathSync, statSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
 import process from "node:process";
+import { lockHolder } from "../../lib/device/file_lock.ts";
 import { isSameFile, type LoopDevice, loopDevices } from "../../lib/device/loop.ts";
 
 /** A server that has not answered a look at its root by then is stopped, or hangs. */
@@ -103,6 +104,22 @@ export function serverOf({ device }: MountEntry): number | undefined {
     if (namesIn(`/proc/${pid}/fd`).some(serves)) return Number(pid);
   }
   return undefined;
+}
+
+/** Files that a process has locked, as it does its devices, and that no name leads to any more. */
+export function deletedDevicesOf(pid: number): string[] {
+  const folder = `/proc/${pid}/fd`;
+  const deleted = namesIn(folder).filter((descriptor) => {
+    try {
+      const file = statSync(join(folder, descriptor));
+      return file.isFile() && file.nlink === 0 && lockHolder(file) === pid;
+    } catch {
+      return false; // It was closed meanwhile.
+    }
+  });
+  const paths = deleted.map((fd) => linkOf(join(folder, fd)).replace(/ \(deleted\)$/, ""));
+  // The lock of its control socket is gone with that.
+  return [...new Set(paths)].filter((path) => !path.endsWith(".sock.lock")).sort();
 }
 
 /** Something that keeps a mount busy, for a person: `fio (PID 12)`, `/dev/loop0`. */

@@ -1,12 +1,13 @@
 /** What `unmount` makes of the programs of the system, which here are scripts. */
 import { afterEach, beforeEach, test } from "bun:test";
 import { assertEquals, assertStringIncludes, assertThrows } from "@std/assert";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { closeSync, mkdtempSync, openSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
-import { detachByHand } from "../../../api/cli/unmount.ts";
+import { detachByHand, refuseDeleted } from "../../../api/cli/unmount.ts";
 import { BcacheError } from "../../../lib/base/errors.ts";
+import { openLibc } from "../../../lib/runtime/libc.ts";
 
 const MOUNT = "/no/such/mount";
 const before = { PATH: process.env["PATH"], LC_ALL: process.env["LC_ALL"] };
@@ -51,4 +52,28 @@ test("what else the system says is passed on", () => {
   unmountingDoes("echo must be superuser >&2; exit 32");
   const detach = () => detachByHand(MOUNT, "now");
   assertThrows(detach, BcacheError, `cannot unmount ${MOUNT}: must be superuser; try it as root`);
+});
+
+test("a device that was deleted under a server that cannot be asked is not given up", async () => {
+  const libc = await openLibc();
+  const paths = ["disk", "mnt.sock.lock", "log", "kept"].map((name) => join(folder, name));
+  const [disk, lock, log] = paths;
+  const open = paths.map((path) => openSync(path, "w+"));
+  try {
+    for (const [at, file] of open.entries()) if (paths[at] !== log) libc.flock(file, 2);
+    refuseDeleted(process.pid, "mnt");
+    for (const path of [disk!, lock!, log!]) rmSync(path);
+    const error = assertThrows(() => refuseDeleted(process.pid, "mnt"), BcacheError);
+    assertEquals(
+      [error.code, error.message],
+      [
+        "Busy",
+        `${disk} was deleted while in use, and ends with this mount: copy the files of mnt to ` +
+        "another place first; or give it up with --force",
+      ],
+    );
+  } finally {
+    for (const file of open) closeSync(file);
+  }
+  refuseDeleted(process.pid, "mnt");
 });
