@@ -87,7 +87,10 @@ function owning(set: CacheSet, { devices, files, world }: Owned): Engine {
   const status = async (): Promise<SetStatus> => {
     const known = await set.status();
     const fates = await Promise.all(
-      [...files].map(async (file) => ({ path: file.name, fate: await file.fate() })),
+      [...files].map(async (file) => {
+        const { name: path, filePath } = file;
+        return { path, filePath, fate: await file.fate() };
+      }),
     );
     const warnings = warningsOf(known, fates);
     return warnings.length === 0 ? known : { ...known, warnings };

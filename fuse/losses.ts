@@ -4,6 +4,7 @@
  */
 import { BcacheError, messageOf } from "../lib/base/errors.ts";
 import { formatBytes } from "../lib/base/units.ts";
+import { sidecarPath } from "../lib/cache/members/open_backing.ts";
 import type { DeviceStatus, SetStatus } from "../lib/cache/ports.ts";
 import type { FileFate } from "../lib/device/file.ts";
 
@@ -30,11 +31,28 @@ function savingAdvice({ dirty, used }: ReturnType<typeof onlyInCache>): string {
   return used.length === 0 ? "flush first" : `flush first, and ${copy}`;
 }
 
+/** A file that is open, or was. */
+interface WatchedFile {
+  readonly path: string;
+  /** Where the path leads, if it is a link. */
+  readonly filePath?: string;
+  readonly fate: FileFate;
+}
+
+/** The device whose image, or the sidecar of it, is at `path`. */
+function deviceOf(
+  path: string,
+  { devices }: SetStatus,
+  files: readonly WatchedFile[],
+): DeviceStatus | undefined {
+  return devices.find(({ backingPath }) => {
+    const image = files.find((file) => file.path === backingPath)?.filePath ?? backingPath;
+    return path === backingPath || path === sidecarPath(image);
+  });
+}
+
 /** @param files all that are open */
-export function warningsOf(
-  status: SetStatus,
-  files: ReadonlyArray<{ readonly path: string; readonly fate: FileFate }>,
-): string[] {
+export function warningsOf(status: SetStatus, files: readonly WatchedFile[]): string[] {
   const inCache = onlyInCache(status);
   return files.flatMap(({ path, fate }) => {
     if (fate === "there") return [];
@@ -47,7 +65,7 @@ export function warningsOf(
     }
     const what = `${path} was deleted while in use, and ends with this mount`;
     if (path !== status.cachePath) {
-      const { name } = status.devices.find((each) => path.startsWith(each.backingPath)) ?? {};
+      const { name } = deviceOf(path, status, files) ?? {};
       return [`${what}: copy ${name ?? "what it holds"} to another place first`];
     }
     const words = inWords(inCache);

@@ -24,7 +24,7 @@ import { moduleBeside } from "./module_beside.ts";
 import { checkMountPoint, isNotMounted, unmountFuse } from "./mount.ts";
 import { describeUsers } from "./mount_users.ts";
 import { notifications } from "./notify.ts";
-import { fileOfRefusal } from "./served_volumes.ts";
+import { byForce, fileOfRefusal } from "./served_volumes.ts";
 
 export type { MountConfig } from "./engine.ts";
 
@@ -152,19 +152,21 @@ class MountedCacheSet implements MountHandle {
     const methods: Partial<Record<ControlMethod, unknown>> = {};
     for (const method of CONTROL_METHODS) {
       methods[method] = (...args: unknown[]) =>
-        this.#call(method, args).catch((error: Error) => Promise.reject(this.#namingUsers(error)));
+        this.#call(method, args).catch((error: Error) =>
+          Promise.reject(this.#namingUsers(error, byForce({ method, args })))
+        );
     }
     return methods as unknown as CacheControl;
   }
 
   /** A refusal because a file is open, with the names of those who have it open. */
-  #namingUsers(error: Error): Error {
+  #namingUsers(error: Error, otherwise: string): Error {
     const file = fileOfRefusal(error);
     if (file === undefined) return error;
     const path = `${this.#config.mountPoint}/${file}`;
     return new BcacheError(
       "Busy",
-      `${path}: in use by ${describeUsers(path)}: close that first, or use --force`,
+      `${path}: in use by ${describeUsers(path)}: close that first${otherwise}`,
       { cause: error },
     );
   }

@@ -52,6 +52,21 @@ function fileResized({ method, args }: Call): { name: string; sizeBytes: number 
   }
 }
 
+/** What does the same by force as writing an attribute, which takes no force. */
+const FORCE_OF_ATTRIBUTE = new Map<unknown, string>([
+  ["size", 'bcache-fuse volume resize --force, over HTTP "force":true'],
+  ["stop", 'bcache-fuse stop --force, over HTTP "force":true'],
+  ["unregister", "bcache-fuse volume destroy --force, over HTTP ?force=true"],
+]);
+
+/** How to do by force what was refused, as the end of a sentence; "" when there is no way. */
+export function byForce({ method, args }: Call): string {
+  if (method !== "setAttribute") return ", or use --force";
+  const [name, attribute] = args;
+  const force = name === undefined ? undefined : FORCE_OF_ATTRIBUTE.get(attribute);
+  return force === undefined ? "" : `, or do it by force (${force})`;
+}
+
 const IS_OPEN = ": is open";
 
 /** The file because of which a call was refused here; the other thread finds out who has it. */

@@ -3,7 +3,13 @@ import { existsSync } from "node:fs";
 import { dirname } from "node:path";
 import { BcacheError } from "../../lib/base/errors.ts";
 import { ControlClient } from "../control/client.ts";
-import { isDeadMount, mountAt, mountEntries, realMountPoint } from "../control/mount_table.ts";
+import {
+  isDeadMount,
+  mountAt,
+  mountEntries,
+  realMountPoint,
+  serverOf,
+} from "../control/mount_table.ts";
 import { controlSocketPath, controlSockets, runDirectoryPath } from "../control/run_directory.ts";
 import { isAnswered, removeDeadSocket } from "../http/serve.ts";
 import { holderOfName } from "../http/socket_lock.ts";
@@ -11,6 +17,8 @@ import type { Program } from "./program.ts";
 
 /** As /proc/self/mountinfo has it. */
 const MOUNT_TYPE = "fuse.bcache";
+/** Of a control socket that is not where it should be. */
+export const WHY_MISSING = "(it was removed, or belongs to another user or XDG_RUNTIME_DIR)";
 
 /** The control of the mount at `path`. Throws NotFound when no process of this user serves it. */
 export async function findMount(program: Program, path: string): Promise<ControlClient> {
@@ -33,8 +41,7 @@ export async function findMount(program: Program, path: string): Promise<Control
     throw new BcacheError(
       "NotFound",
       `${path} is a mount of bcache-fuse without its control socket ${lost.socket} ` +
-        "(it was removed, or belongs to another user or XDG_RUNTIME_DIR)" +
-        `${server}; run bcache-fuse unmount ${path}, then mount again`,
+        `${WHY_MISSING}${server}; run bcache-fuse unmount ${path}, then mount again`,
     );
   }
   const folder = dirname(real);
@@ -81,16 +88,23 @@ export interface UnreachableMount {
 
 /** The mount at exactly `real`, if it has no control socket for this user. */
 export function unreachableAt(program: Program, real: string): UnreachableMount | undefined {
-  if (mountAt(real)?.type !== MOUNT_TYPE) return undefined;
+  const mount = mountAt(real);
+  if (mount?.type !== MOUNT_TYPE) return undefined;
   const socket = controlSocketPath(runDirectoryPath(program.environment), real);
   if (existsSync(socket)) return undefined;
-  return { mountPoint: real, socket, pid: holderOfName(socket) };
+  return { mountPoint: real, socket, pid: holderOfName(socket) ?? serverOf(mount) };
 }
 
-/** All of this run directory: a process has still locked the name of the socket that is missing. */
-export function unreachableMounts(program: Program): UnreachableMount[] {
-  const points = mountEntries().filter(({ type }) => type === MOUNT_TYPE)
-    .map(({ mountPoint }) => mountPoint);
+/** All of this user, for root all; whose process has ended is not among them. */
+export function unreachableMounts(
+  program: Program,
+  dead: readonly string[],
+): UnreachableMount[] {
+  const { uid } = program.environment;
+  const points = mountEntries()
+    .filter(({ type, userId }) => type === MOUNT_TYPE && (uid === 0 || userId === uid))
+    .map(({ mountPoint }) => mountPoint)
+    .filter((point) => !dead.includes(point));
   return [...new Set(points)].map((point) => unreachableAt(program, point))
-    .filter((lost) => lost?.pid !== undefined) as UnreachableMount[];
+    .filter((lost) => lost !== undefined);
 }

@@ -3,7 +3,13 @@ import type { DeviceStatus, SetStatus, VolumeStatus } from "../../lib/cache/port
 import { type ControlClient, ProcessGoneError } from "../control/client.ts";
 import { isDeadMount, realMountPoint } from "../control/mount_table.ts";
 import type { MountInfo } from "../http/schema.ts";
-import { deadMounts, findAllMounts, findMount, unreachableMounts } from "./find_mount.ts";
+import {
+  deadMounts,
+  findAllMounts,
+  findMount,
+  unreachableMounts,
+  WHY_MISSING,
+} from "./find_mount.ts";
 import { counted, formatBytes, printable, table } from "./format.ts";
 import type { Program } from "./program.ts";
 
@@ -39,12 +45,12 @@ export async function runStatus(
     .filter(({ reason }) => !(reason instanceof ProcessGoneError));
   // One that hangs must not hide the others.
   if (silent !== undefined && all.length === 0) throw silent.reason;
-  const dead = deadMounts(all.map(({ mount }) => mount.mountPoint)).map(deadMount);
-  const lost = unreachableMounts(program).map(({ mountPoint, pid }): LostMount => ({
+  const dead = deadMounts(all.map(({ mount }) => mount.mountPoint));
+  const lost = unreachableMounts(program, dead).map(({ mountPoint, pid }): LostMount => ({
     mount: { mountPoint, pid },
     unreachable: true,
   }));
-  printAll(program, { all, dead, lost }, options.json);
+  printAll(program, { all, dead: dead.map(deadMount), lost }, options.json);
   if (silent !== undefined) throw silent.reason;
 }
 
@@ -81,8 +87,8 @@ function printAll(
 
 function lostText({ mount }: LostMount): string {
   const path = printable(mount.mountPoint);
-  return `${path}  PID ${mount.pid}, UNREACHABLE: its control socket was removed; ` +
-    `run bcache-fuse unmount ${path}\n`;
+  return `${path}  PID ${mount.pid ?? "unknown"}, UNREACHABLE: its control socket is missing ` +
+    `${WHY_MISSING}; run bcache-fuse unmount ${path}\n`;
 }
 
 function deadMount(mountPoint: string): DeadMount {

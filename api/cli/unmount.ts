@@ -5,7 +5,7 @@ import process from "node:process";
 import { BcacheError, messageOf } from "../../lib/base/errors.ts";
 import type { SetRemains } from "../../lib/cache/ports.ts";
 import type { ControlClient } from "../control/client.ts";
-import { isDeadMount, mountAt, realMountPoint } from "../control/mount_table.ts";
+import { deletedDevicesOf, isDeadMount, mountAt, realMountPoint } from "../control/mount_table.ts";
 import { findMount, unreachableAt, type UnreachableMount } from "./find_mount.ts";
 import { formatBytes, oneLine } from "./format.ts";
 import { flushWithProgress } from "./progress.ts";
@@ -34,8 +34,7 @@ export async function runUnmount(
   if (options.flush) await flushWithProgress(program, client);
   if (!options.force) await refuseLoss(client);
   const left = leftText(await unmountBy(client, real, options.force));
-  const late = await hasEnded(pid) ? "" : `; the process ${pid} has not ended yet`;
-  program.out(`unmounted ${options.mountPoint}${left}${late}\n`);
+  program.out(`unmounted ${options.mountPoint}${left}${await lateText(pid)}\n`);
 }
 
 /** What the mount has left, in words; "" when that is nothing, or not known. */
@@ -79,6 +78,12 @@ async function unmountBy(
   }
 }
 
+/** Waits for the process; in words what is known of its end, "" when it has ended. */
+export async function lateText(pid: number | undefined): Promise<string> {
+  if (pid === undefined) return "; its process cannot be seen and may still be writing";
+  return await hasEnded(pid) ? "" : `; the process ${pid} has not ended yet`;
+}
+
 async function hasEnded(pid: number): Promise<boolean> {
   for (let waitedMs = 0; waitedMs < END_PATIENCE_MS; waitedMs += POLL_MS) {
     if (!isAlive(pid)) return true;
@@ -98,6 +103,18 @@ function isAlive(pid: number): boolean {
   }
 }
 
+/** The same of a server that cannot be asked what its files hold. */
+export function refuseDeleted(pid: number, mountPoint: string): void {
+  const [first, ...more] = deletedDevicesOf(pid);
+  if (first === undefined) return;
+  const others = more.length === 0 ? "" : ` (and ${more.join(", ")})`;
+  throw new BcacheError(
+    "Busy",
+    `${first}${others} was deleted while in use, and ends with this mount: copy the files of ` +
+      `${mountPoint} to another place first; or give it up with --force`,
+  );
+}
+
 /** The kernel tells the server that its mount is over; it ends as after any unmounting. */
 async function unmountUnreachable(
   program: Program,
@@ -112,22 +129,39 @@ async function unmountUnreachable(
         `unmount ${path} without --flush, then bcache-fuse writeback`,
     );
   }
-  detachByHand(mountPoint, options.force ? "now" : "unless busy");
-  const late = pid === undefined || await hasEnded(pid)
-    ? ""
-    : `; the process ${pid} has not ended yet`;
-  program.out(`unmounted ${path}, whose control socket was missing${late}\n`);
+  if (!options.force && pid !== undefined) refuseDeleted(pid, path);
+  detachByHand(mountPoint, options.force ? "now" : "unless busy", { pid });
+  program.out(`unmounted ${path}, whose control socket was missing${await lateText(pid)}\n`);
 }
 
-/** Has the kernel let go of a mount whose server was killed, or cannot be asked. */
-function detachByHand(real: string, when: "now" | "unless busy"): void {
+/**
+ * Has the kernel let go of a mount whose server was killed, or cannot be asked.
+ * @param server what is known of the server, for a message
+ */
+export function detachByHand(
+  real: string,
+  when: "now" | "unless busy",
+  server: { pid?: number | undefined; patienceMs?: number } = {},
+): void {
+  const { pid, patienceMs = END_PATIENCE_MS } = server;
   const isRoot = process.getuid?.() === 0;
   const command = isRoot ? "umount" : "fusermount3";
   const lazily = when === "now" ? [isRoot ? "-l" : "-z"] : [];
-  const words = [...(isRoot ? [] : ["-u"]), ...lazily, "--", real];
-  const options = { encoding: "utf8", timeout: END_PATIENCE_MS, killSignal: "SIGKILL" } as const;
-  const done = spawnSync(command, words, options);
+  const done = spawnSync(command, [...(isRoot ? [] : ["-u"]), ...lazily, "--", real], {
+    encoding: "utf8",
+    env: { ...process.env, LC_ALL: "C" }, // What it says is read below.
+    timeout: patienceMs,
+    killSignal: "SIGKILL",
+  });
   if (done.status === 0) return;
+  if (done.error !== undefined && "code" in done.error && done.error.code === "ETIMEDOUT") {
+    const who = pid === undefined ? "the process that serves it" : `process ${pid}`;
+    throw new BcacheError(
+      "Shutdown",
+      `cannot unmount ${real}: ${who} does not answer; if it is stopped, kill -CONT ` +
+        `${pid ?? "and its PID"} goes on with it; then unmount again`,
+    );
+  }
   const reason = oneLine(done.error ? messageOf(done.error) : done.stderr);
   if (/busy/i.test(reason)) throw busyError(real, new BcacheError("Busy", reason));
   throw new BcacheError("Permission", `cannot unmount ${real}: ${reason}; try it as root`);

@@ -37,13 +37,26 @@ export class ProcessGoneError extends BcacheError {
 /** The process is there and says nothing, or no end of it. */
 function silentError(socketPath: string, cause: Error): BcacheError {
   const pid = holderOfName(socketPath);
-  const who = pid === undefined ? `the process behind ${socketPath}` : `process ${pid}`;
   return new BcacheError(
     "Shutdown",
-    `${who} does not answer: ${cause.message}; if it is stopped, kill -CONT ` +
+    `${nameOf(socketPath, pid)} does not answer: ${cause.message}; if it is stopped, kill -CONT ` +
       `${pid ?? "and its PID"} goes on with it`,
     { cause },
   );
+}
+
+/** The process is there, and drops connections above those that it takes. */
+function crowdedError(socketPath: string, cause: Error): BcacheError {
+  return new BcacheError(
+    "Shutdown",
+    `${nameOf(socketPath, holderOfName(socketPath))} took no question: it has too many ` +
+      `connections (${cause.message}); try again when others have ended`,
+    { cause },
+  );
+}
+
+function nameOf(socketPath: string, pid: number | undefined): string {
+  return pid === undefined ? `the process behind ${socketPath}` : `process ${pid}`;
 }
 
 export class ControlClient implements CacheControl {
@@ -161,13 +174,17 @@ export class ControlClient implements CacheControl {
     return new Promise((resolve, reject) => {
       let patience: ReturnType<typeof setTimeout> | undefined;
       let isSilent = false;
+      let isAnswering = false;
       const fail = (error: Error): void => {
         clearTimeout(patience);
         const { socketPath } = this;
         if (isSilent) return reject(silentError(socketPath, error));
-        const isFull = isRefusal(error) && isListening(socketPath);
+        // A process that ends stops listening before it drops connections.
+        const isThere = !isAnswering && isListening(socketPath);
+        if (!isThere) return reject(new ProcessGoneError(socketPath, error));
         const full = new Error("its queue of connections is full", { cause: error });
-        reject(isFull ? silentError(socketPath, full) : new ProcessGoneError(socketPath, error));
+        const isCrowded = !isRefusal(error);
+        reject(isCrowded ? crowdedError(socketPath, error) : silentError(socketPath, full));
       };
       // One call per connection: a process that ends need not wait for us to close it.
       const headers: Record<string, string> = payload === undefined ? { connection: "close" } : {
@@ -177,6 +194,7 @@ export class ControlClient implements CacheControl {
       };
       const call = request({ socketPath: this.socketPath, method, path, headers }, (response) => {
         let text = "";
+        isAnswering = true;
         response.setEncoding("utf8");
         response.on("data", (part: string) => {
           text += part;

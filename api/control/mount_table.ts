@@ -3,9 +3,10 @@
  * resolved without touching the mount itself: a dead or hung FUSE mount must not hang us too.
  */
 import { spawnSync } from "node:child_process";
-import { readdirSync, readFileSync, readlinkSync, realpathSync } from "node:fs";
+import { readdirSync, readFileSync, readlinkSync, realpathSync, statSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
 import process from "node:process";
+import { lockHolder } from "../../lib/device/file_lock.ts";
 import { isSameFile, type LoopDevice, loopDevices } from "../../lib/device/loop.ts";
 
 /** A server that has not answered a look at its root by then is stopped, or hangs. */
@@ -16,6 +17,10 @@ export interface MountEntry {
   /** `fuse.bcache`, `ext4`, ... */
   type: string;
   source: string;
+  /** As `98:0`. A FUSE mount's second number is that of its connection. */
+  device: string;
+  /** Whose a FUSE mount is. */
+  userId?: number;
 }
 
 /** Reads lines of mountinfo; lines of another form are left out. */
@@ -23,13 +28,16 @@ export function parseMountInfo(text: string): MountEntry[] {
   const entries: MountEntry[] = [];
   for (const line of text.split("\n")) {
     const [left, right] = line.split(" - ");
-    const mountPoint = left?.split(" ")[4];
-    const [type, source] = right?.split(" ") ?? [];
-    if (mountPoint === undefined || type === undefined) continue;
+    const [, , device, , mountPoint] = left?.split(" ") ?? [];
+    const [type, source, options] = right?.split(" ") ?? [];
+    if (device === undefined || mountPoint === undefined || type === undefined) continue;
+    const userId = /(?:^|,)user_id=(\d+)(?:,|$)/.exec(options ?? "")?.[1];
     entries.push({
       mountPoint: unescapePath(mountPoint),
       type,
       source: unescapePath(source ?? ""),
+      device,
+      ...(userId === undefined ? {} : { userId: Number(userId) }),
     });
   }
   return entries;
@@ -83,6 +91,35 @@ export function isDeadMount(realPath: string): boolean {
     killSignal: "SIGKILL",
   });
   return looked.status === 1 && /endpoint is not connected/i.test(looked.stderr);
+}
+
+/** The process that serves a FUSE mount, if it can be seen: Linux before 6.17 does not tell. */
+export function serverOf({ device }: MountEntry): number | undefined {
+  const connection = `fuse_connection:\t${device.split(":")[1]}\n`;
+  for (const pid of namesIn("/proc")) {
+    if (!/^\d+$/.test(pid)) continue;
+    const serves = (descriptor: string): boolean =>
+      linkOf(`/proc/${pid}/fd/${descriptor}`) === "/dev/fuse" &&
+      textOf(`/proc/${pid}/fdinfo/${descriptor}`)?.includes(connection) === true;
+    if (namesIn(`/proc/${pid}/fd`).some(serves)) return Number(pid);
+  }
+  return undefined;
+}
+
+/** Files that a process has locked, as it does its devices, and that no name leads to any more. */
+export function deletedDevicesOf(pid: number): string[] {
+  const folder = `/proc/${pid}/fd`;
+  const deleted = namesIn(folder).filter((descriptor) => {
+    try {
+      const file = statSync(join(folder, descriptor));
+      return file.isFile() && file.nlink === 0 && lockHolder(file) === pid;
+    } catch {
+      return false; // It was closed meanwhile.
+    }
+  });
+  const paths = deleted.map((fd) => linkOf(join(folder, fd)).replace(/ \(deleted\)$/, ""));
+  // The lock of its control socket is gone with that.
+  return [...new Set(paths)].filter((path) => !path.endsWith(".sock.lock")).sort();
 }
 
 /** Something that keeps a mount busy, for a person: `fio (PID 12)`, `/dev/loop0`. */

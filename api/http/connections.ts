@@ -44,6 +44,9 @@ export class Connections {
     server.requestTimeout = 30_000;
     const accept = (incoming: IncomingMessage, outgoing: ServerResponse): void =>
       this.#accept({ incoming, outgoing });
+    // The runtimes take their own listener away with a CONNECT: a client that then resets the
+    // connection would end the process. Its "close" tells whoever waits.
+    server.on("connection", (socket: Socket) => socket.on("error", () => {}));
     server.on("request", accept);
     // Without this the runtime answers what a client expects and nobody knows, beside the others.
     server.on("checkExpectation", accept);

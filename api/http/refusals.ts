@@ -50,6 +50,10 @@ function unreadProblem(error: Error): Problem {
   if (code === "HPE_HEADER_OVERFLOW") {
     return requestProblem(431, "the request's first line and headers are too long; send fewer");
   }
+  if (code === "ERR_HTTP_REQUEST_TIMEOUT") {
+    const detail = "the request did not come to its end in time; send all of it at once, again";
+    return requestProblem(408, detail);
+  }
   return requestProblem(400, `this is not a request of HTTP/1.1 (${error.message})`);
 }
 

@@ -6,6 +6,7 @@
 import { closeSync, constants, fstatSync, openSync, rmSync, statSync } from "node:fs";
 import { existsSync, readFileSync } from "node:fs";
 import { BcacheError, ERRNO, messageOf } from "../../lib/base/errors.ts";
+import { lockHolder } from "../../lib/device/file_lock.ts";
 import { openLibc } from "../../lib/runtime/libc.ts";
 
 const LOCK_EXCLUSIVE_NOW = 2 | 4;
@@ -39,19 +40,13 @@ export async function tryLockName(path: string): Promise<(() => void) | undefine
 }
 
 /** The process that holds the lock of the name `path`; undefined: none, or it cannot be seen. */
-export function holderOfName(path: string): number | undefined {
+export function holderOfName(path: string, locks?: string): number | undefined {
   try {
-    const inode = String(statSync(`${path}.lock`).ino);
-    for (const line of readFileSync("/proc/locks", "utf8").split("\n")) {
-      // 1: FLOCK ADVISORY WRITE 1234 fd:01:5678 0 EOF
-      const [, kind, , , pid, place] = line.trim().split(/\s+/);
-      if (kind !== "FLOCK" || place?.split(":")[2] !== inode) continue;
-      if (existsSync(`/proc/${pid}`)) return Number(pid);
-    }
+    const pid = lockHolder(statSync(`${path}.lock`), locks);
+    return existsSync(`/proc/${pid}`) ? pid : undefined;
   } catch {
-    // Without the lock or the list of locks there is nobody to name.
+    return undefined; // Without the lock there is nobody to name.
   }
-  return undefined;
 }
 
 /** The flag of a socket that takes connections, SO_ACCEPTCON, in /proc/net/unix. */
@@ -61,11 +56,15 @@ const TAKES_CONNECTIONS = "00010000";
  * Whether some process has a listening socket of the absolute name `path`. The error of connecting
  * does not tell: Bun says ECONNREFUSED also when the queue of connections is full.
  */
-export function isListening(path: string): boolean {
-  // 0000000000000000: 00000002 00000000 00010000 0001 01 12345 /run/bcache-fuse/mnt.sock
-  return readFileSync("/proc/net/unix", "utf8").split("\n").some((line) =>
-    line.endsWith(` ${path}`) && line.split(" ")[3] === TAKES_CONNECTIONS
-  );
+export function isListening(path: string, sockets = "/proc/net/unix"): boolean {
+  try {
+    // 0000000000000000: 00000002 00000000 00010000 0001 01 12345 /run/bcache-fuse/mnt.sock
+    return readFileSync(sockets, "utf8").split("\n").some((line) =>
+      line.endsWith(` ${path}`) && line.split(" ")[3] === TAKES_CONNECTIONS
+    );
+  } catch {
+    return false; // Not everybody may see it (ProcSubset=pid of systemd): nobody is seen to listen.
+  }
 }
 
 function openLock(path: string): number {

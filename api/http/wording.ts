@@ -8,6 +8,8 @@
 const ROUTE_OF_COMMAND: ReadonlyArray<readonly [RegExp, string]> = [
   [/bcache-fuse volume destroy MOUNTPOINT (\w+)/g, "DELETE /v1/volumes/$1"],
   [/bcache-fuse volume resize --force, over HTTP "force"/g, 'PUT /v1/volumes/NAME/size "force"'],
+  [/bcache-fuse volume destroy --force, over HTTP \?/g, "DELETE /v1/volumes/NAME?"],
+  [/bcache-fuse stop --force, over HTTP "force"/g, 'POST /v1/devices/NAME/stop "force"'],
   [/bcache-fuse volume create MOUNTPOINT SIZE/g, "POST /v1/volumes"],
   [/bcache-fuse volume destroy\b/g, "DELETE /v1/volumes/NAME"],
   [/bcache-fuse detach MOUNTPOINT (\w+)/g, "POST /v1/devices/$1/detach"],

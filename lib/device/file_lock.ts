@@ -150,11 +150,17 @@ function inUse(what: string, stat: fs.Stats): BcacheError {
   return new BcacheError("Busy", `${found}; name each device once`);
 }
 
-/** The process that has the lock, as /proc tells it; undefined when it cannot be seen from here. */
-function lockHolder(stat: fs.Stats): number | undefined {
+/**
+ * The process that has locked the file, as the list of locks tells it; undefined when it cannot be
+ * seen from here.
+ */
+export function lockHolder(
+  stat: { readonly dev: number; readonly ino: number },
+  listPath = "/proc/locks",
+): number | undefined {
   let locks: string;
   try {
-    locks = fs.readFileSync("/proc/locks", "latin1");
+    locks = fs.readFileSync(listPath, "latin1");
   } catch {
     return undefined; // Only the name is missing: that it is locked is known.
   }

@@ -47,6 +47,34 @@ test("a deleted file is warned of while something ends with it", async () => {
   assertEquals([loss?.isLost, loss?.error.message], [true, "deleted"]);
 });
 
+test("a deleted file is that of its own device, not of one whose path begins alike", async () => {
+  const status = await statusWith(0);
+  const device = (name: string, backingPath: string) => ({
+    ...status.devices[0]!,
+    name,
+    backingPath,
+  });
+  const devices = [
+    device("bcache0", "/img/disk"),
+    device("bcache1", "/img/disk1"),
+    device("bcache2", "/img/link"),
+  ];
+  const link = { path: "/img/link", filePath: "/far/disk", fate: "there" as const };
+  const cases = [
+    ["/img/disk", "bcache0"],
+    ["/img/disk.bcache", "bcache0"],
+    ["/img/disk1", "bcache1"],
+    ["/img/disk1.bcache", "bcache1"],
+    ["/far/disk.bcache", "bcache2"],
+    ["/img/disk10", "what it holds"],
+  ] as const;
+  for (const [path, what] of cases) {
+    const [warning] = warningsOf({ ...status, devices }, [link, { path, fate: "deleted" }]);
+    assertStringIncludes(warning!, `${path} was deleted while in use, and ends with this mount: `);
+    assertStringIncludes(warning!, `copy ${what} to another place first`);
+  }
+});
+
 test("of a deleted cache the advice is what saves what is only there", async () => {
   const volume = volumeStatus("bcache1", 1 << 20);
   const advice = async (dirtyBytes: number, usedBytes: number) => {

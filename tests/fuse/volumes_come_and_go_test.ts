@@ -15,6 +15,7 @@ import { BcacheError, ERRNO } from "../../lib/base/errors.ts";
 import { FILE_ERRNO, Filesystem } from "../../fuse/filesystem.ts";
 import { notifications } from "../../fuse/notify.ts";
 import { NOTIFY, OUT_HEADER, ROOT_NODE } from "../../fuse/protocol.ts";
+import { byForce } from "../../fuse/served_volumes.ts";
 import { MemoryVolume } from "./support/memory_engine.ts";
 import { Mounts } from "./support/mounted.ts";
 
@@ -80,6 +81,15 @@ describe("the directory", () => {
   });
 });
 
+test("who is refused a file that is open is told what takes force, where there is such", () => {
+  const told = (...args: unknown[]) => byForce({ method: "setAttribute", args });
+  assertEquals(byForce({ method: "stop", args: ["bcache0"] }), ", or use --force");
+  assertStringIncludes(told("bcache1", "size", "4k"), "(bcache-fuse volume resize --force, ");
+  assertStringIncludes(told("bcache0", "stop", "1"), "(bcache-fuse stop --force, ");
+  assertStringIncludes(told("bcache1", "unregister", "1"), "(bcache-fuse volume destroy --force, ");
+  assertEquals(told(undefined, "stop", "1"), "");
+});
+
 describe("a mounted directory", () => {
   test("shows a file as soon as it is attached, and no more once it is stopped", async () => {
     const { handle, mountPoint } = await mounts.mount();
@@ -115,14 +125,18 @@ describe("a mounted directory", () => {
     try {
       const { control } = handle;
       for (
-        const cut of [
-          () => control.resizeVolume("bcache0", 4096),
-          () => control.setAttribute("bcache0", "size", "4k"),
-        ]
+        const [cut, advice] of [
+          [() => control.resizeVolume("bcache0", 4096), ", or use --force"],
+          [
+            () => control.setAttribute("bcache0", "size", "4k"),
+            ', or do it by force (bcache-fuse volume resize --force, over HTTP "force":true)',
+          ],
+        ] as const
       ) {
         const error = await assertRejects(cut, BcacheError, `${path}: in use by `);
         assertEquals(error.code, "Busy");
         assertStringIncludes(error.message, `(process ${process.pid})`);
+        assertEquals(error.message.split("close that first")[1], advice);
       }
       assertEquals(statSync(path).size, before);
       await control.resizeVolume("bcache0", 2 * before);

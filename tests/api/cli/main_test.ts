@@ -344,7 +344,7 @@ testWithFuse("a mount says one line, is found by all commands, and ends at SIGIN
   assertEquals(calls().at(-1), "unmount plain");
   assertEquals(await ownMounts(), []);
   const left = (await client("status")).out;
-  assertMatch(left, /^(nothing is mounted|(\S+ {2}DEAD: [^\n]+\n?)+)\n$/);
+  assertMatch(left, /^(nothing is mounted|(\S+ {2}(DEAD|PID \w+, UNREACHABLE): [^\n]+\n?)+)\n$/);
   assertEquals(left.includes(directory), false);
 }, 30_000);
 

@@ -16,6 +16,7 @@ import { connect, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
+import { lateText } from "../../../api/cli/unmount.ts";
 import { isDeadMount, mountAt } from "../../../api/control/mount_table.ts";
 
 const PROGRAM = join(import.meta.dirname!, "memory_program.ts");
@@ -190,8 +191,8 @@ testWithMount("a mount whose control socket was removed is told of, and unmounte
   assertStringIncludes(one.err, `; process ${pid} serves it; run bcache-fuse unmount mnt, `);
   assertStringIncludes(
     (await run("status")).out,
-    `${mountPoint}  PID ${pid}, UNREACHABLE: its control socket was removed; ` +
-      `run bcache-fuse unmount ${mountPoint}\n`,
+    `${mountPoint}  PID ${pid}, UNREACHABLE: its control socket is missing (it was removed, or ` +
+      `belongs to another user or XDG_RUNTIME_DIR); run bcache-fuse unmount ${mountPoint}\n`,
   );
   assertMatch((await run("unmount", "mnt", "--flush")).err, /cannot be flushed/);
   const held = openSync(join(mountPoint, "bcache0"), "r");
@@ -203,6 +204,32 @@ testWithMount("a mount whose control socket was removed is told of, and unmounte
   const line = "unmounted mnt, whose control socket was missing\n";
   assertEquals([cleared.status, cleared.out, cleared.err], [0, line, ""]);
   assertEquals([isRunning(pid), mountAt(mountPoint)], [false, undefined]);
+});
+
+testWithMount(
+  "a mount whose run directory was wiped is told of, and its end waited for",
+  async () => {
+    assertEquals((await run(...MOUNT, "mnt")).status, 0);
+    const pid = await pidOf();
+    rmSync(join(directory, "bcache-fuse"), { recursive: true });
+    // Linux tells since 6.17 who serves.
+    const fds = readdirSync(`/proc/${pid}/fdinfo`);
+    const isSeen = fds.some((fd) =>
+      readFileSync(`/proc/${pid}/fdinfo/${fd}`, "utf8").includes("fuse_connection:")
+    );
+    const all = await run("status");
+    assertEquals(all.status, 0);
+    assertStringIncludes(all.out, `${mountPoint}  PID ${isSeen ? pid : "unknown"}, UNREACHABLE: `);
+    const { out } = await run("unmount", "mnt");
+    const late = isSeen ? "" : "; its process cannot be seen and may still be writing";
+    assertEquals(out, `unmounted mnt, whose control socket was missing${late}\n`);
+    if (isSeen) assertEquals(isRunning(pid), false);
+  },
+);
+
+test("of a process that is not known the end cannot be told", async () => {
+  assertStringIncludes(await lateText(undefined), "cannot be seen and may still be writing");
+  assertEquals(await lateText(process.pid), "");
 });
 
 testWithMount("a stopped mount whose queue of connections is full is not called gone", async () => {

@@ -94,12 +94,27 @@ describe("the mount table", () => {
   test("is read with escaped blanks, and survives lines of another form", () => {
     const text = "36 35 98:0 / /mnt/a\\040b rw shared:1 - fuse.bcache-fuse /c\\134d rw\nnonsense\n";
     assertEquals(parseMountInfo(text), [
-      { mountPoint: "/mnt/a b", type: "fuse.bcache-fuse", source: "/c\\d" },
+      { mountPoint: "/mnt/a b", type: "fuse.bcache-fuse", source: "/c\\d", device: "98:0" },
+    ]);
+  });
+  test("tells whose a FUSE mount is", () => {
+    const line = (options: string) =>
+      parseMountInfo(`36 35 0:41 / /m rw - fuse.bcache b ${options}\n`)[0]?.userId;
+    assertEquals(line("rw,user_id=1000,group_id=7"), 1000);
+    assertEquals([line("rw,user_id=0"), line("rw,xuser_id=5"), line("rw")], [
+      0,
+      undefined,
+      undefined,
     ]);
   });
   test("names the loop device that has a file, and what is mounted from it", () => {
     const block = join(directory, "block");
-    const entry = (source: string, mountPoint: string) => ({ source, mountPoint, type: "ext4" });
+    const entry = (source: string, mountPoint: string) => ({
+      source,
+      mountPoint,
+      type: "ext4",
+      device: "7:3",
+    });
     const backing = (name: string, file: string) => {
       mkdirSync(join(block, name, "loop"), { recursive: true });
       writeFileSync(join(block, name, "loop/backing_file"), `${file}\n`);

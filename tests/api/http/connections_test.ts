@@ -1,9 +1,14 @@
 /** What a client that sends too much, reads too little or makes no sense can do to a server. */
 import { afterEach, describe, test } from "bun:test";
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
-import { connect, type Socket } from "node:net";
+import { type ChildProcess, spawn } from "node:child_process";
+import { once } from "node:events";
+import { createServer } from "node:http";
+import { type AddressInfo, connect, type Socket } from "node:net";
+import process from "node:process";
 import { createApp } from "../../../api/http/app.ts";
-import { CONNECTIONS_MAX, WAITING_MAX } from "../../../api/http/connections.ts";
+import { Connections, CONNECTIONS_MAX, WAITING_MAX } from "../../../api/http/connections.ts";
+import { refuseUnread } from "../../../api/http/refusals.ts";
 import { type Listening, listenTcp, parseHostPort } from "../../../api/http/serve.ts";
 import { FakeControl } from "../fake_control.ts";
 
@@ -11,11 +16,14 @@ import { FakeControl } from "../fake_control.ts";
 const BIG_ANSWER = "x".repeat(16 * 1024 * 1024);
 
 let listening: Listening | undefined;
+let apart: ChildProcess | undefined;
 const clients: Socket[] = [];
 afterEach(async () => {
   for (const client of clients.splice(0)) client.destroy();
   await listening?.close();
   listening = undefined;
+  apart?.kill("SIGKILL");
+  apart = undefined;
 });
 
 /** An app that counts what it is asked, and answers when it is told to. */
@@ -44,8 +52,12 @@ interface Client {
 }
 
 /** Sends `text`; `isReading` false: never reads. */
-async function client(text: string, isReading = true): Promise<Client> {
-  const at = parseHostPort(listening!.address.replace("http://", ""));
+async function client(
+  text: string,
+  isReading = true,
+  address = listening!.address,
+): Promise<Client> {
+  const at = parseHostPort(address.replace("http://", ""));
   const socket = connect({ host: at.host, port: at.port });
   clients.push(socket);
   let got = "";
@@ -56,6 +68,22 @@ async function client(text: string, isReading = true): Promise<Client> {
   await Promise.race([new Promise((resolve) => socket.once("connect", resolve)), closed]);
   socket.write(text);
   return { socket, text: () => got, closed };
+}
+
+/**
+ * A server in a process of its own: that an error which nobody takes ends the process can only be
+ * seen there. Resolves with its address.
+ */
+async function serveApart(): Promise<string> {
+  const serving = new URL("../../../api/http/serve.ts", import.meta.url).href;
+  const code = `import(${JSON.stringify(serving)}).then(async ({ listenTcp }) => {
+    const app = { fetch: () => new Response("done") };
+    console.log((await listenTcp(app, { host: "127.0.0.1", port: 0 })).address);
+  })`;
+  const words = "Deno" in globalThis ? ["eval", code] : ["-e", code];
+  apart = spawn(process.execPath, words, { stdio: ["ignore", "pipe", "ignore"] });
+  const [said] = await once(apart.stdout!, "data") as [Uint8Array];
+  return new TextDecoder().decode(said).trim();
 }
 
 function requests(count: number): string {
@@ -154,6 +182,23 @@ describe("a client", () => {
     await moment();
     assertEquals(app.paths.length, 5);
   });
+  for (
+    const [what, text] of [
+      ["a tunnel", "CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n"],
+      ["another protocol", "GET / HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: b\r\n\r\n"],
+      ["nothing that can be read", "\x01\x02\x03\r\n\r\n"],
+    ] as const
+  ) {
+    test(`does not end the server when it asks for ${what} and resets the connection`, async () => {
+      const address = await serveApart();
+      for (let count = 0; count < 10; count++) {
+        const { socket, closed } = await client(text, true, address);
+        setTimeout(() => socket.resetAndDestroy(), count / 2); // Before an answer, and after.
+        await closed;
+      }
+      assertEquals(await (await fetch(address)).text(), "done");
+    });
+  }
   test("finds a bounded number of connections", async () => {
     await serve(new Counting());
     let ended = 0;
@@ -213,4 +258,23 @@ describe("what is no request of ours is answered with a problem", () => {
       assertMatch(problem.detail, detail);
     });
   }
+});
+
+test("a request whose rest does not come in time is told so", async () => {
+  const server = createServer();
+  const connections = new Connections(() => Promise.resolve(), 1000);
+  connections.attachTo(server);
+  refuseUnread(server, connections);
+  // What the runtimes say after half a minute or more.
+  const late = Object.assign(new Error("Request timeout"), { code: "ERR_HTTP_REQUEST_TIMEOUT" });
+  server.on("connection", (socket) => server.emit("clientError", late, socket));
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", () => resolve()));
+  const { port } = server.address() as AddressInfo;
+  const { text, closed, socket } = await client("GET / HT", true, `127.0.0.1:${port}`);
+  await Promise.race([until(() => text().includes("}"), "an answer came"), closed]);
+  socket.destroy();
+  server.close();
+  assertMatch(text(), /^HTTP\/1\.1 408 /);
+  assertStringIncludes(text(), '"code":"RequestTimeout"');
+  assertStringIncludes(text(), "did not come to its end in time");
 });

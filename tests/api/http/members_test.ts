@@ -1,6 +1,7 @@
 /** The routes by which devices come and go, without a socket. */
 import { describe, test } from "bun:test";
 import { assertEquals, assertMatch } from "@std/assert";
+import { byForce } from "../../../fuse/served_volumes.ts";
 import { BcacheError } from "../../../lib/base/errors.ts";
 import { createApp } from "../../../api/http/app.ts";
 import { FakeControl, volumeStatus } from "../fake_control.ts";
@@ -117,6 +118,18 @@ describe("advice", () => {
       await told("GET", "/v1/devices"),
       'by force only (PUT /v1/volumes/NAME/size "force":true)',
     );
+    for (
+      const [call, route] of [
+        ["size", 'PUT /v1/volumes/NAME/size "force":true'],
+        ["stop", 'POST /v1/devices/NAME/stop "force":true'],
+        ["unregister", "DELETE /v1/volumes/NAME?force=true"],
+      ] as const
+    ) {
+      const advice = byForce({ method: "setAttribute", args: ["bcache1", call, "1"] });
+      control.failure = new BcacheError("Busy", `/m/bcache1: in use by cat: close that${advice}`);
+      const detail = `/m/bcache1: in use by cat: close that, or do it by force (${route})`;
+      assertEquals(await told("GET", "/v1/devices"), detail);
+    }
   });
   test("what is no fault of the request's form is a conflict", async () => {
     const control = new FakeControl();

@@ -2,7 +2,7 @@
 import { afterAll, beforeAll, describe, test } from "bun:test";
 import { assertEquals, assertMatch, assertRejects, assertThrows } from "@std/assert";
 import { spawnSync } from "node:child_process";
-import { existsSync, mkdtempSync, rmSync, statSync } from "node:fs";
+import { existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
@@ -17,7 +17,7 @@ import {
   removeDeadSocket,
   urlOf,
 } from "../../../api/http/serve.ts";
-import { tryLockName } from "../../../api/http/socket_lock.ts";
+import { holderOfName, isListening, tryLockName } from "../../../api/http/socket_lock.ts";
 import { BcacheError } from "../../../lib/base/errors.ts";
 import { FakeControl } from "../fake_control.ts";
 
@@ -157,6 +157,32 @@ describe("the control socket", () => {
     assertEquals(await isAnswered(path), true);
     await won[0]!.value.close();
     assertEquals([existsSync(path), existsSync(`${path}.lock`)], [false, false]);
+  });
+  test("is held by who locked its name, not a file of that number elsewhere", async () => {
+    const path = join(directory, "held.sock");
+    const unlock = await tryLockName(path);
+    assertEquals(holderOfName(path), process.pid);
+    const { ino } = statSync(`${path}.lock`);
+    const list = join(directory, "locks");
+    const ours = readFileSync("/proc/locks", "utf8").split("\n")
+      .find((line) => line.includes(` ${process.pid} `) && line.includes(`:${ino} `));
+    const line = (pid: number) => `1: FLOCK  ADVISORY  WRITE ${pid} ee:ee:${ino} 0 EOF\n`;
+    writeFileSync(list, `${line(1)}${ours}\n`);
+    assertEquals(holderOfName(path, list), process.pid);
+    writeFileSync(list, line(1)); // Some file systems show another device number there.
+    assertEquals(holderOfName(path, list), 1);
+    writeFileSync(list, line(2 ** 30)); // It has ended.
+    assertEquals(holderOfName(path, list), undefined);
+    unlock!();
+    assertEquals(holderOfName(path), undefined);
+  });
+  test("is looked for in the list of sockets, which may be closed to us", async () => {
+    const path = join(directory, "listed.sock");
+    const listening = await listenUnix(appOver(new FakeControl()), path);
+    assertEquals([isListening(path), isListening(`${path}x`)], [true, false]);
+    assertEquals(isListening(path, join(directory, "no-such-list")), false);
+    await listening.close();
+    assertEquals(isListening(path), false);
   });
   test("is removed for the dead, and kept for who is about to take it", async () => {
     const path = await deadSocket("taken.sock");
