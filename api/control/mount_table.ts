@@ -93,7 +93,7 @@ export function isDeadMount(realPath: string): boolean {
   return looked.status === 1 && /endpoint is not connected/i.test(looked.stderr);
 }
 
-/** The process that serves a FUSE mount, if it can be seen: Linux before 6.17 does not tell. */
+/** The process that serves a FUSE mount, if it can be seen: an older Linux does not tell. */
 export function serverOf({ device }: MountEntry): number | undefined {
   const connection = `fuse_connection:\t${device.split(":")[1]}\n`;
   for (const pid of namesIn("/proc")) {
