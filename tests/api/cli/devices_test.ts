@@ -128,7 +128,10 @@ describe("attach, detach and stop", () => {
   });
 
   test("status of all leaves out a mount that ends while it is asked", async () => {
-    const gone = createServer((socket) => socket.destroy());
+    const gone = createServer((socket) => {
+      gone.close(); // A process that ends takes no connections any more.
+      socket.destroy();
+    });
     const path = join(bench.runDirectory, "gone.sock");
     await new Promise<void>((resolve) => gone.listen(path, resolve));
     try {
