@@ -94,3 +94,7 @@ export function errnoOf(error: unknown): number {
 export function messageOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error);
 }
+
+/** What can be done about a journal or an index that cannot be followed. */
+export const DAMAGE_ADVICE =
+  "see what is left with `check`, save it with `extract --rescue`, or restore a copy";

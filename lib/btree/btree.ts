@@ -8,7 +8,7 @@
  * stale and count as absent. The root is always resident.
  */
 import { assert } from "../base/assert.ts";
-import { BcacheError } from "../base/errors.ts";
+import { BcacheError, DAMAGE_ADVICE } from "../base/errors.ts";
 import type { Clock } from "../base/runtime.ts";
 import { endingWith, type Faults } from "../base/sync.ts";
 import { TimeStats } from "../base/time_stats.ts";
@@ -33,7 +33,7 @@ import {
 import type { Magic } from "../ondisk/magic.ts";
 import type { BtreeNode } from "./node.ts";
 import { NodeCache } from "./node_cache.ts";
-import { type BtreeGeometry, INDEX_ADVICE, readNode } from "./node_read.ts";
+import { type BtreeGeometry, readNode } from "./node_read.ts";
 
 /** What a lookup found at a position. Reused by the caller: no allocation on the hit path. */
 export class Segment {
@@ -132,7 +132,7 @@ export class Btree {
       throw new BcacheError(
         "BadFormat",
         `${this.deviceName}: journal: b-tree root at level ${level}, expected at most ` +
-          `${LEVEL_MAX}; ${INDEX_ADVICE}`,
+          `${LEVEL_MAX}; ${DAMAGE_ADVICE}`,
       );
     }
     this.setRoot(await this.#read(key, 0, level));
@@ -227,7 +227,7 @@ export class Btree {
     const error = new BcacheError(
       "BadFormat",
       `${this.deviceName}: b-tree node (level ${node.level}) at bucket ${node.bucket}: ${what}; ` +
-        INDEX_ADVICE,
+        DAMAGE_ADVICE,
     );
     this.#faults.raise(error);
     throw error;

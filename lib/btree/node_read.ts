@@ -2,7 +2,7 @@
  * Reading a b-tree node: the checks of `bch_btree_node_read_done` (btree.c) and the merge of its
  * sets. The seven faults carry the kernel's names; each message says which bucket and block.
  */
-import { BcacheError } from "../base/errors.ts";
+import { BcacheError, DAMAGE_ADVICE } from "../base/errors.ts";
 import { KeySet } from "../bset/key_set.ts";
 import { mergeAll, mergeExtents, mergePointers } from "../bset/merge.ts";
 import type { Device } from "../device/device.ts";
@@ -30,10 +30,6 @@ export interface BtreeGeometry {
   readonly firstBucket: number;
   readonly nodeSectors: number;
 }
-
-/** What to do about an index that says something impossible. */
-export const INDEX_ADVICE =
-  "see what is left with `check`, save it with `extract --rescue`, or restore a copy";
 
 /** Device numbers from here on never name a cache device: such a pointer is a placeholder. */
 const DEVICES_MAX = 8;
@@ -244,7 +240,7 @@ export async function readNode(
     decodeNode(node, bytes, options);
   } catch (error) {
     if (!(error instanceof BcacheError)) throw error;
-    throw new BcacheError(error.code, `${device.name}: ${error.message}; ${INDEX_ADVICE}`);
+    throw new BcacheError(error.code, `${device.name}: ${error.message}; ${DAMAGE_ADVICE}`);
   }
   return node;
 }

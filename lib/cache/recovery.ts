@@ -15,7 +15,7 @@
  * A new set: priorities, UUID table and an empty root are written, then a first journal entry, and
  * when that is durable the superblock says that all this is valid.
  */
-import { BcacheError } from "../base/errors.ts";
+import { BcacheError, DAMAGE_ADVICE } from "../base/errors.ts";
 import { KeySet } from "../bset/key_set.ts";
 import { MARK } from "../buckets/table.ts";
 import type { Device } from "../device/device.ts";
@@ -23,7 +23,7 @@ import { findLaterEntry, type JournalReplay, readJournal } from "../journal/read
 import { freshJournal } from "../journal/writer.ts";
 import type { Btree } from "../btree/btree.ts";
 import type { BtreeNode } from "../btree/node.ts";
-import { dirtFault, INDEX_ADVICE, keyFault, startFault } from "../btree/node_read.ts";
+import { dirtFault, keyFault, startFault } from "../btree/node_read.ts";
 import {
   INODE_MAX,
   keyDirty,
@@ -149,7 +149,8 @@ async function loadRoot(engine: Engine, key: Uint32Array, level: number): Promis
   if (fault !== undefined) {
     throw new BcacheError(
       "BadFormat",
-      `${engine.cache.name}: journal: the root's key ${keyText(slot, 0)} ${fault}; ${INDEX_ADVICE}`,
+      `${engine.cache.name}: journal: the root's key ${keyText(slot, 0)} ${fault}; ` +
+        DAMAGE_ADVICE,
     );
   }
   await engine.btree.loadRoot(slot, level);
@@ -179,7 +180,7 @@ async function markIndex(engine: Engine, progress: StartReporter): Promise<void>
       throw new BcacheError(
         "BadFormat",
         `${engine.cache.name}: b-tree: the generations of its pointers contradict each other; ` +
-          INDEX_ADVICE,
+          DAMAGE_ADVICE,
       );
     }
     engine.buckets.forgetMarks();
@@ -224,7 +225,7 @@ function refuseEarlyKeys(
   const fault = startFault(leaf, before);
   if (fault === undefined) return;
   const where = `${engine.cache.name}: b-tree node (level 0) at bucket ${leaf.bucket}`;
-  throw new BcacheError("BadFormat", `${where}: ${fault}; ${INDEX_ADVICE}`);
+  throw new BcacheError("BadFormat", `${where}: ${fault}; ${DAMAGE_ADVICE}`);
 }
 
 function countGood(btree: Btree, { base, level }: BtreeNode): number {
@@ -274,7 +275,7 @@ async function eachJournalKey(
         throw new BcacheError(
           "BadFormat",
           `${engine.cache.name}: journal entry ${entry.seq}: key ${keyText(slot, 0)} ${fault}; ` +
-            INDEX_ADVICE,
+            DAMAGE_ADVICE,
         );
       }
       if (keySizeSectors(slot, 0) === 0) continue;
@@ -312,7 +313,7 @@ function refuseOtherGen({ buckets, cache }: Engine, slot: Uint32Array, seq: numb
   throw new BcacheError(
     "BadFormat",
     `${cache.name}: journal entry ${seq}: key ${keyText(slot, 0)} contradicts others about its ` +
-      `bucket ${bucket}, which is at generation ${gen}; ${INDEX_ADVICE}`,
+      `bucket ${bucket}, which is at generation ${gen}; ${DAMAGE_ADVICE}`,
   );
 }
 

@@ -4,8 +4,7 @@
  *
  * Every change goes to a fresh bucket; the journal entry that names it makes it valid.
  */
-import { BcacheError } from "../base/errors.ts";
-import { JOURNAL_ADVICE } from "../journal/parse.ts";
+import { BcacheError, DAMAGE_ADVICE } from "../base/errors.ts";
 import { Mutex } from "../base/sync.ts";
 import type { Allocator } from "../buckets/allocator.ts";
 import { RESERVE } from "../buckets/reserves.ts";
@@ -92,7 +91,7 @@ export class UuidTable {
       throw new BcacheError(
         "BadFormat",
         `${this.#device.name}: journal: the UUID table's key names bucket ${bucket}, expected ` +
-          `one of ${this.#buckets.firstBucket}-${this.#buckets.bucketCount - 1}; ${JOURNAL_ADVICE}`,
+          `one of ${this.#buckets.firstBucket}-${this.#buckets.bucketCount - 1}; ${DAMAGE_ADVICE}`,
       );
     }
     this.key.set(journalKey.subarray(0, SLOT_WORDS));

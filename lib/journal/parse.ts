@@ -4,7 +4,8 @@
  *
  * An entry whose checksum is wrong may be one that a power cut tore. One whose checksum is right
  * was written whole: if its numbers cannot be, a faulty memory or program made them, and what it
- * was to say is lost. That is an error, `ImpossibleEntry`, never the place where the journal ends.
+ * was to say is lost. That is an error, `ImpossibleEntry`; only one that calls itself older than
+ * what should follow, as a former round's is, may end the bucket, and is told of.
  *
  * Within a bucket every entry is the successor of the one before; the first that is not was
  * written in a former round, and everything behind it too. (Linux reads on and drops former
@@ -13,7 +14,7 @@
  * Answers to journal_read_bucket() of Linux's journal.c.
  */
 import { assert } from "../base/assert.ts";
-import { BcacheError } from "../base/errors.ts";
+import { BcacheError, DAMAGE_ADVICE } from "../base/errors.ts";
 import { type Device, SECTOR_BYTES } from "../device/device.ts";
 import {
   JSET_BYTES_MAX,
@@ -23,10 +24,6 @@ import {
   verifyJset,
 } from "../ondisk/jset.ts";
 import type { Magic } from "../ondisk/magic.ts";
-
-/** What can be done about a journal that cannot be followed. */
-export const JOURNAL_ADVICE =
-  "see what is left with `check`, save it with `extract --rescue`, or restore a copy";
 
 /** What is read at once: room for several of the largest entries. */
 const WINDOW_BYTES = 8 * JSET_BYTES_MAX;
@@ -72,7 +69,7 @@ export class ImpossibleEntry extends BcacheError {
   readonly #sequence: number;
 
   constructor(where: string, detail: string, at: { block: number; sequence: number }) {
-    super("BadFormat", `${where}: ${IMPOSSIBLE}: ${detail}; ${JOURNAL_ADVICE}`);
+    super("BadFormat", `${where}: ${IMPOSSIBLE}: ${detail}; ${DAMAGE_ADVICE}`);
     this.detail = detail;
     this.block = at.block;
     this.#sequence = at.sequence;

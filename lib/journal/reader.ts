@@ -18,7 +18,7 @@
  * Answers to bch_journal_read() and the checks of bch_journal_replay() of Linux's journal.c.
  */
 import { assert } from "../base/assert.ts";
-import { BcacheError } from "../base/errors.ts";
+import { BcacheError, DAMAGE_ADVICE } from "../base/errors.ts";
 import { keyDiskWords, keyOffset, keyPointers, keySizeSectors } from "../ondisk/bkey.ts";
 import { SECTOR_BYTES } from "../device/device.ts";
 import { SEQUENCE_MAX } from "../ondisk/layout.ts";
@@ -27,7 +27,6 @@ import {
   BucketReader,
   IMPOSSIBLE,
   ImpossibleEntry,
-  JOURNAL_ADVICE,
   type JournalPlace,
   type ParsedEntry,
 } from "./parse.ts";
@@ -123,7 +122,7 @@ export async function readJournal(
     throw new BcacheError(
       "BadFormat",
       `${where}: entry ${head.seq} leaves no room for newer ones, expected at most 2^52; ` +
-        JOURNAL_ADVICE,
+        DAMAGE_ADVICE,
     );
   }
   const needed = [...survey.found.values()].filter((entry) => entry.seq >= head.lastSeq)
@@ -135,7 +134,7 @@ export async function readJournal(
     throw new BcacheError(
       "BadFormat",
       `${where} bucket ${place.buckets[entry.index]}, offset ${offset} sectors, entry ` +
-        `${entry.seq}: ${entry.fault}; ${JOURNAL_ADVICE}`,
+        `${entry.seq}: ${entry.fault}; ${DAMAGE_ADVICE}`,
     );
   }
   return {
@@ -204,7 +203,7 @@ async function readBuckets(place: JournalPlace, reader: BucketReader): Promise<S
       "BadFormat",
       `${place.device.name}: no journal entries found in ${place.buckets.length} buckets` +
         `${warnings.length > 0 ? ` (${warnings[0]})` : ""}; the cache cannot be used: ` +
-        JOURNAL_ADVICE,
+        DAMAGE_ADVICE,
     );
   }
   return { found, bucketNewestSeq, currentIndex, currentUsedBlocks, head, warnings };
@@ -255,7 +254,7 @@ async function refuseHidden(
         "BadFormat",
         `${where} bucket ${place.buckets[index]}, offset ${block * place.blockSectors} sectors: ` +
           `entry ${head.seq + 1} is damaged, but entry ${entry.header.sequence} behind it is ` +
-          `intact: writes that were flushed would be lost; ${JOURNAL_ADVICE}`,
+          `intact: writes that were flushed would be lost; ${DAMAGE_ADVICE}`,
       );
     }
   }
@@ -294,7 +293,7 @@ function refuseGaps(
       if (!discarded) {
         throw new BcacheError(
           "BadFormat",
-          `${message}; ${JOURNAL_ADVICE}`,
+          `${message}; ${DAMAGE_ADVICE}`,
         );
       }
       warnings.push(`${message}: discarded`);

@@ -27,6 +27,7 @@ import {
   BUCKET_SECTORS,
   changeSuperblock,
   copyOf,
+  entrySector,
   indexOf,
   MAGICS,
   openSet,
@@ -145,10 +146,8 @@ interface Plant {
 }
 
 /** The sector of the newest journal entry that is needed, and of the one `back` before it. */
-function entrySector(index: IndexView, back = 0): number {
-  const { place, needed } = index.journal;
-  const entry = needed.at(-1 - back)!;
-  return place.buckets[entry.index]! * place.bucketSectors + entry.block * place.blockSectors;
+function sectorOfEntry({ journal }: IndexView, back = 0): number {
+  return entrySector(journal.place, journal.needed.at(-1 - back)!);
 }
 
 /** Where the last leaf with many keys is. */
@@ -203,19 +202,19 @@ const PLANTS: readonly Plant[] = [
     name: "a journal entry in the middle hides the ones behind it",
     end: "cut",
     pattern: /journal: .*(missing|are intact, but recovery ends)/,
-    plant: ({ cache }, index) => flip(cache, entrySector(index, 1), 100),
+    plant: ({ cache }, index) => flip(cache, sectorOfEntry(index, 1), 100),
   },
   {
     name: "the newest journal entry",
     end: "cut",
     pattern: /warning: .*journal: .*incomplete entry behind the newest/,
-    plant: ({ cache }, index) => flip(cache, entrySector(index), 100),
+    plant: ({ cache }, index) => flip(cache, sectorOfEntry(index), 100),
   },
   {
     name: "a journal entry that names an impossible root",
     pattern: /btree: journal entry \d+: the root's key .*points outside/,
     plant: ({ cache }, index) =>
-      patch(cache, entrySector(index), BUCKET_SECTORS, (bytes) => {
+      patch(cache, sectorOfEntry(index), BUCKET_SECTORS, (bytes) => {
         bytes.fill(0xff, 104 + 17, 104 + 22);
         sealJset(bytes, readJsetHeader(bytes), MAGICS.jset);
       }),
@@ -405,7 +404,7 @@ describe("any bytes", () => {
 
   test("also where checksums are right: journal headers and keys of any value", async () => {
     const sound = await smallSet({ end: "cut", writes: 300, seed: 9 });
-    const sector = entrySector(await indexOf(sound.cache));
+    const sector = sectorOfEntry(await indexOf(sound.cache));
     await fc.assert(
       fc.asyncProperty(
         fc.integer({ min: 16, max: 500 }),

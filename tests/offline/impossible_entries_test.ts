@@ -17,6 +17,7 @@ import {
   BUCKET_SECTORS,
   changeSuperblock,
   copyOf,
+  entrySector,
   indexOf,
   openSet,
   patch,
@@ -43,10 +44,7 @@ beforeAll(async () => {
   ({ journal } = await indexOf(sound.cache));
 });
 
-function sectorOf({ index, block }: { index: number; block: number }): number {
-  const { buckets, bucketSectors, blockSectors } = journal.place;
-  return buckets[index]! * bucketSectors + block * blockSectors;
-}
+const sectorOf = (at: { index: number; block: number }): number => entrySector(journal.place, at);
 
 /** Gives the entry at a sector numbers that cannot be, and seals it. */
 function plant(

@@ -14,7 +14,7 @@ import { viewOf, writeU64 } from "../../lib/ondisk/layout.ts";
 import type { CacheImage } from "../../lib/offline/cache_image.ts";
 import { dump } from "../../lib/offline/dump.ts";
 import { type ExtractResult, planExtract } from "../../lib/offline/extract.ts";
-import type { JournalScan, ScannedEntry } from "../../lib/offline/journal_scan.ts";
+import type { JournalScan } from "../../lib/offline/journal_scan.ts";
 import { journalKeys } from "../../lib/offline/replay.ts";
 import { keyOffset, keyStart, SLOT_WORDS } from "../../lib/ondisk/bkey.ts";
 import { SimRandom } from "../simulation/sim_random.ts";
@@ -22,6 +22,7 @@ import { drainMicrotasks } from "../support/manual_clock.ts";
 import {
   copyOf,
   DATA_OFFSET,
+  entrySector,
   failingAt,
   indexOf,
   openSet,
@@ -67,10 +68,7 @@ beforeAll(async () => {
   }
 });
 
-function sectorOf({ index, block }: ScannedEntry): number {
-  const { buckets, bucketSectors, blockSectors } = journal.place;
-  return buckets[index]! * bucketSectors + block * blockSectors;
-}
+const sectorOf = (at: { index: number; block: number }): number => entrySector(journal.place, at);
 
 async function rescued(cache: Device): Promise<{ bytes: Uint8Array; result: ExtractResult }> {
   const of = { backing: sound.backing };

@@ -12,6 +12,7 @@ import type { Device } from "../../lib/device/device.ts";
 import { MemoryDevice } from "../../lib/device/memory.ts";
 import { type CacheImage, openCacheImage } from "../../lib/offline/cache_image.ts";
 import { type Finding, findingText } from "../../lib/offline/findings.ts";
+import type { JournalPlace } from "../../lib/journal/parse.ts";
 import { type IndexView, openIndex } from "../../lib/offline/index_view.ts";
 import { scanNode } from "../../lib/offline/node_scan.ts";
 import { keySizeSectors, pointerSector, setOffset, SLOT_WORDS } from "../../lib/ondisk/bkey.ts";
@@ -255,6 +256,14 @@ export async function plantChildren(cache: Device, count: number): Promise<void>
   });
 }
 
+/** Where a journal entry begins. */
+export function entrySector(
+  { buckets, bucketSectors, blockSectors }: JournalPlace,
+  { index, block }: { index: number; block: number },
+): number {
+  return buckets[index]! * bucketSectors + block * blockSectors;
+}
+
 /** Changes the newest journal entry and gives it a right checksum. */
 export function inNewestEntry(
   cache: Device,
@@ -262,10 +271,9 @@ export function inNewestEntry(
   change: (bytes: Uint8Array) => void,
 ): Promise<void> {
   const { place, needed } = journal;
-  const { index, block } = needed.at(-1)!;
-  const bucket = place.buckets[index]! * place.bucketSectors;
-  const at = block * place.blockSectors;
-  return patch(cache, bucket + at, place.bucketSectors - at, (bytes) => {
+  const newest = needed.at(-1)!;
+  const left = place.bucketSectors - newest.block * place.blockSectors;
+  return patch(cache, entrySector(place, newest), left, (bytes) => {
     const length = JSET_HEADER_BYTES + readJsetHeader(bytes).keyWords * 8;
     const entry = bytes.subarray(0, Math.ceil(length / 512) * 512);
     change(entry);

@@ -9,12 +9,11 @@
  * beginning; what was marked before stays marked, which costs no more than a bucket too many.
  */
 import { assert } from "../../base/assert.ts";
-import { BcacheError } from "../../base/errors.ts";
+import { BcacheError, DAMAGE_ADVICE } from "../../base/errors.ts";
 import type { Log } from "../../base/runtime.ts";
 import type { Faults } from "../../base/sync.ts";
 import type { Btree } from "../../btree/btree.ts";
 import type { BtreeNode } from "../../btree/node.ts";
-import { INDEX_ADVICE } from "../../btree/node_read.ts";
 import { type BucketTable, MARK, MARK_CONFLICT } from "../../buckets/table.ts";
 import type { KeySet } from "../../bset/key_set.ts";
 import {
@@ -157,7 +156,7 @@ export class Marker {
     const error = new BcacheError(
       "BadFormat",
       `${this.#btree.deviceName}: b-tree: inconsistent pointers: bucket ${bucket} is used for ` +
-        `metadata and as data (key ${keyText(words, at)} at level ${level}); ${INDEX_ADVICE}`,
+        `metadata and as data (key ${keyText(words, at)} at level ${level}); ${DAMAGE_ADVICE}`,
     );
     this.#faults.raise(error);
     this.#log("error", error.message);

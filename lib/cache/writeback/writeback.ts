@@ -9,10 +9,9 @@
  * The superblock says clean only when a scan of the whole device found nothing, and after the
  * clean keys are durable.
  */
-import { BcacheError, messageOf } from "../../base/errors.ts";
+import { BcacheError, DAMAGE_ADVICE, messageOf } from "../../base/errors.ts";
 import { Signal } from "../../base/sync.ts";
 import { formatBytes } from "../../base/units.ts";
-import { INDEX_ADVICE } from "../../btree/node_read.ts";
 import type { CachedDevice } from "../requests/cached_device.ts";
 import { setFailed } from "../faults.ts";
 import { KeyBuffer } from "../key_buffer.ts";
@@ -242,7 +241,7 @@ export class Writeback {
     return new BcacheError(
       "BadFormat",
       `${this.#parts.cache.name}: b-tree: ${formatBytes(dirtySectors * 512)} of ${name} count as ` +
-        `dirty, but no lookup finds them, so they cannot be written back; ${INDEX_ADVICE}`,
+        `dirty, but no lookup finds them, so they cannot be written back; ${DAMAGE_ADVICE}`,
     );
   }
 
